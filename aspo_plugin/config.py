@@ -1,0 +1,100 @@
+"""The settings of ASPO: names, defaults, help texts and bounds, defined once for every host.
+
+LLaMA-Factory shows each field as `aspo_<name>`, Axolotl as `<name>` inside its `aspo:` block, TRL as
+`aspo_<name>` of `AspoConfig`. No host and no torch is imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+NORMALIZATIONS = ("weight", "reward", "none")
+SHARED_PREFIX = ("auto", "true", "false")
+
+
+@dataclass(frozen=True)
+class AspoSettings:
+    """What a user may set. `validate` raises `ValueError` with one message per mistake.
+
+    The field metadata holds `help` and, where the values are a closed set, `choices`.
+    """
+
+    alpha: float = field(
+        default=0.5,
+        metadata={
+            "help": "Weight of image-text similarity against perplexity in a sentence's weight: "
+            "1 uses similarity only, 0 perplexity only. In [0, 1]."
+        },
+    )
+    normalization: str = field(
+        default="weight",
+        metadata={
+            "help": "What keeps a response's reward from growing with its weights: 'weight' (total token "
+            "weight unchanged), 'reward' (the paper's symbols read literally, detached), or 'none'.",
+            "choices": NORMALIZATIONS,
+        },
+    )
+    similarity_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or path of a CLIP-like model that scores the sentences before training, for "
+            "datasets without similarities. Leave empty for datasets scored by `aspo-data score`."
+        },
+    )
+    shared_prefix: str = field(
+        default="auto",
+        metadata={
+            "help": "Pass image and prompt through the model once per pair: 'auto' (where it is proven "
+            "equal), 'true' (required: an error elsewhere) or 'false'.",
+            "choices": SHARED_PREFIX,
+        },
+    )
+    reference_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps the reference model's per-token log-probs over epochs and runs. "
+            "With it the reference model is not kept in memory."
+        },
+    )
+
+    def validate(self, name: str = "aspo_{}") -> None:
+        """Raise `ValueError` for a value out of bounds; `name` formats a field as the host's user wrote it."""
+        alpha = self.alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0.0 <= alpha <= 1.0:
+            raise ValueError(
+                f"{name.format('alpha')} is {alpha!r}, but it mixes similarity (1) with perplexity (0): "
+                "set a number from 0 to 1, for example 0.5."
+            )
+        for item in fields(self):
+            choices = item.metadata.get("choices")
+            value = getattr(self, item.name)
+            if choices and value not in choices:
+                raise ValueError(
+                    f"{name.format(item.name)} is {value!r}: choose one of {', '.join(choices)}."
+                )
+            if item.default is None and value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(f"{name.format(item.name)} is {value!r}: set a text, or leave the key out.")
+
+
+def canonical(name: str, value: Any) -> Any:
+    """A host's spelling of a setting's value: YAML reads `true` as a boolean and `1` as an integer."""
+    if name == "shared_prefix" and isinstance(value, bool):
+        return "true" if value else "false"
+    if name == "alpha" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def settings_from(values: dict[str, Any], name: str = "aspo_{}") -> AspoSettings:
+    """Validated settings from plain field names; unknown names raise `ValueError` listing the valid ones."""
+    known = [item.name for item in fields(AspoSettings)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(
+            f"unknown {', '.join(name.format(key) for key in unknown)}: "
+            f"the keys are {', '.join(name.format(key) for key in known)}."
+        )
+    settings = AspoSettings(**{key: canonical(key, value) for key, value in values.items()})
+    settings.validate(name)
+    return settings

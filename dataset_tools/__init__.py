@@ -1,0 +1,1 @@
+"""Sentence-annotated multimodal preference datasets: the `aspo-data` tool and its parts."""
