@@ -13,7 +13,7 @@ from .weights import fused_weights, normalization_factor
 
 
 class AspoOutput(NamedTuple):
-    """Per-pair losses and what explains them. All but `losses` are detached; float32 (or the inputs', if wider).
+    """Per-pair losses and what explains them; all but `losses` detached; float32, or the inputs' if wider.
 
     Attributes:
         losses: `[B]`, differentiable.
@@ -58,9 +58,9 @@ def aspo_loss(
     choice), so d loss / d l_i is proportional to 1 + w_i. With one sentence, or all w_i = 0, this is DPO.
 
     Args:
-        chosen_logps, ref_chosen_logps: per-token log-probs of the chosen responses under policy and reference,
-            `[B, L]`; values where `sentence_ids` is -1 are not read.
-        rejected_logps, ref_rejected_logps: the same for the rejected responses, `[B, L']`, 0 outside them.
+        chosen_logps, ref_chosen_logps: per-token log-probs of the chosen responses under policy and
+            reference, `[B, L]`; values where `sentence_ids` is -1 are not read.
+        rejected_logps, ref_rejected_logps: the same for the rejected, `[B, L']`, 0 outside the response.
         sentence_ids: `[B, L]` integers, the sentence of each chosen response token, -1 elsewhere.
         similarity: cosine of each sentence with its image, `[B, K]`, NaN where missing; K exceeds every id.
         beta: strength of the KL constraint, as in DPO.

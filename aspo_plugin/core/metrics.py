@@ -1,4 +1,4 @@
-"""What a researcher wants to see of the weighting, accumulated on the device and read once per logging step."""
+"""What a researcher wants to see of the weighting, kept on the device and read once per logging step."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ class AspoMetrics:
         """The values since the last call, over all ranks, and start anew.
 
         Args:
-            gather: concatenates `[1, n]` tensors of all ranks along dim 0 (`Accelerator.gather`); None for one.
+            gather: concatenates `[1, n]` tensors of all ranks along dim 0 (`Accelerator.gather`).
             device: where a rank that saw no batch makes its empty row.
             prefix: before each name.
 
         Returns:
-            The same keys on every rank: `weight`, `similarity`, `perplexity` each with `_mean`, `_min`, `_max`
-            over sentences (left out where no sentence has one), `sentences_mean`, `factor_mean` and shares over
-            responses. Empty if no rank saw a batch.
+            The same keys on every rank: `weight`, `similarity`, `perplexity`, each with `_mean`, `_min` and
+            `_max` over sentences (left out where no sentence has one), `sentences_mean`, `factor_mean` and
+            shares over responses. Empty if no rank saw a batch.
         """
         n = 2 * len(_SIGNALS) + 3 + len(_SHARES)
         if self._sums is None or self._bounds is None:

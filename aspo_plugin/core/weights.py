@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Below this range a min-max has no meaning: every value is 0 (our choice; a single sentence is one such case).
+# Below this range a min-max has no meaning: every value is 0 (our choice; one sentence is such a case).
 MIN_RANGE = 1e-6
 
 
@@ -79,8 +79,8 @@ def normalization_factor(
     """R_c / R_c*: keeps a long response from gaining reward only because its total weight grew.
 
     - `weight`: sum_i |s_i| / sum_i (1 + w_i)|s_i|, in [0.5, 1]. Our default: total token weight unchanged.
-    - `reward`: sum_i l_i / sum_i (1 + w_i) l_i, the paper's symbols read literally. Used only where all l_i of
-      the response share one sign and are not all zero, where it lies in [0.5, 1]; elsewhere `weight`.
+    - `reward`: sum_i l_i / sum_i (1 + w_i) l_i, the paper's symbols read literally. Used only where all l_i
+      of the response share one sign and are not all zero, where it lies in [0.5, 1]; elsewhere `weight`.
     - `none`: 1.
 
     Args:
