@@ -1,0 +1,94 @@
+"""One table from exception to message and exit code: 0 ok, 1 the data or the run failed, 2 usage."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from dataset_tools.cli.output import redact
+from dataset_tools.errors import DataError, UsageError
+
+_traceback = False
+
+
+def show_traceback(wanted: bool) -> None:
+    """Whether a reported error is followed by its traceback (`--traceback`)."""
+    global _traceback
+    _traceback = wanted
+
+
+def _os_error(error: Any) -> str:
+    if error.errno == errno.ENOSPC or error.errno == errno.EDQUOT:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"the disk is full{where}. Free some space, then run the same command with --resume."
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."
+
+
+# Exceptions by full name, so that no library is imported for its error classes. The first match in the
+# exception's class order wins; a message is a format string over the exception, or a function of it.
+TABLE: dict[str, tuple[int, str | Callable[[Any], str]]] = {
+    "dataset_tools.errors.UsageError": (2, "{0}"),
+    "dataset_tools.errors.DataError": (1, "{0}"),
+    "builtins.KeyboardInterrupt": (1, "stopped. Run the same command with --resume to go on."),
+    "builtins.MemoryError": (1, "out of memory. Fewer --workers need less."),
+    "huggingface_hub.errors.GatedRepoError": (
+        1,
+        "access to this repository must be granted on its Hub page first, then `hf auth login`. {0}",
+    ),
+    "huggingface_hub.errors.RepositoryNotFoundError": (
+        1,
+        "no such dataset on the Hub, or it is private: check the name, or run `hf auth login`. {0}",
+    ),
+    "huggingface_hub.errors.RevisionNotFoundError": (1, "no such --revision on the Hub. {0}"),
+    "huggingface_hub.errors.EntryNotFoundError": (1, "no such file on the Hub. {0}"),
+    "huggingface_hub.errors.HFValidationError": (2, "{0}"),
+    "huggingface_hub.errors.OfflineModeIsEnabled": (1, "HF_HUB_OFFLINE is set, so the Hub is not asked. {0}"),
+    "huggingface_hub.errors.LocalTokenNotFoundError": (1, "no Hub token found: run `hf auth login` first."),
+    "huggingface_hub.errors.HfHubHTTPError": (1, "the Hub answered with an error. {0}"),
+    "pyarrow.lib.ArrowInvalid": (1, "a parquet file cannot be read: {0}"),
+    "builtins.ImportError": (1, "{0}"),
+    "builtins.OSError": (1, _os_error),
+}
+
+
+def describe(error: BaseException) -> tuple[int, str] | None:
+    """Exit code and message of a known error; None for an unknown one, whose traceback is worth seeing."""
+    for kind in type(error).__mro__:
+        entry = TABLE.get(f"{kind.__module__}.{kind.__qualname__}")
+        if entry:
+            code, message = entry
+            text = message(error) if callable(message) else message.format(error)
+            return code, redact(text)
+    return None
+
+
+def reported(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with its errors printed to stderr as one message and turned into an exit code."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (Exception, KeyboardInterrupt) as error:
+            if type(error).__module__.partition(".")[0] in ("typer", "click"):
+                raise
+            known = describe(error)
+            if known is None or _traceback:
+                import traceback
+
+                typer.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
+            code, message = known or (1, f"unexpected {type(error).__name__}: please report it.")
+            sys.stdout.flush()
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(code) from None
+
+    return command
+
+
+__all__ = ["DataError", "UsageError", "describe", "reported", "show_traceback"]

@@ -1,0 +1,98 @@
+"""What a command prints: its result to stdout, everything else (notes, warnings, progress) to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from typing import Any
+
+import typer
+
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}")
+
+
+def redact(text: str) -> str:
+    """`text` without Hub tokens."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        secret = os.environ.get(name)
+        if secret and len(secret) > 3:
+            text = text.replace(secret, "hf_***")
+    return _TOKEN.sub("hf_***", text)
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal (stderr)."""
+    typer.echo(redact(text), err=True)
+
+
+def warn(text: str) -> None:
+    """A line that should not be overlooked (stderr)."""
+    typer.echo(f"warning: {redact(text)}", err=True)
+
+
+def result(value: dict[str, Any], text: str, as_json: bool) -> None:
+    """The command's result to stdout: `value` as one JSON document with `--json`, else `text`."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2) if as_json else text)
+
+
+class Progress:
+    """Counted progress on stderr: a line rewritten in place on a terminal, a plain line every while elsewhere.
+
+    ```python
+    with Progress("convert", total=rows, unit="rows") as progress:
+        progress.advance(100)
+    ```
+    `total` None means that it is not known: no percentage and no time left then.
+    """
+
+    def __init__(
+        self, label: str, total: int | None = None, unit: str = "rows", done: int = 0, every: float = 10.0
+    ):
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self._first = done
+        self._terminal = sys.stderr.isatty()
+        self._every = 0.2 if self._terminal else every
+        self._start = self._shown = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self._shown >= self._every:
+            self._shown = now
+            self._show()
+
+    def line(self) -> str:
+        """What is shown now: done, share, rate and time left."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = (self.done - self._first) / seconds
+        text = f"{self.label}: {self.done:,}"
+        if self.total:
+            text += f" of {self.total:,} {self.unit} ({min(self.done / self.total, 1):.0%})"
+        else:
+            text += f" {self.unit}"
+        text += f", {rate:,.0f}/s"
+        if self.total and rate > 0 and self.done < self.total:
+            text += f", {_clock((self.total - self.done) / rate)} left"
+        return text
+
+    def _show(self) -> None:
+        end = "" if self._terminal else "\n"
+        start = "\r\x1b[K" if self._terminal else ""
+        print(start + self.line(), end=end, file=sys.stderr, flush=True)
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._show()
+        if self._terminal:
+            print(file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,6 @@
+"""`aspo-data preview`: under way."""
+
+
+def preview() -> None:
+    """Under way."""
+    raise NotImplementedError

@@ -1,0 +1,6 @@
+"""`aspo-data pull`: under way."""
+
+
+def pull() -> None:
+    """Under way."""
+    raise NotImplementedError

@@ -1,0 +1,6 @@
+"""`aspo-data push`: under way."""
+
+
+def push() -> None:
+    """Under way."""
+    raise NotImplementedError

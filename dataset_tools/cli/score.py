@@ -1,0 +1,6 @@
+"""`aspo-data score`: under way."""
+
+
+def score() -> None:
+    """Under way."""
+    raise NotImplementedError

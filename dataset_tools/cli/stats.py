@@ -1,0 +1,6 @@
+"""`aspo-data stats`: under way."""
+
+
+def stats() -> None:
+    """Under way."""
+    raise NotImplementedError
