@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from itertools import accumulate
 from typing import Any
 
-from .token_bytes import NO_TEXT, token_bytes
+from .token_bytes import token_bytes
 
-# A cut response whose start follows other text (a template's prefix that is not only special tokens and white
+# A cut response whose start follows other text (a template's prefix that is not only added tokens and white
 # space) must match over this many bytes before it is believed.
 _SURE_BYTES = 12
 # A template may merge its own text with the first and last tokens of the response.
@@ -70,7 +70,7 @@ def _first_characters(tokenizer: Any, token_ids: Sequence[int], text: str) -> li
         encoded = candidate.encode("utf-8", "replace")
         place = stream.rfind(encoded) if encoded else -1
         if place < 0:
-            place = _find_cut(stream, encoded)
+            place = _find_cut(stream, encoded, lookup.leading_template(token_ids))
         if place >= 0:
             offset = text.find(candidate)
             decisive = _decisive_characters(candidate)
@@ -100,13 +100,14 @@ def _decisive_characters(text: str) -> list[int]:
     return result
 
 
-def _find_cut(stream: bytes, encoded: bytes) -> int:
-    """Where a text that a length limit cut off begins in the stream, or -1."""
+def _find_cut(stream: bytes, encoded: bytes, template: int) -> int:
+    """Where a text that a length limit cut off begins in the stream, or -1; `template` bytes lead it."""
+    if template == len(stream):  # cut before the first character of the text
+        return template
     place = stream.find(encoded[:1]) if encoded else -1
     while place >= 0:
         if encoded.startswith(stream[place:]):
-            blank = not stream[:place].replace(NO_TEXT, b"").strip()
-            return place if blank or len(stream) - place >= _SURE_BYTES else -1
+            return place if place <= template or len(stream) - place >= _SURE_BYTES else -1
         place = stream.find(encoded[:1], place + 1)
     return -1
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
-# A byte that UTF-8 never contains stands for tokens without text (special tokens, unknown characters), so that
-# no response text can be found inside them.
+# A byte that UTF-8 never contains stands for tokens without text (special tokens, unknown characters), so
+# that no response text can be found inside them.
 NO_TEXT = b"\xff"
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -31,7 +32,7 @@ class TokenBytes:
     fallback (`▁` for a space, `<0x0A>` for a byte), added tokens; other tokenizers by decoding one id."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = proxy(tokenizer)  # remembered by tokenizer: must not keep it alive
         self._added = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
         self._special = set(tokenizer.all_special_ids)
         self._unknown = getattr(tokenizer, "unk_token_id", None)
@@ -44,6 +45,17 @@ class TokenBytes:
         if known is None:
             known = self._memory[token_id] = self._find(token_id)
         return known
+
+    def leading_template(self, token_ids: Sequence[int]) -> int:
+        """How many bytes the leading added tokens (special or not) and white space take."""
+        total = 0
+        for token_id in token_ids:
+            piece = self(token_id)
+            if token_id not in self._added and piece.strip() not in (b"", NO_TEXT):
+                rest = piece.lstrip()
+                return total + len(piece) - len(rest)
+            total += len(piece)
+        return total
 
     def _find(self, token_id: int) -> bytes:
         if token_id in self._special or token_id == self._unknown or token_id < 0:

@@ -1,0 +1,164 @@
+"""Sentences partition the trained tokens, and each sentence's tokens are its own text."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aspo_plugin.core.alignment import AlignmentError, sentence_ids
+from tests.support.tokenizers import KINDS, tokenizer
+
+WORDS = [
+    "The",
+    "cat",
+    "isn't",
+    "红色",
+    "猫",
+    "いる",
+    "große",
+    "😀",
+    "👍🏽",
+    "3.14",
+    "naïve",
+    "x",
+    "한국",
+    "é",
+    "ﬁ",
+    "Ａ",
+]
+GAPS = [" ", "", "\n", "\n\n", "  ", "\u3000"]
+ENDS = [".", "。", "!", "?", "...", ""]
+
+sentence = st.builds(
+    lambda words, end: " ".join(words) + end,
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=5),
+    st.sampled_from(ENDS),
+)
+paragraphs = st.lists(st.tuples(sentence, st.sampled_from(GAPS)), min_size=1, max_size=6)
+
+
+def laid_out(parts: list[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+    text, spans = "", []
+    for content, gap in parts:
+        spans.append((len(text), len(text) + len(content)))
+        text += content + gap
+    return text, spans
+
+
+def by_offsets(tok, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """The rule of METHOD, written out over the tokenizer's own offsets: an independent reference."""
+    encoding = tok(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = []
+    for begin, end in encoding["offset_mapping"]:
+        characters = [c for c in range(begin, max(end, begin + 1)) if c < len(text)]
+        solid = [c for c in characters if not text[c].isspace()]
+        character = (solid or characters or [len(text) - 1])[0]
+        ids.append(next((k for k, (_, stop) in enumerate(spans) if character < stop), len(spans) - 1))
+    return encoding["input_ids"], ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=150, deadline=None)
+@given(parts=paragraphs)
+def test_equals_the_rule_over_the_tokenizers_offsets(kind, parts):
+    text, spans = laid_out(parts)
+    token_ids, expected = by_offsets(tokenizer(kind), text, spans)
+    assert sentence_ids(tokenizer(kind), token_ids, text, spans) == expected
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
+@settings(max_examples=100, deadline=None)
+@given(parts=paragraphs, cut=st.integers(0, 200))
+def test_each_sentence_decodes_to_its_text_up_to_straddling_tokens(kind, parts, cut):
+    tok = tokenizer(kind)
+    text, spans = laid_out(parts)
+    prefix = tok.encode("<think>\n\n</think>\n\n", add_special_tokens=False)
+    suffix = tok.encode("<|im_end|>", add_special_tokens=False)
+    whole = prefix + tok.encode(text, add_special_tokens=False) + suffix
+    token_ids = whole[: len(prefix) + 1 + cut]
+    ids = sentence_ids(tok, token_ids, text, spans)
+    assert len(ids) == len(token_ids)
+    assert ids == sorted(ids) and ids[0] == 0 and ids[-1] < len(spans)
+    assert ids[: len(prefix)] == [0] * len(prefix)
+    if len(token_ids) < len(whole):
+        return
+    for k, group in itertools.groupby(range(len(ids)), ids.__getitem__):
+        decoded = tok.decode([token_ids[t] for t in group], skip_special_tokens=True)
+        core = text[spans[k][0] : spans[k][1]]
+        # A token may carry characters over a boundary, but no more than one token's worth on either side.
+        assert core[2:-2] in decoded.replace("\ufffd", "") or any(ord(c) > 127 for c in core)
+
+
+def test_rows_are_told_apart():
+    """Numbers that a wrong rule would change: white space goes to the later sentence, the end to the last."""
+    tok = tokenizer("byte_level")
+    text = "A red square. The blue circle."
+    token_ids = tok.encode("<think></think>" + text + "\n<|im_end|>", add_special_tokens=False)
+    ids = sentence_ids(tok, token_ids, text, [(0, 13), (14, 30)])
+    pieces = [tok.decode([t]) for t in token_ids]
+    second = ids.index(1)
+    assert "".join(pieces[:second]) == "<think></think>A red square."
+    assert "".join(pieces[second:]) == " The blue circle.\n<|im_end|>"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_character_over_several_tokens_stays_whole(kind):
+    tok = tokenizer(kind)
+    text = "Nice. 🦩🦩 Yes."
+    token_ids = tok.encode(text, add_special_tokens=False)
+    ids = sentence_ids(tok, token_ids, text, [(0, 5), (6, 8), (9, 13)])
+    assert set(ids) == {0, 1, 2}
+    if kind != "unigram":
+        assert ids.count(1) >= 6  # two flamingos of four bytes each, spread over several tokens
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cut_responses_keep_the_sentences_that_have_tokens(kind):
+    tok = tokenizer(kind)
+    text = "A red square lies on a table. The blue circle is next to it. There are dogs."
+    spans = [(0, 29), (30, 60), (61, 76)]
+    whole = tok.encode(text, add_special_tokens=False)
+    full = sentence_ids(tok, whole, text, spans)
+    assert set(full) == {0, 1, 2}
+    for length in range(1, len(whole)):
+        assert sentence_ids(tok, whole[:length], text, spans) == full[:length]
+
+
+def test_text_that_also_stands_in_the_template_is_found_where_it_is_the_answer():
+    tok = tokenizer("byte_level")
+    text = "Yes. No."
+    token_ids = tok.encode("<think>Yes. No.</think>\nYes. No.<|im_end|>", add_special_tokens=False)
+    ids = sentence_ids(tok, token_ids, text, [(0, 4), (5, 8)])
+    second = ids.index(1)
+    assert "".join(tok.decode([t]) for t in token_ids[:second]).endswith("</think>\nYes.")
+
+
+def test_stripped_by_the_template():
+    tok = tokenizer("byte_level")
+    text = "\n A cat. A dog. \n"
+    token_ids = tok.encode(text.strip() + "</s>", add_special_tokens=False)
+    ids = sentence_ids(tok, token_ids, text, [(2, 8), (9, 15)])
+    assert set(ids) == {0, 1} and ids[-1] == 1
+
+
+def test_normalising_tokenizer_with_template_text_around():
+    tok = tokenizer("unigram")
+    text = "Ａ  ﬁne\n cat. 猫です。 😀 Yes."
+    spans = [(0, 12), (13, 17), (18, 24)]
+    own, expected = by_offsets(tok, text, spans)
+    template = tok.encode("the circle", add_special_tokens=False)
+    eos = [tok.eos_token_id]
+    assert sentence_ids(tok, [*template, *own, *eos], text, spans) == [0] * len(template) + expected + [2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rewritten_text_is_refused(kind):
+    tok = tokenizer(kind)
+    trained = tok.encode("Something else entirely, in other words.", add_special_tokens=False)
+    with pytest.raises(AlignmentError, match="template changes it"):
+        sentence_ids(tok, trained, "A red square. The blue circle.", [(0, 13), (14, 30)])
+    with pytest.raises(AlignmentError, match="no sentences"):
+        sentence_ids(tok, trained, "   ", [])
