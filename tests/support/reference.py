@@ -1,0 +1,87 @@
+"""ASPO and DPO written out in plain Python floats, token by token: the reference that tests compare with.
+
+Shares no code with `aspo_plugin`; slow and obvious on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class Pair:
+    """One preference pair: per-token log-probs, and per sentence its token count and similarity."""
+
+    chosen: list[float]
+    rejected: list[float]
+    ref_chosen: list[float]
+    ref_rejected: list[float]
+    sentence_of: list[int]  # of each chosen token
+    similarity: list[float | None]
+
+
+@dataclass
+class Result:
+    loss: float
+    chosen_reward: float
+    rejected_reward: float
+    weights: dict[int, float]
+    factor: float
+    gradient: list[float]  # d loss / d log pi of each chosen token
+    rejected_gradient: float  # the same for every rejected token
+
+
+def min_max(values: dict[int, float]) -> dict[int, float]:
+    low, high = min(values.values()), max(values.values())
+    if high - low <= 1e-6:
+        return {k: 0.0 for k in values}
+    return {k: (v - low) / (high - low) for k, v in values.items()}
+
+
+def aspo(pair: Pair, beta: float, alpha: float, normalization: str) -> Result:
+    tokens: dict[int, list[int]] = {}
+    for position, sentence in enumerate(pair.sentence_of):
+        tokens.setdefault(sentence, []).append(position)
+    log_ratio = {k: sum(pair.chosen[t] - pair.ref_chosen[t] for t in ts) for k, ts in tokens.items()}
+    nll = {k: -sum(pair.chosen[t] for t in ts) / len(ts) for k, ts in tokens.items()}
+
+    if max(nll.values()) - min(nll.values()) <= 1e-6:
+        sure = {k: 0.0 for k in nll}
+    else:
+        largest = max(nll.values())  # exp(n - max) keeps the order and the min-max, and cannot overflow
+        sure = min_max({k: -math.exp(n - largest) for k, n in nll.items()}) if len(nll) > 1 else {0: 0.0}
+        worst, best = nll[max(nll, key=nll.__getitem__)], nll[min(nll, key=nll.__getitem__)]
+        if math.exp(best - worst) > 0.999:  # the plain subtraction would lose digits
+            sure = {k: (math.expm1(n - worst)) / math.expm1(best - worst) for k, n in nll.items()}
+    present = {k: pair.similarity[k] for k in tokens}
+    if any(v is None for v in present.values()):
+        weights = sure if alpha < 1 else {k: 0.0 for k in tokens}
+        if alpha == 0:
+            weights = sure
+    else:
+        fits = min_max({k: float(v) for k, v in present.items() if v is not None})
+        weights = {k: alpha * fits[k] + (1 - alpha) * sure[k] for k in tokens}
+
+    by_weight = sum(map(len, tokens.values())) / sum((1 + weights[k]) * len(ts) for k, ts in tokens.items())
+    factor = {"none": 1.0, "weight": by_weight, "reward": by_weight}[normalization]
+    if normalization == "reward":
+        signs = {math.copysign(1, v) for v in log_ratio.values() if v != 0}
+        if len(signs) == 1:
+            factor = sum(log_ratio.values()) / sum((1 + weights[k]) * v for k, v in log_ratio.items())
+
+    chosen = factor * sum(beta * (1 + weights[k]) * v for k, v in log_ratio.items())
+    rejected = beta * (sum(pair.rejected) - sum(pair.ref_rejected))
+    margin = chosen - rejected
+    loss = max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))
+    slope = -1.0 / (1.0 + math.exp(margin)) if margin < 700 else 0.0  # d loss / d margin
+    gradient = [slope * factor * beta * (1 + weights[k]) for k in pair.sentence_of]
+    return Result(loss, chosen, rejected, weights, factor, gradient, -slope * beta)
+
+
+def dpo(pair: Pair, beta: float) -> float:
+    """The DPO loss of the same pair."""
+    chosen = sum(pair.chosen) - sum(pair.ref_chosen)
+    rejected = sum(pair.rejected) - sum(pair.ref_rejected)
+    margin = beta * (chosen - rejected)
+    return max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))
