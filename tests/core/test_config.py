@@ -1,0 +1,36 @@
+"""A wrong setting is met with one message that names it as the user wrote it."""
+
+from __future__ import annotations
+
+import pytest
+
+from aspo_plugin.config import AspoSettings, settings_from
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"alpha": 1.5}, ["aspo_alpha is 1.5", "from 0 to 1"]),
+        ({"alpha": float("nan")}, ["aspo_alpha"]),
+        ({"alpha": "high"}, ["aspo_alpha is 'high'"]),
+        ({"alpha": True}, ["aspo_alpha is True"]),
+        ({"normalization": "length"}, ["aspo_normalization is 'length'", "weight, reward, none"]),
+        ({"shared_prefix": "maybe"}, ["aspo_shared_prefix", "auto, true, false"]),
+        ({"similarity_model": ""}, ["aspo_similarity_model"]),
+        ({"alhpa": 0.5}, ["unknown aspo_alhpa", "aspo_alpha"]),
+    ],
+)
+def test_bad_values(values, words):
+    with pytest.raises(ValueError) as error:
+        settings_from(values)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_yaml_spellings():
+    assert settings_from({"shared_prefix": True}).shared_prefix == "true"
+    assert settings_from({"shared_prefix": False}).shared_prefix == "false"
+    assert settings_from({"alpha": 1}).alpha == 1.0
+    assert settings_from({}) == AspoSettings()
+    with pytest.raises(ValueError, match="aspo: alpha is 2"):
+        settings_from({"alpha": 2}, "aspo: {}")
