@@ -1,0 +1,100 @@
+"""Run the test suites, two lanes side by side, and print one table at the end.
+
+    python tools/run_tests.py            all lanes of `make test`
+    python tools/run_tests.py axolotl    one of them
+
+Standard library only: it runs outside every environment.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# name: (environment, pytest arguments)
+SUITES = {
+    "data": ("data", ["tests/data"]),
+    "core": ("llamafactory", ["tests/core"]),
+    "score": ("llamafactory", ["tests/score"]),
+    "llamafactory": ("llamafactory", ["tests/llamafactory"]),
+    "core-axolotl": ("axolotl", ["tests/core"]),
+    "trl": ("axolotl", ["tests/trl"]),
+    "axolotl": ("axolotl", ["tests/axolotl"]),
+    "recipes-llamafactory": ("llamafactory", ["tests/recipes"]),
+    "recipes-axolotl": ("axolotl", ["tests/recipes"]),
+    "browser": ("llamafactory", ["tests/browser"]),
+    "hosts": ("llamafactory-0.9.4", ["tests/llamafactory"]),
+}
+# What each target runs: lanes go side by side, the suites of a lane one after the other.
+TARGETS = {
+    "all": [["data", "core", "score", "llamafactory"], ["core-axolotl", "trl", "axolotl"]],
+    "data": [["data"]],
+    "llamafactory": [["core", "score", "llamafactory"]],
+    "axolotl": [["core-axolotl", "trl", "axolotl"]],
+    "recipes": [["recipes-llamafactory"], ["recipes-axolotl"]],
+    "browser": [["browser"]],
+    "hosts": [["hosts"]],
+}
+_printing = threading.Lock()
+
+
+def run_suite(name: str) -> tuple[str, str, float]:
+    """Run one suite, echo its lines under its name, and return (name, closing line or failure, seconds)."""
+    env_name, arguments = SUITES[name]
+    bin_dir = ROOT / ".venv" / env_name / "bin"
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PATH=f"{bin_dir}{os.pathsep}{os.environ['PATH']}")
+    environment.pop("VIRTUAL_ENV", None)
+    environment.pop("PYTHONPATH", None)
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [str(bin_dir / "python"), "-m", "pytest", "--durations=5", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    closing = "no output"
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip():
+            closing = line.strip(" =\n")
+        with _printing:
+            print(f"[{name}] {line}", end="", flush=True)
+    code = process.wait()
+    status = closing if code == 0 else f"FAILED (exit code {code}): {closing}"
+    return name, status, time.monotonic() - began
+
+
+def main(target: str) -> int:
+    results: list[tuple[str, str, float]] = []
+
+    def lane(names: list[str]) -> None:
+        for name in names:
+            results.append(run_suite(name))
+
+    threads = [threading.Thread(target=lane, args=(names,)) for names in TARGETS[target]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print("\nsuite                  seconds  result")
+    for name, status, seconds in results:
+        print(f"{name:<22} {seconds:7.0f}  {status}")
+    failed = sum(status.startswith("FAILED") for _, status, _ in results)
+    print(f"{len(results) - failed} suites passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    name = sys.argv[1] if len(sys.argv) > 1 else "all"
+    if name not in TARGETS:
+        sys.exit(f"unknown target {name!r}: choose one of {', '.join(TARGETS)}")
+    sys.exit(main(name))
