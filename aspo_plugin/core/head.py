@@ -1,12 +1,22 @@
-"""Find a language model's output layer behind wrappers, and read only the rows of it that are needed."""
+"""A language model's output layer, made to return log-probs of response tokens in place of logits.
+
+The layer's `forward` is replaced for one call, so the work stays inside the model's own forward: its
+hooks (ZeRO-3, FSDP2), its adapters and its autocast apply as ever. What a model does to its logits
+afterwards (soft-capping, scaling) is not assumed: the first call compares a few rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+from aspo_plugin.core.chunked import gather_logps, linear_logps, module_logps
+
+PROBE_ROWS = 4
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -16,12 +26,14 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._orig_mod
         elif hasattr(model, "get_base_model"):
             model = model.get_base_model()
-        elif not hasattr(model, "get_output_embeddings") and isinstance(
-            getattr(model, "module", None), nn.Module
-        ):
+        elif isinstance(getattr(model, "module", None), nn.Module) and not _names_head(model):
             model = model.module
         else:
             return model
+
+
+def _names_head(model: nn.Module) -> bool:
+    return "get_output_embeddings" in dir(type(model))
 
 
 def output_head(model: nn.Module) -> nn.Module | None:
@@ -31,27 +43,158 @@ def output_head(model: nn.Module) -> nn.Module | None:
     return head if isinstance(head, nn.Module) else None
 
 
-@contextmanager
-def rows_only(head: nn.Module, rows: Tensor, shape: tuple[int, int]) -> Iterator[list[str]]:
-    """While open, `head` sees only `rows` (long, into the flattened `shape` = [batch, length]) of its input.
+@dataclass
+class Rows:
+    """Which rows of the head's input predict which tokens.
 
-    The list stays empty until the head has run; then it holds "" or why the input was left whole.
+    `index` [N]: into the flattened [batch, length] of the model's input. `targets` [N]: token ids.
+    `shape`: that (batch, length).
     """
-    seen: list[str] = []
 
-    def keep(module: nn.Module, args: tuple, kwargs: dict):
-        hidden = args[0] if args else None
-        if seen:
-            seen[:] = ["the model calls its output layer more than once"]
-            return None
-        if not torch.is_tensor(hidden) or tuple(hidden.shape[:2]) != shape:
-            seen.append("the output layer's input is not [batch, length, hidden]")
-            return None
-        seen.append("")
-        return (hidden.flatten(0, 1)[rows].unsqueeze(0), *args[1:]), kwargs
+    index: Tensor
+    targets: Tensor
+    shape: tuple[int, int]
 
-    handle = head.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+
+@dataclass
+class Call:
+    """What one forward through the replaced head left behind."""
+
+    calls: int = 0
+    logps: Tensor | None = None
+    probe: Tensor | None = None
+    reason: str = ""
+
+
+@dataclass
+class HeadReader:
+    """Reads log-probs through one head; `after` is what the model does to the head's logits.
+
+    `after` is None until the probe has run; it may then be the identity, a soft cap or a scale, and
+    `whole` says why the model's own logits (of the wanted rows) must be used instead.
+    """
+
+    head: nn.Module
+    after: Callable[[Tensor], Tensor] | None = None
+    plain: bool = True
+    whole: str = ""
+    probed: bool = field(default=False)
+
+    @contextmanager
+    def reading(self, rows: Rows) -> Iterator[Call]:
+        """While open, the head returns log-probs [1, N, 1] (with `whole`: logits [1, N, V]) of `rows`."""
+        call = Call()
+        own = self.head.__dict__.get("forward")
+        forward = self.head.forward
+
+        def replaced(hidden: Tensor, *args, **kwargs) -> Tensor:
+            call.calls += 1
+            if tuple(hidden.shape[:2]) != rows.shape:
+                call.reason = "the output layer's input is not [batch, length, hidden]"
+                return forward(hidden, *args, **kwargs)
+            wanted = hidden.flatten(0, 1)[rows.index]
+            if self.whole:
+                return forward(wanted.unsqueeze(0), *args, **kwargs)
+            call.logps = self._logps(forward, wanted, rows.targets, own is None)
+            if self.probed:
+                return call.logps.view(1, -1, 1)
+            call.probe = forward(wanted[:PROBE_ROWS].unsqueeze(0), *args, **kwargs)
+            # The zero keeps the log-probs' backward behind the hooks on what the head returns.
+            return call.probe + 0.0 * call.logps.sum().to(call.probe.dtype)
+
+        self.head.forward = replaced  # type: ignore[method-assign]
+        try:
+            yield call
+        finally:
+            if own is None:
+                del self.head.__dict__["forward"]
+            else:
+                self.head.forward = own
+
+    def _logps(self, forward: Callable, hidden: Tensor, targets: Tensor, untouched: bool) -> Tensor:
+        head = self.head
+        if (
+            self.plain
+            and untouched
+            and isinstance(head, nn.Linear)
+            and type(head).forward is nn.Linear.forward
+        ):
+            return linear_logps(head, hidden, targets)
+        after = self.after
+        vocabulary = int(getattr(head, "out_features", 0)) or 2**17
+        return module_logps(
+            forward if self.plain or after is None else lambda rows: after(forward(rows)),
+            hidden,
+            targets,
+            vocabulary,
+        )
+
+    def finish_probe(self, model: nn.Module, logits: Tensor, call: Call) -> bool:
+        """Learn from the first call what follows the head; True where that call's log-probs hold."""
+        self.probed = True
+        assert call.probe is not None
+        head, seen = call.probe.detach().float(), logits.detach().float()
+        if seen.shape != head.shape:
+            self.whole = "the model reshapes its logits"
+            return False
+        if torch.equal(seen, head):
+            return True
+        scale = head.abs().max().clamp(min=1.0)
+        close = torch.finfo(logits.dtype).eps * 4 * scale
+        for after in _known_functions(model):
+            if (after(head) - seen).abs().max() <= close:
+                self.after, self.plain = after, False
+                return False
+        self.whole = "the model changes its logits in a way that is not known here"
+        return False
+
+
+def _known_functions(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    config = getattr(unwrap(model), "config", None)
+    for owner in (config, config.get_text_config() if hasattr(config, "get_text_config") else None):
+        cap = getattr(owner, "final_logit_softcapping", None)
+        if cap:
+            yield lambda logits, cap=cap: torch.tanh(logits / cap) * cap
+        scale = getattr(owner, "logit_scale", None)
+        if isinstance(scale, float):
+            yield lambda logits, scale=scale: logits * scale
+        scaling = getattr(owner, "logits_scaling", None)
+        if scaling:
+            yield lambda logits, scaling=scaling: logits / scaling
+
+
+def read_logps(model: nn.Module, inputs: dict, rows: Rows, readers: dict) -> tuple[Tensor, str]:
+    """One forward: log-probs [N] in float32, and why the chunked head was not used ("" where it was).
+
+    `readers` keeps what was learnt of each head between calls.
+    """
+    head = output_head(model)
+    if head is None:
+        return _from_logits(model(**inputs).logits, rows), "the model names no output layer"
+    reader = readers.get(head)
+    if reader is None:
+        reader = readers.setdefault(head, HeadReader(head))
+    probing = not reader.probed and not reader.whole
+    with reader.reading(rows) as call:
+        logits = model(**inputs).logits
+    if call.calls != 1:
+        # The head is not where the logits come from, or serves more than them: leave it alone.
+        return _from_logits(model(**inputs).logits, rows), "the output layer does not run once per forward"
+    if call.reason or reader.whole:
+        return _from_logits(logits, rows), call.reason or reader.whole
+    if probing and not reader.finish_probe(model, logits, call):
+        return read_logps(model, inputs, rows, readers)
+    assert call.logps is not None
+    if not call.logps.requires_grad:
+        return call.logps, ""
+    # Wrappers hang their backward hooks on what the model returns: keep that in the graph.
+    return call.logps + 0.0 * logits.float().sum(), ""
+
+
+def _from_logits(logits: Tensor, rows: Rows) -> Tensor:
+    count = len(rows.index)
+    if tuple(logits.shape[:2]) == rows.shape:
+        return gather_logps(logits.flatten(0, 1)[rows.index], rows.targets)
+    if tuple(logits.shape[:2]) == (1, count):
+        return gather_logps(logits[0], rows.targets)
+    raise ValueError(f"the model returned logits of {tuple(logits.shape)} for tokens of {rows.shape}")

@@ -1,35 +1,145 @@
-"""Log-probabilities of the response tokens, the only thing a preference loss needs from a model."""
+"""Log-probabilities of the response tokens, the only thing a preference loss needs from a model.
+
+Logits exist at response positions only, a chunk at a time, and where the architecture allows it a pair
+is one row that holds its image and prompt once. Every shortcut that cannot be taken exactly is left for
+the plain way, which gives the same numbers; `report()` says how often and why.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aspo_plugin.core.head import output_head, rows_only
+from aspo_plugin.core import selfcheck
+from aspo_plugin.core.architectures import Architecture, describe
+from aspo_plugin.core.head import Rows, read_logps, unwrap
+from aspo_plugin.core.shared_prefix import (
+    IMAGES_ONCE,
+    UNUSED_INPUTS,
+    Layout,
+    images_once,
+    images_twice,
+    ordinary_rows,
+    plan,
+    shared_inputs,
+    to_layout,
+    unfit,
+)
 
 
 class ResponseLogProbs:
     """Per-token log-probs at response positions, for a policy and its reference alike.
 
-    `shared_prefix` is 'auto', 'true' or 'false' (see `AspoSettings`). `fallbacks` counts, by reason, the
-    calls that could not take a faster way and took the plain one, whose result is the same.
+    `shared_prefix`: 'auto' shares where that is proven exact, 'true' raises for a model where it is not,
+    'false' never does (see `AspoSettings`); a batch that does not allow it goes the plain way in each.
+    `self_check`: compare the fast path with the plain one on the first batch, and stop on a difference.
     """
 
-    def __init__(self, *, shared_prefix: str = "auto") -> None:
+    def __init__(self, *, shared_prefix: str = "auto", self_check: bool = True) -> None:
         self.shared_prefix = shared_prefix
         self.fallbacks: Counter[str] = Counter()
+        self.pairs: Counter[str] = Counter()
+        self.verdict: selfcheck.Verdict | None = None
+        self._to_check = self_check
+        self._readers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._last: tuple[weakref.ref, _Batch] | None = None
 
     def __call__(self, model: nn.Module, inputs: Mapping[str, Any], response_mask: Tensor) -> Tensor:
         """`log p(input_ids[b, t] | before)` where `response_mask[b, t]`, else 0: [2B, L] float32.
 
-        `inputs` is what `model(**inputs)` takes, without labels. Differentiable where grad is enabled.
-        Raises `ValueError` where a response begins at a row's first token: nothing predicts it.
+        `inputs` is what `model(**inputs)` takes, without labels; rows are `[chosen..., rejected...]`.
+        Differentiable where grad is enabled. The first use of a batch copies its tokens to the host,
+        the one synchronisation here; the reference's use of the same batch does not repeat it.
+
+        Raises `ValueError` for inputs with labels, a row with no response token or with no token before
+        it, and, with shared_prefix 'true', a model that cannot share; `SelfCheckError` (first batch).
         """
+        batch = self._prepare(model, inputs, response_mask)
+        logps = self._read(model, batch, count=True)
+        if self._to_check:
+            self._check(model, batch, logps)
+        return batch.scatter(logps)
+
+    def report(self) -> dict[str, int]:
+        """Counts since the start: pairs by path taken, calls by reason not to take a faster one."""
+        return {**{f"pairs/{key}": n for key, n in self.pairs.items()}, **self.fallbacks}
+
+    def why_not(self, model: nn.Module) -> str:
+        """Why `model` cannot share a prefix, or "": to tell a user before training starts."""
+        known = self._architecture(model)
+        return known if isinstance(known, str) else ""
+
+    def _architecture(self, model: nn.Module) -> Architecture | str:
+        if self.shared_prefix == "false":
+            return "switched off (shared_prefix: false)"
+        base = unwrap(model)
+        if base not in self._known:
+            self._known[base] = describe(base)
+        known = self._known[base]
+        if isinstance(known, str) and self.shared_prefix == "true":
+            raise ValueError(
+                f"shared_prefix is true, but {known}. Set it to auto, which goes the plain way here."
+            )
+        return known
+
+    def _prepare(self, model: nn.Module, inputs: Mapping[str, Any], response_mask: Tensor) -> _Batch:
+        architecture = self._architecture(model)
+        if self._last is not None and self._last[0]() is response_mask:
+            batch = self._last[1]
+            # The policy and its reference may be models of two kinds; the layout serves one.
+            if batch.architecture == architecture and batch.inputs["input_ids"] is inputs["input_ids"]:
+                return batch
+        batch = _Batch(model, inputs, response_mask, architecture)
+        self._last = (weakref.ref(response_mask), batch)
+        return batch
+
+    def _read(self, model: nn.Module, batch: _Batch, count: bool = False, plain: bool = False) -> Tensor:
+        shared = batch.layout is not None and not plain
+        given = batch.shared if shared else batch.ordinary
+        rows = batch.shared_rows if shared else batch.ordinary_rows
+        logps, reason = read_logps(model, {**given, "use_cache": False}, rows, self._readers)
+        if count:
+            self.pairs["shared" if shared else "plain"] += len(batch.inputs["input_ids"]) // 2
+            self.fallbacks.update(text for text in (batch.reason, reason) if text)
+        return logps
+
+    def _check(self, model: nn.Module, batch: _Batch, logps: Tensor) -> None:
+        device = logps.device
+        if not selfcheck.any_rank(batch.layout is not None, device):
+            return
+        self._to_check = False
+        with torch.no_grad():
+            plain = self._read(model, batch, plain=True)
+            padded = batch.padded()
+            rows, given = padded
+            other, _ = read_logps(model, {**given, "use_cache": False}, rows, self._readers)
+        precision = selfcheck.precision_of(model, device)
+        # Every rank reads its verdict only after the forwards, which all ranks must run together.
+        self.verdict = selfcheck.judge(logps.detach(), plain, other, precision)
+        if selfcheck.any_rank(not self.verdict.holds, device):
+            raise selfcheck.SelfCheckError(
+                f"the shared prefix does not give this model's own log-probs on the first batch "
+                f"({self.verdict}). Training would be wrong, so it stops here. Set shared_prefix to false, "
+                f"and please report the model and the versions of torch and transformers."
+            )
+
+
+class _Batch:
+    """One batch, its plan, and its inputs in both layouts (the shared ones made when first needed)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        response_mask: Tensor,
+        architecture: Architecture | str,
+    ) -> None:
         input_ids = inputs["input_ids"]
         if "labels" in inputs:
             raise ValueError("inputs holds labels: the model would compute a loss over all tokens; drop them")
@@ -37,27 +147,52 @@ class ResponseLogProbs:
             raise ValueError(
                 f"response_mask is {tuple(response_mask.shape)}, input_ids {tuple(input_ids.shape)}"
             )
-        where = response_mask.nonzero()
-        batch, length = input_ids.shape
-        if bool((where[:, 1] == 0).any()):
-            raise ValueError("a response begins at a row's first token, which nothing predicts")
-        rows = where[:, 0] * length + where[:, 1] - 1
-        targets = input_ids[where[:, 0], where[:, 1]]
+        self.inputs, self.architecture = inputs, architecture
+        self.shape = (input_ids.shape[0], input_ids.shape[1])
+        attended = inputs.get("attention_mask")
+        if attended is None:
+            attended = torch.ones_like(input_ids)
+        tokens, seen, wanted = torch.stack([input_ids, attended.long(), response_mask.long()]).cpu().numpy()
+        seen, wanted = seen.astype(bool), wanted.astype(bool)
+        predictor, place = ordinary_rows(wanted)
+        both = torch.stack([torch.from_numpy(predictor), torch.from_numpy(place)]).to(input_ids.device)
+        self.place = both[1]
+        self.ordinary_rows = Rows(both[0], input_ids.flatten()[both[1]], self.shape)
+        self.layout: Layout | None = None
+        self.reason = architecture if isinstance(architecture, str) else ""
+        if isinstance(architecture, Architecture):
+            self.reason = unfit(inputs, architecture, int(seen.sum(1).max()))
+        if not self.reason:
+            # Masked attention kernels on GPUs want lengths that are multiples of 8.
+            arrays = plan(tokens, seen, wanted, multiple=8 if input_ids.is_cuda else 1)
+            if isinstance(arrays, str):
+                self.reason = arrays
+            elif IMAGES_ONCE not in (single := images_once(dict(inputs))) and _has_images(inputs):
+                self.reason = "the images of chosen and rejected differ"
+            else:
+                assert isinstance(architecture, Architecture)
+                self.layout = to_layout(arrays, input_ids.device)
+                self.shared_rows = self.layout.rows(input_ids)
+                self.shared = shared_inputs(model, single, self.layout, architecture)
 
-        head = output_head(model)
-        watch = rows_only(head, rows, (batch, length)) if head is not None else nullcontext([])
-        with watch as seen:
-            logits = model(**inputs, use_cache=False).logits
-        reason = seen[0] if seen else "the model's output layer was not found or not called"
-        if reason:
-            self.fallbacks[reason] += 1
-        if logits.shape[:2] == (1, len(rows)) and not reason:
-            logits = logits[0]
-        elif logits.shape[:2] == (batch, length):
-            logits = logits.flatten(0, 1)[rows]
-        else:
-            raise ValueError(
-                f"the model returned logits of {tuple(logits.shape)} for tokens of {(batch, length)}"
-            )
-        logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-        return torch.zeros(batch, length, device=logps.device).index_put((where[:, 0], where[:, 1]), logps)
+    @property
+    def ordinary(self) -> dict[str, Any]:
+        return {k: v for k, v in images_twice(self.inputs).items() if k not in UNUSED_INPUTS}
+
+    def padded(self) -> tuple[Rows, dict[str, Any]]:
+        """The ordinary rows with more padding, for the self-check."""
+        rows, length = self.ordinary_rows, self.shape[1]
+        wider = length + selfcheck.PADDING
+        index = rows.index // length * wider + rows.index % length
+        inputs = selfcheck.more_padding(self.ordinary, length)
+        return Rows(index, rows.targets, (self.shape[0], wider)), inputs
+
+    def scatter(self, logps: Tensor) -> Tensor:
+        flat = torch.zeros(self.shape[0] * self.shape[1], dtype=torch.float32, device=logps.device)
+        return flat.index_put((self.place,), logps).view(self.shape)
+
+
+def _has_images(inputs: Mapping[str, Any]) -> bool:
+    from aspo_plugin.core.shared_prefix import IMAGE_INPUTS
+
+    return any(key in IMAGE_INPUTS for key in inputs)

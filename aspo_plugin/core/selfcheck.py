@@ -1,0 +1,88 @@
+"""Does the fast path give the model's own log-probs? Measured on the first batch, against real noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NOISE_FACTOR = 4.0
+ROUNDING_FACTOR = 4.0
+PADDING = 8
+
+
+class SelfCheckError(RuntimeError):
+    """The fast path and the plain path disagree: training on it would be wrong."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Root mean squares over the response tokens, in nats."""
+
+    difference: float
+    noise: float
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        return self.difference <= self.limit
+
+    def __str__(self) -> str:
+        return (
+            f"difference {self.difference:.2e} per token, the plain path's own noise {self.noise:.2e}, "
+            f"limit {self.limit:.2e}"
+        )
+
+
+def judge(fast: Tensor, plain: Tensor, padded: Tensor, precision: torch.dtype) -> Verdict:
+    """Compare log-probs [N] of the fast and the plain path, the latter also under other padding.
+
+    `precision` is what the model computes in. The limit is a small multiple of the plain path's own
+    noise, plus a few units of rounding for the case that padding happens to change nothing.
+    """
+    rms = [float(x.float().square().mean().sqrt()) for x in (fast - plain, padded - plain, plain)]
+    difference, noise, size = rms
+    limit = NOISE_FACTOR * noise + ROUNDING_FACTOR * torch.finfo(precision).eps * max(1.0, size)
+    return Verdict(difference, noise, limit)
+
+
+def more_padding(inputs: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+    """The same rows with `PADDING` more tokens at the end that nothing attends to."""
+
+    def longer(key: str, value: Tensor) -> Tensor:
+        if key == "cross_attention_mask":
+            return F.pad(value, (0, 0, 0, 0, 0, PADDING))
+        if key == "position_ids" or value.shape[1:] == (length,):
+            return F.pad(value, (0, PADDING))
+        return value
+
+    token_inputs = {
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "cross_attention_mask",
+        "position_ids",
+    }
+    return {
+        key: longer(key, value) if key in token_inputs and torch.is_tensor(value) else value
+        for key, value in inputs.items()
+    }
+
+
+def precision_of(model: nn.Module, device: torch.device) -> torch.dtype:
+    """What matrix products run in: autocast's type where it is on, else that of the model's weights."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """True where `flag` is true on any rank: ranks of a sharded model must run the same forwards."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flag
+    votes = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
+    return bool(votes)
