@@ -37,7 +37,11 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         )
         special += [f"<0x{byte:02X}>" for byte in range(256)]
-        trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=special, limit_alphabet=60)
+        # Exactly ASCII has tokens of its own; with a bare limit, ties would make the vocabulary vary.
+        ascii = [*map(chr, range(33, 127)), "▁"]
+        trainer = trainers.BpeTrainer(
+            vocab_size=700, special_tokens=special, initial_alphabet=ascii, limit_alphabet=len(ascii)
+        )
     elif kind == "unigram":
         raw = Tokenizer(models.Unigram())
         raw.normalizer = normalizers.Sequence(

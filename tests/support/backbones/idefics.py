@@ -1,0 +1,86 @@
+"""Idefics3 and SmolVLM: images split into tiles, each behind its own row and column tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessor,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
+)
+
+from .llava import IMAGE, PATCH
+from .templates import idefics
+from .text import SIZES, family_tokenizer, vocabulary
+
+TOKENS = (IMAGE // PATCH) ** 2 // 4  # pixel shuffle by 2 in each direction
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": IMAGE,
+    "patch_size": PATCH,
+}
+# Tiles of one patch grid, an image of at most two tiles a side.
+TILES = {"size": {"longest_edge": 2 * IMAGE}, "max_image_size": {"longest_edge": IMAGE}}
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    tiles = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+    return family_tokenizer(
+        "byte_level",
+        idefics(),
+        bos="<|im_start|>",
+        eos="<end_of_utterance>",
+        pad="<|im_end|>",
+        special=("<fake_token_around_image>", "<image>", "<global-img>", "<video>", *tiles),
+    )
+
+
+def _config(kind: type, tokenizer: Any) -> Any:
+    return kind(
+        vision_config=dict(VISION),
+        text_config=LlamaConfig(
+            vocab_size=vocabulary(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **SIZES,
+        ),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+        scale_factor=2,
+    )
+
+
+def idefics3() -> tuple[Any, Any]:
+    tokenizer = _tokenizer()
+    processor = Idefics3Processor(
+        Idefics3ImageProcessor(**TILES),
+        tokenizer,
+        image_seq_len=TOKENS,
+        chat_template=tokenizer.chat_template,
+    )
+    return Idefics3ForConditionalGeneration(_config(Idefics3Config, tokenizer)), processor
+
+
+def smolvlm() -> tuple[Any, Any]:
+    tokenizer = _tokenizer()
+    processor = SmolVLMProcessor(
+        SmolVLMImageProcessor(**TILES),
+        tokenizer,
+        SmolVLMVideoProcessor(**TILES),
+        image_seq_len=TOKENS,
+        chat_template=tokenizer.chat_template,
+    )
+    return SmolVLMForConditionalGeneration(_config(SmolVLMConfig, tokenizer)), processor

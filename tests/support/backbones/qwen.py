@@ -1,0 +1,140 @@
+"""The Qwen-VL family, and a text-only Qwen2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from .templates import chatml
+from .text import SIZES, family_tokenizer, vocabulary
+
+VISION_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+
+def _tokenizer(**template: bool) -> PreTrainedTokenizerFast:
+    return family_tokenizer(
+        "byte_level",
+        chatml(VISION_MARK, **template),
+        bos=None,
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
+        special=("<|im_start|>", *VISION_TOKENS),
+    )
+
+
+def _text(tokenizer: Any, **rope: Any) -> dict[str, Any]:
+    return {
+        **SIZES,
+        "vocab_size": vocabulary(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **rope},
+    }
+
+
+def _ids(tokenizer: Any) -> dict[str, int]:
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    return dict(zip(names, tokenizer.convert_tokens_to_ids(list(VISION_TOKENS)), strict=True))
+
+
+def _pixels(patch: int) -> dict[str, int]:
+    """From 4 to 16 merged patches of an image: a merged patch is 2 x 2 patches."""
+    return {"min_pixels": 4 * (2 * patch) ** 2, "max_pixels": 16 * (2 * patch) ** 2}
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    tokenizer = _tokenizer()
+    config = Qwen2VLConfig(
+        text_config=_text(tokenizer, mrope_section=[2, 3, 3]),
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 64,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": 14,
+        },
+        **_ids(tokenizer),
+    )
+    processor = Qwen2VLProcessor(
+        Qwen2VLImageProcessor(**_pixels(14)),
+        tokenizer,
+        Qwen2VLVideoProcessor(**_pixels(14)),
+        chat_template=tokenizer.chat_template,
+    )
+    return Qwen2VLForConditionalGeneration(config), processor
+
+
+def qwen2_5_vl() -> tuple[Any, Any]:
+    tokenizer = _tokenizer()
+    config = Qwen2_5_VLConfig(
+        text_config=_text(tokenizer, mrope_section=[2, 3, 3]),
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        **_ids(tokenizer),
+    )
+    processor = Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessor(**_pixels(14)),
+        tokenizer,
+        Qwen2VLVideoProcessor(**_pixels(14)),
+        chat_template=tokenizer.chat_template,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    tokenizer = _tokenizer()
+    config = Qwen3VLConfig(
+        text_config={**_text(tokenizer, mrope_section=[2, 3, 3]), "head_dim": 16},
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        **_ids(tokenizer),
+    )
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(patch_size=16, **_pixels(16)),
+        tokenizer,
+        Qwen3VLVideoProcessor(patch_size=16, **_pixels(16)),
+        chat_template=tokenizer.chat_template,
+    )
+    return Qwen3VLForConditionalGeneration(config), processor
+
+
+def text() -> tuple[Any, Any]:
+    """A text-only Qwen2 with its tokenizer."""
+    tokenizer = _tokenizer()
+    return Qwen2ForCausalLM(Qwen2Config(**_text(tokenizer))), tokenizer
