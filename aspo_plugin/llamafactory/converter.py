@@ -1,0 +1,68 @@
+"""`formatting: aspo` for every stage of LLaMA-Factory: the folders that `aspo-data` writes, images untouched."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from llamafactory.data.converter import DatasetConverter
+from llamafactory.extras.constants import IMAGE_PLACEHOLDER
+
+NAME = "aspo"
+
+
+class AspoDatasetConverter(DatasetConverter):
+    """One row of the schema in `dataset_tools/schema.py` to the host's `_prompt`, `_response`, `_images`, ...
+
+    It adds `_chosen_sentences` (`[[start, end], ...]` or None) and `_chosen_similarity` (a float or None per
+    sentence, or None), which plain stages ignore.
+    """
+
+    def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
+        prompt = [{"role": turn["role"], "content": turn["content"]} for turn in example["prompt"]]
+        system = prompt.pop(0)["content"] if prompt and prompt[0]["role"] == "system" else ""
+        images = self._find_medias(example.get("images"))
+        if images and prompt and not any(IMAGE_PLACEHOLDER in (turn["content"] or "") for turn in prompt):
+            prompt[0]["content"] = IMAGE_PLACEHOLDER * len(images) + (prompt[0]["content"] or "")
+        spans = example.get("chosen_sentences")
+        return {
+            "_prompt": prompt,
+            "_response": [
+                {"role": "assistant", "content": example[key][-1]["content"]}
+                for key in ("chosen", "rejected")
+            ],
+            "_system": system,
+            "_tools": "",
+            "_images": images,
+            "_videos": None,
+            "_audios": None,
+            "_chosen_sentences": None if spans is None else [[span["start"], span["end"]] for span in spans],
+            "_chosen_similarity": example.get("chosen_similarity"),
+        }
+
+
+def undecoded(dataset: Any) -> Any:
+    """The dataset with images as stored (`{"bytes", "path"}`) instead of decoded pictures.
+
+    `Dataset.map` would encode decoded pictures again: a JPEG loses detail, and every row costs a codec pass.
+    """
+    for name, feature in dict(dataset.features or {}).items():
+        stored = _without_decoding(feature)
+        if stored != feature:
+            dataset = dataset.cast_column(name, stored)
+    return dataset
+
+
+def _without_decoding(feature: Any) -> Any:
+    from datasets import Image
+
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, dict):
+        return {name: _without_decoding(inner) for name, inner in feature.items()}
+    if isinstance(feature, list):
+        return [_without_decoding(inner) for inner in feature]
+    if hasattr(feature, "feature"):
+        feature = copy.copy(feature)
+        feature.feature = _without_decoding(feature.feature)
+    return feature

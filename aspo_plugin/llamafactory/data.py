@@ -1,0 +1,207 @@
+"""The two data steps of a `stage: aspo` run, in place of the host's: align a dataset, then tokenize it.
+
+They differ from the host's in three ways: sentences ride along, images stay as stored, and the column types are
+given instead of guessed from the first 1000 rows (a set that begins with text-only rows would fail otherwise).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamafactory.data.converter import get_dataset_converter
+
+from aspo_plugin import __version__
+from aspo_plugin.config import AspoSettings
+
+from .converter import undecoded
+from .encode import REASONS, SentencePairProcessor, logger, report
+from .similarity import attach_similarities, check_similarities
+
+
+@dataclass
+class SentenceConverter:
+    """A converter of the host, with images as `{"bytes", "path"}` and sentences for every chosen response."""
+
+    inner: Any
+    media_dir: str
+    version: str = __version__
+
+    def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
+        row = self.inner(example)
+        row["_images"] = [self._stored(image) for image in row["_images"] or []] or None
+        row.setdefault("_chosen_similarity", None)
+        if not row.get("_chosen_sentences"):
+            from dataset_tools.sentences import split_sentences
+
+            text = row["_response"][0]["content"] if row["_response"] else None
+            row["_chosen_sentences"] = [list(span) for span in split_sentences(text or "")]
+        return row
+
+    def _stored(self, image: Any) -> dict[str, Any]:
+        if isinstance(image, bytes):
+            return {"bytes": image, "path": None}
+        stored = {"bytes": None, "path": image} if isinstance(image, str) else dict(image)
+        if stored["bytes"] is None and stored["path"] is not None:
+            inside = Path(self.media_dir) / stored["path"]
+            stored["path"] = str(inside) if inside.is_file() else stored["path"]
+        return stored
+
+
+def _aligned_features(dataset: Any, attribute: Any) -> Any:
+    """Types of an aligned row; None where the dataset's own are unknown (streaming from the Hub)."""
+    from datasets import Features, Value
+
+    if not dataset.features:
+        return None
+    text = Value("string")
+    turns = [{"role": text, "content": text}]
+
+    def listed(column: str | None) -> Any:
+        feature = dataset.features.get(column) if column else None
+        if feature is None:
+            return Value("null")
+        return feature if isinstance(feature, list) or hasattr(feature, "feature") else [feature]
+
+    return Features(
+        {
+            "_prompt": turns,
+            "_response": turns,
+            "_system": text,
+            "_tools": text,
+            "_images": [{"bytes": Value("binary"), "path": text}],
+            "_videos": listed(attribute.videos),
+            "_audios": listed(attribute.audios),
+            "_chosen_sentences": [[Value("int32")]],
+            "_chosen_similarity": [Value("float32")],
+        }
+    )
+
+
+def _encoded_features(dataset: Any) -> Any:
+    from datasets import Features, Value
+
+    ids, mask = [Value("int32")], [Value("int8")]
+    return Features(
+        {
+            **{f"{side}_input_ids": ids for side in ("chosen", "rejected")},
+            **{f"{side}_attention_mask": mask for side in ("chosen", "rejected")},
+            **{f"{side}_labels": ids for side in ("chosen", "rejected")},
+            "images": dataset.features["_images"],
+            "videos": dataset.features["_videos"],
+            "audios": dataset.features["_audios"],
+            "chosen_sentence_ids": ids,
+            "chosen_similarity": [Value("float32")],
+            "refused": Value("string"),
+        }
+    )
+
+
+def _map_options(data_args: Any, training_args: Any, what: str) -> dict[str, Any]:
+    if data_args.streaming:
+        return {}
+    return {
+        "num_proc": data_args.preprocessing_num_workers,
+        "load_from_cache_file": not data_args.overwrite_cache or training_args.local_process_index != 0,
+        "desc": what,
+    }
+
+
+class SentenceData:
+    """Stands in for the host's `align_dataset` and `_get_preprocessed_dataset` during one run.
+
+    `counts` holds, per split, how many rows were read and how many refused for which reason.
+    """
+
+    def __init__(self, settings: AspoSettings, cache_dir: str | None = None) -> None:
+        self.settings = settings
+        self.cache_dir = cache_dir
+        self.counts: dict[str, dict[str, int]] = {}
+
+    def align(self, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
+        """Rows of one dataset in the host's common form, with `_chosen_sentences` and `_chosen_similarity`."""
+        dataset = undecoded(dataset)
+        inner = get_dataset_converter(dataset_attr.formatting, dataset_attr, data_args)
+        options = _map_options(data_args, training_args, "Splitting sentences")
+        columns = list(next(iter(dataset)).keys())
+        if not data_args.streaming:
+            options["features"] = _aligned_features(dataset, dataset_attr)
+        converter = SentenceConverter(inner, str(data_args.media_dir))
+        dataset = dataset.map(converter, remove_columns=columns, **options)
+        if self.settings.alpha > 0:
+            if self.settings.similarity_model is not None:
+                dataset = attach_similarities(
+                    dataset, self.settings.similarity_model, self.cache_dir, training_args.device
+                )
+            check_similarities(dataset, str(dataset_attr), self.settings.alpha)
+        return dataset
+
+    def preprocess(
+        self,
+        dataset: Any,
+        data_args: Any,
+        training_args: Any,
+        stage: str,
+        template: Any,
+        tokenizer: Any,
+        processor: Any = None,
+        is_eval: bool = False,
+    ) -> Any:
+        """Token ids, sentences and similarities of the rows that can be trained on; the others are counted."""
+        if dataset is None:
+            return None
+        encoder = SentencePairProcessor(
+            template=template, tokenizer=tokenizer, processor=processor, data_args=data_args
+        )
+        what = "evaluation" if is_eval else "training"
+        columns = list(next(iter(dataset)).keys())
+        options = _map_options(data_args, training_args, "Tokenizing pairs with sentences")
+        if not data_args.streaming:
+            options["features"] = _encoded_features(dataset)
+        dataset = dataset.map(
+            encoder.preprocess_dataset,
+            batched=True,
+            batch_size=data_args.preprocessing_batch_size,
+            remove_columns=columns,
+            **options,
+        )
+        dataset = dataset.filter(StreamingFilter(what)) if data_args.streaming else self._drop(dataset, what)
+        dataset = dataset.remove_columns("refused")
+        if training_args.should_log:
+            print(f"{what} example:")
+            encoder.print_data_example(next(iter(dataset)))
+        return dataset
+
+    def _drop(self, dataset: Any, what: str) -> Any:
+        reasons = dataset.data.column("refused").to_pylist()
+        refused = Counter(reason for reason in reasons if reason is not None)
+        counted = self.counts.setdefault(what, {"rows": 0})
+        counted["rows"] += len(reasons)
+        for reason, count in refused.items():
+            counted[reason] = counted.get(reason, 0) + count
+        report(refused, len(reasons), what)
+        kept = [i for i, reason in enumerate(reasons) if reason is None]
+        if not kept:
+            explained = "; ".join(f"{count} × {REASONS[reason]}" for reason, count in refused.most_common())
+            raise ValueError(f"no {what} row is left to train on: {explained}.")
+        return dataset.select(kept) if refused else dataset
+
+
+class StreamingFilter:
+    """Keeps rows that were not refused; refusals are counted in the log as the stream is read."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.refused: Counter[str] = Counter()
+
+    def __call__(self, row: dict[str, Any]) -> bool:
+        reason = row["refused"]
+        if reason is None:
+            return True
+        self.refused[reason] += 1
+        count = self.refused[reason]
+        if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: enough to notice, without a line for every row
+            logger.warning_rank0(f"ASPO refused {count} {self.what} rows so far: {REASONS[reason]}.")
+        return False

@@ -1,0 +1,191 @@
+"""Tokenizes one preference pair as the host does, and gives every trained token of the chosen one a sentence."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from llamafactory.data.processor.pairwise import PairwiseDatasetProcessor
+from llamafactory.data.processor.processor_utils import infer_seqlen
+from llamafactory.data.template import ReasoningTemplate
+from llamafactory.extras import logging
+from llamafactory.extras.constants import IGNORE_INDEX, IMAGE_PLACEHOLDER
+
+from aspo_plugin import __version__
+from aspo_plugin.core.alignment import AlignmentError, sentence_ids
+
+logger = logging.get_logger("llamafactory.aspo")
+
+# Why a row was refused: key -> what the user reads.
+REASONS = {
+    "turns": "the prompt does not end with a user's turn, or a response is missing",
+    "empty": "a response is empty",
+    "markers": f"the number of {IMAGE_PLACEHOLDER} markers differs from the number of images",
+    "image_tokens": "`cutoff_len` would cut image tokens: raise it, or lower `image_max_pixels`",
+    "too_long": "`cutoff_len` leaves no token of the prompt or of a response: raise it",
+    "rewritten": "the template rewrites the response so that its sentences cannot be found in the tokens",
+    "similarity": "there are more or fewer similarities than sentences",
+}
+_IMAGE_TOKENS = (
+    "image_token",
+    "image_break_token",
+    "image_end_token",
+    "boi_token",
+    "eoi_token",
+    "fake_image_token",
+)
+
+
+class RowRefused(Exception):
+    """A row that cannot be trained on; `args[0]` is a key of `REASONS`."""
+
+
+def carried(text: str, spans: list[list[int]], trained: str) -> list[tuple[int, int, int]]:
+    """Spans of `text` as (sentence, start, end) in `trained`, which is `text` without its beginning.
+
+    A sentence that lies wholly in what was removed is left out. Raises `AlignmentError` for any other rewriting.
+    """
+    if not text.endswith(trained):
+        raise AlignmentError("the template changed the response beyond removing its beginning")
+    removed = len(text) - len(trained)
+    return [(i, max(a - removed, 0), b - removed) for i, (a, b) in enumerate(spans) if b > removed]
+
+
+@dataclass
+class SentencePairProcessor(PairwiseDatasetProcessor):
+    """The host's pairwise processor, with `chosen_sentence_ids`, `chosen_similarity` and `refused` columns.
+
+    `chosen_sentence_ids` has one entry per entry of `chosen_input_ids`: the sentence of a response token, -1
+    for the prompt. `refused` is a key of `REASONS`, or None.
+    """
+
+    # Part of the fingerprint under which `datasets` keeps the result; bump when a row's columns change.
+    version: str = f"{__version__}/1"
+
+    def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = []
+        for i in range(len(examples["_prompt"])):
+            example = {name: values[i] for name, values in examples.items()}
+            try:
+                rows.append(self._row(example))
+            except RowRefused as refusal:
+                rows.append({**EMPTY_ROW, "refused": refusal.args[0]})
+        return {name: [row[name] for row in rows] for name in EMPTY_ROW}
+
+    def _row(self, example: dict[str, Any]) -> dict[str, Any]:
+        prompt, response = example["_prompt"], example["_response"]
+        contents = [turn["content"] for turn in (*prompt, *response)]
+        if len(prompt) % 2 != 1 or len(response) < 2 or any(content is None for content in contents):
+            raise RowRefused("turns")
+        if not all(turn["content"].strip() for turn in response):
+            raise RowRefused("empty")
+        for turn in response[:2]:
+            markers = sum(message["content"].count(IMAGE_PLACEHOLDER) for message in (*prompt, turn))
+            if markers != len(example["_images"] or []):
+                raise RowRefused("markers")
+        prompt_ids, chosen_ids, rejected_ids = self._whole(example)
+        target = max(len(chosen_ids), len(rejected_ids))
+        source_len, target_len = infer_seqlen(len(prompt_ids), target, self.data_args.cutoff_len)
+        if source_len < 1 or target_len < 1:
+            raise RowRefused("too_long")
+        if example["_images"] and self._cuts_images(prompt_ids, source_len):
+            raise RowRefused("image_tokens")
+        ids, similarity = self._sentences(example, chosen_ids)
+
+        prompt_ids, chosen_ids, rejected_ids = (
+            prompt_ids[:source_len],
+            chosen_ids[:target_len],
+            rejected_ids[:target_len],
+        )
+        ids = ids[:target_len]
+        ignored = [IGNORE_INDEX] * source_len
+        return {
+            "chosen_input_ids": prompt_ids + chosen_ids,
+            "chosen_attention_mask": [1] * (source_len + len(chosen_ids)),
+            "chosen_labels": ignored + chosen_ids,
+            "rejected_input_ids": prompt_ids + rejected_ids,
+            "rejected_attention_mask": [1] * (source_len + len(rejected_ids)),
+            "rejected_labels": ignored + rejected_ids,
+            "images": example["_images"],
+            "videos": example["_videos"],
+            "audios": example["_audios"],
+            "chosen_sentence_ids": [-1] * source_len + ids,
+            "chosen_similarity": similarity[: max(ids) + 1],
+            "refused": None,
+        }
+
+    def _whole(self, example: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:
+        """Token ids of prompt, chosen and rejected by the host's own encoding, before the length limit."""
+        whole = copy.copy(self)
+        whole.data_args = copy.copy(self.data_args)
+        whole.data_args.cutoff_len = sys.maxsize
+        medias = (example[name] or [] for name in ("_images", "_videos", "_audios"))
+        chosen, chosen_labels, rejected, _ = PairwiseDatasetProcessor._encode_data_example(
+            whole, example["_prompt"], example["_response"], example["_system"], example["_tools"], *medias
+        )
+        length = next((i for i, label in enumerate(chosen_labels) if label != IGNORE_INDEX), len(chosen))
+        return chosen[:length], chosen[length:], rejected[length:]
+
+    def _cuts_images(self, prompt_ids: list[int], length: int) -> bool:
+        if length >= len(prompt_ids):
+            return False
+        names = {getattr(self.template.mm_plugin, "image_token", None)}
+        names |= {getattr(self.processor, name, None) for name in _IMAGE_TOKENS}
+        ids = {self.tokenizer.convert_tokens_to_ids(name) for name in names if isinstance(name, str)}
+        ids |= {getattr(self.processor, "image_token_id", None)}
+        ids -= {None, self.tokenizer.unk_token_id}
+        # A model whose image tokens we cannot name: assume that the cut hits them.
+        return not ids & set(prompt_ids) or bool(ids & set(prompt_ids[length:]))
+
+    def _sentences(self, example: dict[str, Any], chosen_ids: list[int]) -> tuple[list[int], list[float]]:
+        """Sentence of each chosen token, and the similarity of each sentence (NaN where unknown)."""
+        text, spans = example["_response"][0]["content"], example["_chosen_sentences"]
+        similarity = example["_chosen_similarity"]
+        if similarity is None:
+            similarity = [None] * len(spans)
+        if len(similarity) != len(spans):
+            raise RowRefused("similarity")
+        trained = text
+        if isinstance(self.template, ReasoningTemplate) and self.template.enable_thinking is False:
+            trained = self.template.remove_thought(text)
+        try:
+            kept = carried(text, spans, trained)
+            ids = sentence_ids(self.tokenizer, chosen_ids, trained, [(a, b) for _, a, b in kept])
+        except AlignmentError as error:
+            raise RowRefused("rewritten") from error
+        values = [similarity[i] for i, _, _ in kept]
+        return ids, [float("nan") if value is None else float(value) for value in values]
+
+    def print_data_example(self, example: dict[str, Any]) -> None:
+        super().print_data_example(example)
+        labels = [label for label in example["chosen_labels"] if label != IGNORE_INDEX]
+        ids = [i for i in example["chosen_sentence_ids"] if i >= 0]
+        print("chosen_sentences:")
+        for sentence in dict.fromkeys(ids):
+            tokens = [label for label, i in zip(labels, ids, strict=True) if i == sentence]
+            print(f"  {sentence}: {self.tokenizer.decode(tokens)!r}")
+
+
+EMPTY_ROW: dict[str, Any] = {
+    "chosen_input_ids": [],
+    "chosen_attention_mask": [],
+    "chosen_labels": [],
+    "rejected_input_ids": [],
+    "rejected_attention_mask": [],
+    "rejected_labels": [],
+    "images": None,
+    "videos": None,
+    "audios": None,
+    "chosen_sentence_ids": [],
+    "chosen_similarity": [],
+    "refused": None,
+}
+
+
+def report(refused: Counter[str], total: int, what: str) -> None:
+    """Tell how many rows of a set were refused, and why."""
+    for reason, count in refused.most_common():
+        logger.warning_rank0(f"ASPO refused {count} of {total} {what} rows: {REASONS[reason]}.")

@@ -1,0 +1,134 @@
+"""`aspo_similarity_model`: scores in one pass before preprocessing, kept on disk for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llamafactory.extras import logging
+
+from .checks import no_similarities
+
+logger = logging.get_logger("llamafactory.aspo")
+
+# A streamed dataset is judged by its first rows: its whole is not known before training.
+STREAM_PEEK = 64
+
+
+def check_similarities(dataset: Any, name: str, alpha: float) -> None:
+    """Refuse an aligned dataset that has images and not one similarity. Raises `ValueError`."""
+    if hasattr(dataset, "__len__"):
+        if _any_value(dataset.data.column("_images")) and not _any_value(
+            dataset.data.column("_chosen_similarity")
+        ):
+            raise no_similarities(name, alpha)
+        return
+    rows = list(dataset.take(STREAM_PEEK))
+    if any(row["_images"] for row in rows) and not any(
+        value is not None for row in rows for value in row["_chosen_similarity"] or []
+    ):
+        raise no_similarities(f"{name} (its first {len(rows)} rows)", alpha)
+
+
+def _any_value(column: Any) -> bool:
+    """Whether a list column holds a value that is not null."""
+    import pyarrow.compute as pc
+
+    flat = pc.list_flatten(column)
+    return flat.null_count < len(flat)
+
+
+def sentences_of(row: dict[str, Any]) -> list[str]:
+    """The sentences of the chosen response of an aligned row."""
+    if not row["_response"]:
+        return []
+    text = row["_response"][0]["content"]
+    return [text[start:end] for start, end in row["_chosen_sentences"]]
+
+
+def row_key(identity: dict[str, str], row: dict[str, Any]) -> str:
+    """Digest of what a row's similarities depend on: the model, the sentences and the content of the images."""
+    digest = hashlib.sha256(json.dumps([identity, sentences_of(row)], sort_keys=True).encode())
+    for image in row["_images"] or []:
+        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def cache_file(model: str, cache_dir: str | None) -> Path:
+    """Where the similarities of a model are kept: under `$ASPO_CACHE`, else the host's `cache_dir`, else HF_HOME."""
+    from datasets import config
+
+    folder = os.environ.get("ASPO_CACHE") or cache_dir or str(config.HF_CACHE_HOME)
+    return Path(folder) / "aspo_similarity" / (hashlib.sha256(model.encode()).hexdigest()[:16] + ".jsonl")
+
+
+def _read(path: Path) -> dict[str, list[float | None]]:
+    if not path.is_file():
+        return {}
+    known = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            key, similarity = json.loads(line)
+        except ValueError:  # the last line of a run that was killed while writing
+            continue
+        known[key] = similarity
+    return known
+
+
+def attach_similarities(dataset: Any, model: str, cache_dir: str | None, device: Any = None) -> Any:
+    """Fill `_chosen_similarity` of the aligned rows that have images and no similarities.
+
+    Rows scored before by the same model, with the same sentences and images, are read from `cache_file`; the
+    others are scored here and added to it line by line, so that a killed run does not start anew. The host lets
+    the main process of each machine do this first; the other processes then find every row in the file.
+    """
+    from datasets import Sequence, Value
+    from tqdm import tqdm
+
+    from dataset_tools.scorer import SentenceScorer, identify
+
+    wanted = [
+        i
+        for i, (images, similarity) in enumerate(
+            zip(dataset.data.column("_images"), dataset.data.column("_chosen_similarity"), strict=True)
+        )
+        if images.is_valid and len(images) and not similarity.is_valid
+    ]
+    if not wanted:
+        return dataset
+    identity, path = identify(model).as_dict(), cache_file(model, cache_dir)
+    known = _read(path)
+    keys = {i: row_key(identity, dataset[i]) for i in wanted}
+    missing = list({key: i for i, key in keys.items() if key not in known}.values())
+    if missing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        logger.info_rank0(f"Scoring {len(missing)} responses with {model}; kept in {path}.")
+        scorer = SentenceScorer(model, device=device)
+        rows = ((row["_images"], sentences_of(row)) for row in (dataset[i] for i in missing))
+        with path.open("a", encoding="utf-8") as file:
+            scored = tqdm(scorer.score(rows), total=len(missing), desc="Scoring sentences")
+            for i, similarity in zip(missing, scored, strict=True):
+                known[keys[i]] = similarity
+                file.write(json.dumps([keys[i], similarity]) + "\n")
+        del scorer
+        _free_device_memory()
+    values = dataset.data.column("_chosen_similarity").to_pylist()
+    for i, key in keys.items():
+        values[i] = known[key]
+    feature = Sequence(Value("float32"))
+    return (
+        dataset.remove_columns("_chosen_similarity")
+        .add_column("_chosen_similarity", values)
+        .cast_column("_chosen_similarity", feature)
+    )
+
+
+def _free_device_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

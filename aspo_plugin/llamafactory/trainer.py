@@ -1,0 +1,115 @@
+"""The host's DPO trainer with the ASPO loss in place of its own."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from llamafactory.extras.constants import IGNORE_INDEX
+from llamafactory.train.dpo.trainer import CustomDPOTrainer
+from torch import Tensor
+from transformers import Trainer
+
+from aspo_plugin.config import AspoSettings
+from aspo_plugin.core.logprobs import ResponseLogProbs
+from aspo_plugin.core.loss import aspo_loss
+from aspo_plugin.core.metrics import AspoMetrics
+
+from .card import describe
+
+
+class AspoTrainer(CustomDPOTrainer):
+    """`get_batch_loss_metrics` computes the loss; everything else is the host's.
+
+    Logged beside the loss: the host's `rewards/*` and `logps/*`, and `aspo/*` (see `core.metrics`). The host's
+    `logits/*` are left out: they need the logits of every token, and ASPO computes those of responses only.
+    """
+
+    def __init__(self, *args: Any, settings: AspoSettings, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = settings
+        self.response_logps = ResponseLogProbs(shared_prefix=settings.shared_prefix)
+        self.aspo_metrics = {"train": AspoMetrics(), "eval": AspoMetrics()}
+
+    def get_batch_loss_metrics(
+        self, model: Any, batch: dict[str, Any], train_eval: Literal["train", "eval"] = "train"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of a batch, and the host's metrics of it as tensors that stay on the device."""
+        inputs = dict(batch)
+        sentence_ids, similarity = inputs.pop("sentence_ids"), inputs.pop("similarity")
+        labels = inputs.pop("labels")
+        response_mask = labels != IGNORE_INDEX
+
+        logps = self.response_logps(model, inputs, response_mask)
+        ref_logps = self.reference_logps(model, inputs, response_mask)
+        chosen, rejected = logps.chunk(2)
+        ref_chosen, ref_rejected = ref_logps.chunk(2)
+        output = aspo_loss(
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            sentence_ids,
+            similarity,
+            beta=self.beta,
+            alpha=self.settings.alpha,
+            normalization=self.settings.normalization,
+        )
+        losses = output.losses
+        if self.bco_gemma > 1e-6:  # as in the host's DPO
+            sums = [part.sum(1) for part in (chosen, rejected, ref_chosen, ref_rejected)]
+            losses = (losses + self.bco_loss(*sums) * self.bco_gemma) / (1.0 + self.bco_gemma)
+        if self.ftx_gamma > 1e-6:
+            lengths = response_mask.chunk(2)[0].sum(1)
+            losses = losses - self.ftx_gamma * chosen.sum(1) / lengths
+
+        self.aspo_metrics[train_eval].update(output)
+        margins = output.chosen_rewards - output.rejected_rewards
+        prefix = "eval_" if train_eval == "eval" else ""
+        metrics = {
+            "rewards/chosen": output.chosen_rewards,
+            "rewards/rejected": output.rejected_rewards,
+            "rewards/accuracies": (margins > 0).float(),
+            "rewards/margins": margins,
+            "logps/chosen": chosen.detach().sum(1),
+            "logps/rejected": rejected.detach().sum(1),
+        }
+        return losses.mean(), {prefix + name: value.mean() for name, value in metrics.items()}
+
+    def reference_logps(self, model: Any, inputs: dict[str, Any], response_mask: Tensor) -> Tensor:
+        """Per-token log-probs of the reference: the model given, or the policy without its adapter."""
+        if self.ref_model is None:
+            reference, context = model, self.accelerator.unwrap_model(model).disable_adapter()
+        else:
+            reference, context = self.ref_model, nullcontext()
+        with torch.no_grad(), context:
+            return self.response_logps(reference, inputs, response_mask)
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """Loss and metrics of an evaluation batch; there are no logits to hand back."""
+        loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
+        return loss, None, None
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add what ASPO measured since the last time; every rank calls this at the same steps."""
+        if "loss" in logs:
+            logs.update(self._measured("train", ""))
+        elif any(name.startswith("eval_") for name in logs):
+            logs.update(self._measured("eval", "eval_"))
+        super().log(logs, *args, **kwargs)
+
+    def _measured(self, train_eval: str, prefix: str) -> dict[str, float]:
+        return self.aspo_metrics[train_eval].compute(
+            self.accelerator.gather, self.accelerator.device, prefix + "aspo/"
+        )
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card of `transformers` (TRL's would call this run DPO), with a section on ASPO."""
+        if not self.args.push_to_hub:
+            kwargs.setdefault("license", "other")  # else the card looks for the base model's on the Hub
+        Trainer.create_model_card(self, *args, **kwargs)
+        if self.is_world_process_zero():
+            describe(self.args.output_dir, self.finetuning_args, self.settings)

@@ -1,0 +1,118 @@
+"""One `stage: aspo` run, from checked arguments to a saved model: what the host's `run_dpo` is to DPO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+from llamafactory.extras.constants import IGNORE_INDEX
+from llamafactory.extras.misc import calculate_tps
+from llamafactory.extras.ploting import plot_loss
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train.trainer_utils import create_ref_model
+
+from .card import TAGS, save_args
+from .checks import check_run, check_tokenized
+from .collator import SentencePairCollator
+from .data import SentenceData
+from .fields import settings_of
+from .hooks import check_host, host_version, sentence_data
+from .trainer import AspoTrainer
+
+
+def run_aspo(
+    model_args: Any,
+    data_args: Any,
+    training_args: Any,
+    finetuning_args: Any,
+    callbacks: list[Any] | None = None,
+) -> None:
+    """Train and evaluate as the arguments say. Raises `ValueError` for a wrong combination before loading a model."""
+    check_host()
+    settings = settings_of(finetuning_args)
+    check_run(model_args, data_args, settings)
+
+    tokenizer_module = load_tokenizer(model_args)
+    tokenizer = tokenizer_module["tokenizer"]
+    template = get_template_and_fix_tokenizer(tokenizer, data_args)
+    sentences = SentenceData(settings, model_args.cache_dir)
+    with sentence_data(sentences):
+        dataset_module = get_dataset(
+            template, model_args, data_args, training_args, stage="rm", **tokenizer_module
+        )
+    check_tokenized(dataset_module, data_args.tokenized_path, settings.alpha)
+
+    model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
+    collator = SentencePairCollator(
+        template=template,
+        model=model,
+        pad_to_multiple_of=8,
+        label_pad_token_id=IGNORE_INDEX,
+        **tokenizer_module,
+    )
+    if finetuning_args.ref_model is None and not training_args.do_train:
+        ref_model = model  # nothing was trained: policy and reference are one
+    else:
+        ref_model = create_ref_model(model_args, finetuning_args)
+
+    trainer = AspoTrainer(
+        settings=settings,
+        model=model,
+        ref_model=ref_model,
+        args=training_args,
+        finetuning_args=finetuning_args,
+        data_collator=collator,
+        callbacks=callbacks,
+        **dataset_module,
+        **tokenizer_module,
+    )
+    if trainer.is_world_process_zero():
+        save_args(training_args.output_dir, finetuning_args, host_version(), sentences.counts)
+    if training_args.do_train:
+        _train(trainer, dataset_module, training_args, finetuning_args)
+    if training_args.do_eval:
+        _evaluate(trainer, rewards=ref_model is not model)
+    _write_card(trainer, model_args, data_args, training_args, finetuning_args)
+
+
+def _train(trainer: Any, dataset_module: dict[str, Any], training_args: Any, finetuning_args: Any) -> None:
+    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model()
+    if finetuning_args.include_effective_tokens_per_second:
+        result.metrics["effective_tokens_per_sec"] = calculate_tps(
+            dataset_module["train_dataset"], result.metrics, stage="rm"
+        )
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()
+    if trainer.is_world_process_zero() and finetuning_args.plot_loss:
+        evaluated = dataset_module.get("eval_dataset")
+        names = [f"eval_{name}_loss" for name in evaluated] if isinstance(evaluated, dict) else ["eval_loss"]
+        keys = ["loss", "rewards/accuracies", "rewards/margins", "aspo/weight_mean", *names]
+        plot_loss(training_args.output_dir, keys=keys)
+
+
+def _evaluate(trainer: Any, rewards: bool) -> None:
+    metrics = trainer.evaluate(metric_key_prefix="eval")
+    if not rewards:  # policy and reference are one model, so every reward is 0
+        metrics = {name: value for name, value in metrics.items() if "rewards" not in name}
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+
+
+def _write_card(
+    trainer: Any, model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any
+) -> None:
+    if not training_args.do_train:
+        return
+    values: dict[str, Any] = {
+        "tasks": "text-generation",
+        "finetuned_from": model_args.model_name_or_path,
+        "tags": ["llama-factory", finetuning_args.finetuning_type, *TAGS],
+    }
+    if data_args.dataset is not None:
+        values["dataset"] = data_args.dataset
+    if training_args.push_to_hub:
+        trainer.push_to_hub(**values)
+    else:
+        trainer.create_model_card(**values)
