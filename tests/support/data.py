@@ -1,4 +1,4 @@
-"""Small preference data drawn and written by the project: coloured shapes, and sentences that do or do not fit.
+"""Small preference data drawn and written by the project: shapes, and sentences that do or do not fit.
 
 A row is a dictionary in the layout of `dataset_tools.schema`. The writers put the same rows into the layouts
 of other projects. Everything follows from the seed.
