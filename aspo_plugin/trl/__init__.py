@@ -1,0 +1,27 @@
+"""ASPO for TRL: `AspoConfig`, `AspoTrainer` and its collator, built on TRL's `DPOTrainer`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .collator import AspoVisionCollator
+    from .config import AspoConfig
+    from .data import prepare_dataset
+    from .trainer import AspoTrainer
+
+_HOMES = {
+    "AspoConfig": "config",
+    "AspoTrainer": "trainer",
+    "AspoVisionCollator": "collator",
+    "prepare_dataset": "data",
+}
+__all__ = ["AspoConfig", "AspoTrainer", "AspoVisionCollator", "prepare_dataset"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import TRL, transformers and torch only when a name is used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

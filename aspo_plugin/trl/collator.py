@@ -1,0 +1,129 @@
+"""From prepared rows to a batch: the only place where images are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .rows import open_image
+
+# Outputs of a processor that have one entry per prompt token; everything else describes the images.
+_PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")
+# Processors whose image tensors have one entry per row, also for rows without an image.
+_IMAGES_BY_ROW = ("Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor", "MllamaProcessor")
+
+
+@dataclass
+class AspoVisionCollator:
+    """Batches of pairs, `[chosen_0..chosen_{B-1}, rejected_0..rejected_{B-1}]`, padded on the right.
+
+    Takes rows of `prepare_dataset`, with and without images, and gives what `model(**batch)` takes plus
+    `completion_mask` `[2B, L]` (1 at response tokens), `sentence_ids` `[B, L]` (-1 outside the chosen
+    response) and `similarity` `[B, K]` (NaN where missing). Each image is processed once per pair.
+    """
+
+    processing_class: Any
+
+    def __post_init__(self) -> None:
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        pad = tokenizer.pad_token_id
+        self.pad_token_id: int = pad if pad is not None else tokenizer.eos_token_id or 0
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        prompts: list[dict[str, Tensor]] = [{"input_ids": torch.tensor(row["prompt_ids"])} for row in rows]
+        image_inputs: dict[str, Any] = {}
+        with_images = [index for index, row in enumerate(rows) if row.get("images")]
+        if with_images:
+            image_inputs = self._process([rows[index] for index in with_images], with_images, prompts)
+        batch = _concatenate(prompts, rows, self.pad_token_id, self._response_type)
+        for name, value in image_inputs.items():
+            if type(self.processing_class).__name__ in _IMAGES_BY_ROW and isinstance(value, Tensor):
+                value = value.new_zeros((len(rows), *value.shape[1:])).index_copy(
+                    0, torch.tensor(with_images), value
+                )
+            batch[name] = torch.cat([value, value]) if isinstance(value, Tensor) else [*value, *value]
+        return batch | _sentences(rows, prompts, batch["input_ids"].size(1))
+
+    @property
+    def _response_type(self) -> int:
+        # PaliGemma attends in both directions where the type is 0, and causally where it is 1.
+        return int("PaliGemma" in type(self.processing_class).__name__)
+
+    def _process(
+        self, rows: list[dict[str, Any]], places: list[int], prompts: list[dict[str, Tensor]]
+    ) -> dict[str, Any]:
+        """Run the processor on the rows with images; their expanded prompts replace the plain ones."""
+        outputs = self.processing_class(
+            images=[[open_image(image) for image in row["images"]] for row in rows],
+            text=[row["prompt"] for row in rows],
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=False,
+        )
+        mask = outputs["attention_mask"].bool()
+        per_token = {name: outputs.pop(name) for name in _PER_TOKEN if name in outputs}
+        per_token.pop("attention_mask")
+        for index, place in enumerate(places):
+            prompts[place] = {name: value[index][mask[index]] for name, value in per_token.items()}
+        return dict(outputs)
+
+
+def _concatenate(
+    prompts: list[dict[str, Tensor]], rows: Sequence[dict[str, Any]], pad_token_id: int, response_type: int
+) -> dict[str, Any]:
+    """Prompt and response, chosen rows first; the prompt's other per-token inputs go on over the response."""
+    names = sorted({name for prompt in prompts for name in prompt} - {"input_ids"})
+    columns: dict[str, list[Tensor]] = {
+        name: [] for name in ("input_ids", "attention_mask", "completion_mask", *names)
+    }
+    for key in ("chosen_ids", "rejected_ids"):
+        for prompt, row in zip(prompts, rows, strict=True):
+            response = torch.tensor(row[key])
+            before, after = len(prompt["input_ids"]), len(response)
+            columns["input_ids"].append(torch.cat([prompt["input_ids"], response]))
+            columns["attention_mask"].append(torch.ones(before + after, dtype=torch.long))
+            columns["completion_mask"].append(torch.arange(before + after).ge(before).long())
+            for name in names:
+                columns[name].append(_extended(name, prompt, prompts, before, after, response_type))
+    fill = {"input_ids": pad_token_id}
+    return {
+        name: pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0))
+        for name, values in columns.items()
+    }
+
+
+def _extended(
+    name: str,
+    prompt: dict[str, Tensor],
+    prompts: list[dict[str, Tensor]],
+    before: int,
+    after: int,
+    response_type: int,
+) -> Tensor:
+    value = prompt.get(name)
+    if value is None:  # a row without images among rows with them
+        like = next(other[name] for other in prompts if name in other)
+        value = like.new_zeros((before, *like.shape[1:]))
+    if name == "cross_attention_mask":  # the response sees the images that the end of the prompt sees
+        return torch.cat([value, value[-1:].expand(after, *value.shape[1:])])
+    return torch.cat([value, value.new_full((after,), response_type if name == "token_type_ids" else 0)])
+
+
+def _sentences(
+    rows: Sequence[dict[str, Any]], prompts: list[dict[str, Tensor]], length: int
+) -> dict[str, Tensor]:
+    ids = torch.full((len(rows), length), -1)
+    width = max(max(row["sentence_ids"]) for row in rows) + 1
+    similarity = torch.full((len(rows), width), torch.nan)
+    for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        start = len(prompt["input_ids"])
+        ids[index, start : start + len(row["sentence_ids"])] = torch.tensor(row["sentence_ids"])
+        for sentence, value in enumerate(row["similarity"] or []):
+            if value is not None:
+                similarity[index, sentence] = value
+    return {"sentence_ids": ids, "similarity": similarity}

@@ -1,0 +1,282 @@
+"""One preference pair of a dataset to what the collator needs: prompt, response tokens, sentence ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from aspo_plugin.core.alignment import AlignmentError, sentence_ids
+from dataset_tools.schema import IMAGE_MARKER, count_markers, default_markers
+from dataset_tools.sentences import split_sentences
+
+# A prompt or response that is trained as it stands, without a chat template (TRL's "standard" format).
+PLAIN = "plain"
+
+
+class RefusedRow(ValueError):
+    """The row cannot be trained; the text is the reason, the same for all rows that share it."""
+
+
+@dataclass(frozen=True)
+class LengthLimit:
+    """What happens to a pair longer than `max_length` tokens, image tokens included.
+
+    `truncate` cuts the responses, `drop` refuses the row, `raise` stops. A prompt that leaves no room for a
+    response is never cut: the row is refused, or the run stops with `raise`. None is no limit.
+    """
+
+    max_length: int | None = None
+    strategy: str = "truncate"
+    name: str = "max_length"
+
+
+def open_image(image: Any) -> Any:
+    """A PIL image in RGB, turned as its EXIF says, from {bytes, path}, a path or a PIL image.
+
+    The same pixels as `datasets` and `transformers.image_utils.load_image` give.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(image, dict):
+        image = BytesIO(image["bytes"]) if image.get("bytes") else image["path"]
+    if not isinstance(image, Image.Image):
+        image = Image.open(image)
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def image_size(image: dict[str, Any]) -> tuple[int, int]:
+    """(width, height) as `open_image` would give it, from the file's header alone."""
+    from PIL import ExifTags, Image
+
+    with Image.open(BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def text_pair(row: dict[str, Any], images: int) -> tuple[list[dict[str, str]], str, str]:
+    """(prompt messages, chosen, rejected) with plain string contents, from any of TRL's preference shapes.
+
+    Images among the parts of a content become `<image>` markers; `images` is how many the row has.
+    """
+    if row.get("prompt") is None:
+        from trl import extract_prompt
+
+        row = {**row, **extract_prompt({"chosen": row["chosen"], "rejected": row["rejected"]})}
+    prompt = _messages(row["prompt"], "user")
+    chosen, rejected = (_messages(row[name], "assistant") for name in ("chosen", "rejected"))
+    if isinstance(row["prompt"], str) and all(isinstance(row[name], str) for name in ("chosen", "rejected")):
+        prompt = [{"role": PLAIN, "content": row["prompt"]}]
+    for name, messages in (("chosen", chosen), ("rejected", rejected)):
+        if len(messages) != 1 or messages[0]["role"] != "assistant":
+            raise RefusedRow(f"{name} is not exactly one assistant message")
+        if not messages[0]["content"].strip():
+            raise RefusedRow(f"{name} is empty")
+        if images and IMAGE_MARKER in messages[0]["content"]:
+            raise RefusedRow(f"{name} holds a literal {IMAGE_MARKER}")
+    prompt = default_markers(prompt, images)
+    if images and count_markers(prompt) not in (0, images):
+        raise RefusedRow(f"the number of {IMAGE_MARKER} markers in the prompt is not that of its images")
+    if images and prompt[0]["role"] == PLAIN:
+        raise RefusedRow("the prompt is a plain text, but images need messages: [{role: user, content: ...}]")
+    return prompt, chosen[0]["content"], rejected[0]["content"]
+
+
+def _messages(value: Any, role: str) -> list[dict[str, str]]:
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, dict):
+        value = [value]
+    if not value:
+        raise RefusedRow(f"an empty list of messages where one of the {role} is needed")
+    return [{"role": message["role"], "content": _text(message["content"])} for message in value]
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise RefusedRow("a message without content")
+    return "".join(IMAGE_MARKER if part["type"] == "image" else part.get("text") or "" for part in content)
+
+
+def _parts(messages: Sequence[dict[str, str]], images: int) -> list[dict[str, Any]]:
+    """Messages as the chat templates of processors take them: a list of image and text parts each."""
+    marked = bool(images) and count_markers(messages) == images
+    waiting = 0 if marked else images
+    result = []
+    for message in messages:
+        pieces = message["content"].split(IMAGE_MARKER) if marked else [message["content"]]
+        parts: list[dict[str, str]] = []
+        if waiting and message["role"] == "user":
+            parts, waiting = [{"type": "image"}] * waiting, 0
+        for index, piece in enumerate(pieces):
+            parts = parts + [{"type": "image"}] * (index > 0)
+            parts = parts + [{"type": "text", "text": piece}] * bool(piece)
+        result.append({"role": message["role"], "content": parts})
+    return result
+
+
+class RowPreparer:
+    """Turns rows into prepared rows for one tokenizer or processor.
+
+    A prepared row has `prompt` (rendered text), `prompt_ids` (its tokens, images not expanded),
+    `chosen_ids`, `rejected_ids`, `sentence_ids` (one per token of `chosen_ids`) and `similarity` (one per
+    sentence, or None).
+    """
+
+    def __init__(self, processing_class: Any, limit: LengthLimit) -> None:
+        from transformers import ProcessorMixin
+
+        self.processor = processing_class if isinstance(processing_class, ProcessorMixin) else None
+        self.processing_class = processing_class
+        self.tokenizer = processing_class.tokenizer if self.processor is not None else processing_class
+        self.limit = limit
+        self._image_tokens: dict[tuple[tuple[int, int], ...], int] = {}
+        self._forbidden = set(_image_token_ids(self.processor, self.tokenizer))
+
+    def __call__(self, row: dict[str, Any], images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The prepared row. Raises `RefusedRow`, or `ValueError` for annotations that contradict the text."""
+        messages, chosen, rejected = text_pair(row, len(images))
+        plain = messages[0]["role"] == PLAIN
+        shown = self._without_end_tokens(chosen) if plain else chosen
+        spans = _spans(row, shown)
+        similarity = row.get("chosen_similarity")
+        if similarity is not None and len(similarity) != len(spans):
+            raise ValueError(f"chosen_similarity has {len(similarity)} values for {len(spans)} sentences")
+        prompt, chosen_text, rejected_text = self._render(messages, chosen, rejected, len(images))
+        prompt_ids = self._encode(prompt, plain)
+        chosen_ids = self._completion(prompt, chosen_text, plain)
+        rejected_ids = self._completion(prompt, rejected_text, plain)
+        unwanted = self._forbidden & {*chosen_ids, *rejected_ids, *(() if images else prompt_ids)}
+        if unwanted:
+            raise RefusedRow("the text holds an image token where there is no image")
+        room = self._room(len(prompt_ids) + (self._extra_tokens(images) if images else 0))
+        if (
+            self.limit.strategy == "drop"
+            and room is not None
+            and max(map(len, (chosen_ids, rejected_ids))) > room
+        ):
+            raise RefusedRow(f"longer than {self.limit.name} {self.limit.max_length}")
+        if self.limit.strategy == "raise" and room is not None:
+            longest = max(len(chosen_ids), len(rejected_ids))
+            if longest > room:
+                raise ValueError(self._too_long(longest - room))
+        chosen_ids, rejected_ids = chosen_ids[:room], rejected_ids[:room]
+        try:
+            ids = sentence_ids(self.tokenizer, chosen_ids, shown, spans)
+        except AlignmentError as error:
+            raise RefusedRow("the template changes the response, so its sentences cannot be found") from error
+        return {
+            "prompt": prompt,
+            "prompt_ids": prompt_ids,
+            "chosen_ids": chosen_ids,
+            "rejected_ids": rejected_ids,
+            "sentence_ids": ids,
+            "similarity": similarity if similarity is None else similarity[: max(ids) + 1],
+        }
+
+    def _render(
+        self, messages: list[dict[str, str]], chosen: str, rejected: str, images: int
+    ) -> tuple[str, str, str]:
+        if messages[0]["role"] == PLAIN:
+            end = self.tokenizer.eos_token or ""
+            responses = [text if text.endswith(end) else text + end for text in (chosen, rejected)]
+            return messages[0]["content"], responses[0], responses[1]
+        if not getattr(self.processing_class, "chat_template", None):
+            raise ValueError(
+                f"{type(self.processing_class).__name__} has no chat template to turn messages into text: "
+                "set one (`chat_template` in Axolotl), or use a model that has one."
+            )
+        from trl import apply_chat_template
+
+        answers = [[{"role": "assistant", "content": text}] for text in (chosen, rejected)]
+        example: dict[str, Any] = {"prompt": messages, "chosen": answers[0], "rejected": answers[1]}
+        if self.processor is not None:
+            example = {k: _parts(v, images if k == "prompt" else 0) for k, v in example.items()}
+        rendered = apply_chat_template(example, self.processing_class)
+        return rendered["prompt"], rendered["chosen"], rendered["rejected"]
+
+    def _encode(self, text: str, plain: bool) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=plain)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+    def _completion(self, prompt: str, response: str, plain: bool) -> list[int]:
+        """Tokens of the response as they follow the prompt; alone, SentencePiece puts a space before it."""
+        before, whole = self._encode(prompt, plain), self._encode(prompt + response, plain)
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+        return self.tokenizer(response, add_special_tokens=False)["input_ids"]
+
+    def _without_end_tokens(self, text: str) -> str:
+        """A plain response without the end-of-turn tokens that a prompt strategy wrote into it."""
+        ends = tuple(self.tokenizer.all_special_tokens)
+        while (stripped := text.rstrip()).endswith(ends):
+            text = next(stripped.removesuffix(end) for end in ends if stripped.endswith(end))
+        return text
+
+    def _extra_tokens(self, images: Sequence[dict[str, Any]]) -> int:
+        """How many tokens the images add to a prompt, which depends on their sizes alone."""
+        from PIL import Image
+
+        sizes = tuple(image_size(image) for image in images)
+        if sizes not in self._image_tokens:
+            messages = [
+                {
+                    "role": "user",
+                    "content": [{"type": "image"}] * len(sizes) + [{"type": "text", "text": "a"}],
+                }
+            ]
+            text = self.processing_class.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            blank = [Image.new("RGB", size) for size in sizes]
+            expanded = self.processing_class(images=[blank], text=[text], add_special_tokens=False)[
+                "input_ids"
+            ][0]
+            self._image_tokens[sizes] = len(expanded) - len(self._encode(text, plain=False))
+        return self._image_tokens[sizes]
+
+    def _room(self, prompt_length: int) -> int | None:
+        if self.limit.max_length is None:
+            return None
+        room = self.limit.max_length - prompt_length
+        if room <= 0:
+            if self.limit.strategy == "raise":
+                raise ValueError(self._too_long(1 - room))
+            raise RefusedRow(
+                f"prompt and image tokens leave no room in {self.limit.name} {self.limit.max_length}"
+            )
+        return room
+
+    def _too_long(self, tokens: int) -> str:
+        return (
+            f"a pair is {tokens} tokens longer than {self.limit.name} {self.limit.max_length}, image tokens "
+            f"included: raise {self.limit.name}, or let long rows be dropped or truncated."
+        )
+
+
+def _spans(row: dict[str, Any], chosen: str) -> list[tuple[int, int]]:
+    given = row.get("chosen_sentences")
+    if not given:
+        return split_sentences(chosen)
+    spans = [(span["start"], span["end"]) for span in given]
+    for (start, end), before in zip(spans, [0, *(end for _, end in spans)], strict=False):
+        if not before <= start < end <= len(chosen):
+            raise ValueError(
+                f"chosen_sentences has [{start}, {end}) in a response of {len(chosen)} characters"
+            )
+    return spans
+
+
+def _image_token_ids(processor: Any, tokenizer: Any) -> list[int]:
+    """Token ids that models replace by image features."""
+    if processor is None:
+        return []
+    token = getattr(processor, "image_token", None)
+    ids = [getattr(processor, "image_token_id", None)]
+    ids.append(tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None)
+    return [i for i in ids if isinstance(i, int)]

@@ -1,0 +1,228 @@
+"""`AspoTrainer`: TRL's `DPOTrainer` whose loss is ASPO's. Checked with TRL 1.9.0."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoProcessor
+from trl import DPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import get_config_model_id, use_adapter
+
+from aspo_plugin.core.logprobs import ResponseLogProbs
+from aspo_plugin.core.loss import AspoOutput, aspo_loss
+from aspo_plugin.core.metrics import AspoMetrics
+
+from .collator import AspoVisionCollator
+from .config import AspoConfig, refuse_options, settings_of
+from .data import COLUMNS, prepare_dataset
+from .rows import LengthLimit
+
+_TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained Multimodal Reasoning"
+# Not inputs of the model.
+_ASPO_KEYS = ("completion_mask", "sentence_ids", "similarity")
+
+
+if TYPE_CHECKING:
+    _Base = DPOTrainer  # what `super()` is: a `DPOTrainer` or a host's subclass of it
+else:
+    _Base = object
+
+
+class AspoMixin(_Base):
+    """What ASPO changes in a `DPOTrainer`, for TRL's own and for hosts' subclasses of it.
+
+    The datasets may be prepared (`prepare_dataset`) or not. The logs have TRL's `rewards/*` and `logps/*`,
+    and `aspo/*` of `core.metrics`; TRL's entropy, logits and token accuracy need logits that are never made.
+    """
+
+    _tag_names = ["trl", "aspo"]
+    _name = "ASPO"
+    _paper = {
+        "title": _TITLE,
+        "id": "2505.19100",
+        "citation": textwrap.dedent("""\
+            @inproceedings{aspo2025,
+                title     = {{ASPO: Adaptive Sentence-Level Preference Optimization
+                             for Fine-Grained Multimodal Reasoning}},
+                booktitle = {Findings of the Association for Computational Linguistics: ACL 2025},
+                year      = 2025,
+                note      = {arXiv:2505.19100},
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any = None,
+        args: Any = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        model_id = model if isinstance(model, str) else get_config_model_id(model.config)
+        if args is None:
+            args = AspoConfig(f"{model_id.split('/')[-1]}-ASPO")
+        if compute_metrics is not None:
+            raise ValueError(
+                "compute_metrics needs logits, which ASPO never makes: read the logged metrics instead."
+            )
+        refuse_options(args)
+        self.aspo_settings = settings_of(args)
+        if processing_class is None:
+            processing_class = AutoProcessor.from_pretrained(
+                model_id, trust_remote_code=args.trust_remote_code
+            )
+        self._aspo_limit = LengthLimit(args.max_length)
+        datasets = {"train": train_dataset, "eval": eval_dataset}
+        with args.main_process_first(desc="preparing the pairs"):
+            train, evaluation = (self._prepare(datasets[k], processing_class, args, k) for k in datasets)
+        super().__init__(  # type: ignore[call-arg]
+            model=model,
+            ref_model=ref_model,
+            args=args,
+            data_collator=data_collator or AspoVisionCollator(processing_class),
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        if self.aux_loss_enabled:
+            raise ValueError(
+                "this mixture-of-experts model would get a load-balancing loss, which ASPO does not compute: "
+                "set router_aux_loss_coef to 0.0."
+            )
+        self._logps = ResponseLogProbs(shared_prefix=self.aspo_settings.shared_prefix)
+        self._aspo_metrics = {mode: AspoMetrics() for mode in ("train", "eval")}
+        self._rewards = {mode: RewardMeans() for mode in ("train", "eval")}
+
+    def _prepare(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
+        if dataset is None:
+            return None
+        if isinstance(dataset, dict):
+            return {key: self._prepare(value, processing_class, args, key) for key, value in dataset.items()}
+        return prepare_dataset(
+            dataset,
+            processing_class,
+            alpha=self.aspo_settings.alpha,
+            limit=self._aspo_limit,
+            name=f"the {name} dataset",
+            num_proc=args.dataset_num_proc,
+        )
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return self._prepare(dataset, processing_class, args, dataset_name)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:  # type: ignore[has-type]
+            self._signature_columns = ["images", *COLUMNS]
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> Any:
+        if isinstance(eval_dataset, Dataset | dict):
+            eval_dataset = self._prepare(eval_dataset, self.processing_class, self.args, metric_key_prefix)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # DeepSpeed casts every float input to the model's dtype; bfloat16 would round the similarities.
+        similarity = inputs.pop("similarity")
+        return {**super()._prepare_inputs(inputs), "similarity": similarity.to(self.args.device)}
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
+        mode = "train" if self.model.training else "eval"
+        model_inputs = {key: value for key, value in inputs.items() if key not in _ASPO_KEYS}
+        mask = inputs["completion_mask"].bool()
+        reference = self._reference_logps(model_inputs, mask)
+        policy = self._logps(model, model_inputs, mask)
+        chosen, rejected = policy.chunk(2)
+        ref_chosen, ref_rejected = reference.chunk(2)
+        output = aspo_loss(
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            inputs["sentence_ids"],
+            inputs["similarity"],
+            beta=self.beta,
+            alpha=self.aspo_settings.alpha,
+            normalization=self.aspo_settings.normalization,
+        )
+        self._aspo_metrics[mode].update(output)
+        self._rewards[mode].update(output, policy)
+        loss = output.losses.mean()
+        return (loss, {}) if return_outputs else loss
+
+    def _reference_logps(self, model_inputs: dict[str, Any], mask: Tensor) -> Tensor:
+        """Of the reference model; with an adapter, of the policy without it or with its frozen copy."""
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+        ):
+            if self.ref_model is None and is_peft_model(self.model):
+                unwrapped = self.accelerator.unwrap_model(self.model)
+                with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
+                    return self._logps(self.model, model_inputs, mask)
+            return self._logps(self.ref_model, model_inputs, mask)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Every rank calls this at each logging step: the one place where metrics are gathered."""
+        mode = "train" if self.model.training else "eval"
+        gather, device = self.accelerator.gather, self.accelerator.device
+        values = self._rewards[mode].compute(gather, device)
+        values |= self._aspo_metrics[mode].compute(gather, device)
+        self._metrics[mode].update({name: [value] for name, value in values.items()})
+        super().log(logs, start_time)
+
+
+class AspoTrainer(AspoMixin, DPOTrainer):
+    """`DPOTrainer` with the ASPO loss. Takes the same arguments, with an `AspoConfig`."""
+
+
+class RewardMeans:
+    """Means of TRL's reward and log-prob metrics since the last `compute`, summed without synchronising."""
+
+    NAMES = (
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+    )
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, output: AspoOutput, policy: Tensor) -> None:
+        """Add one batch; `policy` is `[2B, L]`, the per-token log-probs."""
+        chosen, rejected = output.chosen_rewards, output.rejected_rewards
+        chosen_logps, rejected_logps = policy.detach().sum(dim=1).chunk(2)
+        values = (
+            chosen,
+            rejected,
+            chosen - rejected,
+            (chosen > rejected).float(),
+            chosen_logps,
+            rejected_logps,
+        )
+        sums = torch.stack([value.sum() for value in (*values, torch.ones_like(chosen))])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    @torch.no_grad()
+    def compute(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
+        """The means over all ranks, and start anew; empty if no rank saw a batch."""
+        row = torch.zeros(len(self.NAMES) + 1, device=device) if self._sums is None else self._sums
+        self._sums = None
+        *sums, pairs = gather(row.unsqueeze(0)).sum(0).tolist()
+        return {name: value / pairs for name, value in zip(self.NAMES, sums, strict=True)} if pairs else {}
