@@ -2,7 +2,170 @@
 
 from __future__ import annotations
 
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
 
-def convert() -> None:
-    """Convert a preference dataset to a sentence-annotated one."""
-    raise NotImplementedError
+import typer
+
+from dataset_tools.cli import output
+from dataset_tools.errors import UsageError
+
+
+class Pairs(str, Enum):
+    """Which of several rated completions are paired."""
+
+    ALL = "all"
+    BEST_WORST = "best-worst"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Hub id (owner/name), folder or file.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    kind: Annotated[
+        str | None,
+        typer.Option("--from", help="Layout of the source; found from its columns when left out."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, branch or tag of a Hub dataset. Pin a commit.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the source to read.")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only this many rows of the source.")] = None,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows per parquet file.")] = 5000,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that split texts; 0 takes one per CPU core.")
+    ] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished conversion.")] = False,
+    image_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder or zip file below which image paths are found. May be repeated."),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column mapping NAME=COLUMN, for jsonl and llamafactory. May be repeated."),
+    ] = None,
+    pairs: Annotated[Pairs, typer.Option(help="Which rated completions to pair (vlfeedback).")] = Pairs.ALL,
+    min_margin: Annotated[
+        float, typer.Option(min=0.0, help="Leave out pairs whose ratings are closer than this (vlfeedback).")
+    ] = 0.0,
+    number_rows: Annotated[
+        bool, typer.Option("--number-rows", help="Number the rows instead of using the source's ids.")
+    ] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Reject larger images. Pillow's limit when left out.")
+    ] = None,
+    max_bad: Annotated[
+        str, typer.Option(help="Share of rejected rows above which the exit code is 1.")
+    ] = "1%",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the first rows, write nothing, say what would be done.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Convert a preference dataset to one annotated with sentences.
+
+    Texts are split into sentences, images are passed on byte for byte. Rows that cannot be used go to
+    OUT/rejected.jsonl with the reason. A stopped conversion goes on with --resume.
+
+    \b
+    Examples:
+      aspo-data convert openbmb/RLAIF-V-Dataset rlaif-v --revision main
+      aspo-data convert vlfeedback/ out --from vlfeedback --pairs best-worst --min-margin 1
+      aspo-data convert pairs.jsonl out --column prompt=question --column images=file --image-root photos
+    """
+    share = parse_share(max_bad)
+    from dataset_tools.convert import Conversion, Settings
+    from dataset_tools.images import MAX_PIXELS
+    from dataset_tools.sources import Options
+
+    settings = Settings(
+        source=source,
+        out=out,
+        kind=kind,
+        revision=revision,
+        split=split,
+        limit=limit,
+        shard_rows=shard_rows,
+        workers=workers or os.cpu_count() or 1,
+        resume=resume,
+        image_roots=image_root or [],
+        options=Options(pairs=pairs.value, min_margin=min_margin, columns=parse_columns(column or [])),
+        number_rows=number_rows,
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    conversion = Conversion(settings)
+    output.note(f"reading {conversion.located.location} as {conversion.source.name}")
+    if dry_run:
+        _dry_run(conversion, as_json)
+        return
+    with output.Progress("convert", conversion.total) as progress:
+        tally = conversion.run(progress.advance)
+    summary = {"out": str(out), "from": conversion.source.name, **tally.as_dict()}
+    output.result(summary, _summary(summary), as_json)
+    if tally.rejected and tally.bad_share() > share:
+        output.warn(
+            f"{tally.bad_share():.1%} of the rows were rejected, more than --max-bad {max_bad}: "
+            f"see {out / 'rejected.jsonl'}."
+        )
+        raise typer.Exit(1)
+
+
+def parse_share(value: str) -> float:
+    """`1%` or `0.01` as a number from 0 to 1."""
+    try:
+        share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"--max-bad {value} is not a share: write 1% or 0.01.")
+    return share
+
+
+def parse_columns(values: list[str]) -> dict[str, str]:
+    """`NAME=COLUMN` texts as a mapping."""
+    mapping = {}
+    for value in values:
+        name, sign, column = value.partition("=")
+        if not sign or not name or not column:
+            raise UsageError(f"--column {value} is not of the form NAME=COLUMN, for example prompt=question.")
+        mapping[name] = column
+    return mapping
+
+
+def _summary(summary: dict[str, Any]) -> str:
+    lines = [
+        f"{summary['rows']:,} rows with {summary['sentences']:,} sentences in {summary['out']} "
+        f"({summary['read']:,} rows read)"
+    ]
+    if summary["rejected"]:
+        lines.append(f"{summary['rejected']:,} rejected, listed in {summary['out']}/rejected.jsonl:")
+        lines += [f"  {count:>8,}  {reason}" for reason, count in summary["reasons"].items()]
+    if summary["skipped"]:
+        lines.append(f"{sum(summary['skipped'].values()):,} pairs left out:")
+        lines += [f"  {count:>8,}  {reason}" for reason, count in summary["skipped"].items()]
+    return "\n".join(lines)
+
+
+def _dry_run(conversion: Any, as_json: bool) -> None:
+    tally, example = conversion.preview(rows=100)
+    files = [name for _, name in conversion.located.files]
+    value = {
+        "dry_run": True,
+        "from": conversion.source.name,
+        "files": files,
+        "total_rows": conversion.total,
+        "first_rows": tally.as_dict(),
+        "example": example,
+    }
+    lines = [
+        f"source   {conversion.source.name}: {conversion.source.about}",
+        f"files    {len(files)}: {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}",
+        f"rows     {'unknown' if conversion.total is None else f'{conversion.total:,}'}",
+        f"of the first {tally.read}: {tally.rows} pairs, {tally.rejected} rejected "
+        f"{dict(tally.reasons) or ''}",
+    ]
+    if example:
+        lines.append(f"example  {example['id']}: {example['prompt'][-1]['content'][:200]!r}")
+    lines.append("nothing was written")
+    output.result(value, "\n".join(lines), as_json)

@@ -1,0 +1,131 @@
+"""Images as encoded bytes: found below the image root, and checked by their headers without decoding them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from dataset_tools.errors import DataError
+from dataset_tools.sources.base import BadRow
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 178_956_970
+"""Pillow's own limit: beyond it an image is taken for a decompression bomb (twice its warning threshold)."""
+MAX_BYTES = 512 << 20
+
+
+def check_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise `BadRow` where the bytes are no image, are cut short as far as that shows, or hold too many pixels.
+
+    Nothing is decoded. Callers silence `Image.DecompressionBombWarning`: the limit is checked here.
+    """
+    if not data:
+        raise BadRow("the image is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            kind = image.format
+    except Image.DecompressionBombError:
+        raise BadRow(f"the image has more than {max_pixels:,} pixels") from None
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError) as error:
+        raise BadRow(f"not an image ({', '.join(FORMATS)}): {_plain(error)}") from None
+    if width * height > max_pixels:
+        raise BadRow(f"the image has {width} x {height} pixels, more than {max_pixels:,}")
+    if _is_cut(data, kind):
+        raise BadRow(f"the image is cut short: the end of the {kind} data is missing")
+
+
+def _plain(error: Exception) -> str:
+    """An error text without the memory address of a stream."""
+    return "unknown format" if "BytesIO" in str(error) else str(error)
+
+
+def _is_cut(data: bytes, kind: str | None) -> bool:
+    if kind in ("JPEG", "MPO"):
+        # The end mark cannot occur inside a scan, only in what comes before one (a thumbnail) or after it.
+        return not data.endswith(b"\xff\xd9") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    if kind == "PNG":
+        return b"IEND" not in data[-4096:]
+    if kind == "GIF":
+        return b";" not in data[-4096:]
+    if kind == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return False
+
+
+class ImageStore:
+    """Images given by path: below folders, or as members of zip files, searched in order.
+
+    A path that is absolute or climbs out with `..` is refused; zip members are read, never extracted.
+    """
+
+    def __init__(self, roots: list[Path], archives: list[Path] | None = None):
+        self.roots = [root for root in roots if root.is_dir()]
+        self._archives = [_open_archive(path) for path in archives or []]
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an image. Raises `BadRow` where it is missing, unreadable or outside the root."""
+        pure = PurePosixPath(path.replace("\\", "/"))
+        if pure.is_absolute() or ".." in pure.parts or ":" in (pure.parts or ("",))[0] or "\0" in path:
+            raise BadRow(f"the image path {path!r} leaves the image root")
+        names = (
+            [str(pure)] if pure.suffix.lower() in ENDINGS else [str(pure), *(f"{pure}{e}" for e in ENDINGS)]
+        )
+        for name in names:
+            data = self._from_folders(name) or self._from_archives(name)
+            if data is not None:
+                return data
+        raise BadRow(f"image file not found: {path}")
+
+    def _from_folders(self, name: str) -> bytes | None:
+        for root in self.roots:
+            try:
+                file = root / name
+                if file.is_file():
+                    if file.stat().st_size > MAX_BYTES:
+                        raise BadRow(f"the image file is larger than {MAX_BYTES >> 20} MiB: {name}")
+                    return file.read_bytes()
+            except OSError as error:
+                raise BadRow(f"the image file cannot be read: {name}: {error.strerror}") from None
+        return None
+
+    def _from_archives(self, name: str) -> bytes | None:
+        for archive in self._archives:
+            try:
+                member = archive.getinfo(name)
+            except KeyError:
+                continue
+            if member.file_size > MAX_BYTES:
+                raise BadRow(f"the image file is larger than {MAX_BYTES >> 20} MiB: {name}")
+            try:
+                return archive.read(member)
+            except (
+                zipfile.BadZipFile,
+                OSError,
+                RuntimeError,
+                NotImplementedError,
+                EOFError,
+                ValueError,
+            ) as error:
+                raise BadRow(
+                    f"{name} cannot be read from {Path(archive.filename or '').name}: {error}"
+                ) from None
+            except Exception as error:  # zlib.error has no base class of its own
+                if type(error).__module__ != "zlib":
+                    raise
+                raise BadRow(f"{name} is damaged in {Path(archive.filename or '').name}: {error}") from None
+        return None
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(
+            f"{path} is not a whole zip file: {error}. A zip in several parts must be joined first (`zip -s 0`), "
+            "or unpacked and given with --image-root."
+        ) from None

@@ -1,0 +1,73 @@
+"""The sources that `aspo-data convert` reads, one file each.
+
+To add one, write a subclass of `Source` in a new file (see `rlaif_v.py`: some fifteen lines), add its name
+below, and a fixture of its exact layout in `tests/support/sources.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from dataset_tools.errors import UsageError
+from dataset_tools.sources.base import BadRow, Options, Pair, SkippedPair, Source
+
+# Name of `--from` to module and class. Recognition by columns tries them in this order: the particular first.
+REGISTRY: dict[str, tuple[str, str]] = {
+    "rlaif-v": ("rlaif_v", "RlaifV"),
+    "rlhf-v": ("rlhf_v", "RlhfV"),
+    "vlfeedback": ("vlfeedback", "VlFeedback"),
+    "povid": ("povid", "Povid"),
+    "seva": ("seva", "Seva"),
+    "llava-preference": ("llava_preference", "LlavaPreference"),
+    "llamafactory": ("llamafactory", "LlamaFactory"),
+    "trl": ("trl", "Trl"),
+    "mmpr": ("mmpr", "Mmpr"),
+    "jsonl": ("jsonl", "JsonLines"),
+}
+
+
+def source_class(name: str) -> type[Source]:
+    """The class of a source. Raises `UsageError` with the known names."""
+    if name not in REGISTRY:
+        raise UsageError(f"--from {name} is not a known source: choose one of {', '.join(REGISTRY)}.")
+    module, attribute = REGISTRY[name]
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+def recognise(columns: Mapping[str, Any], where: str) -> type[Source]:
+    """The source whose rows have these columns (name to sample value)."""
+    for name in REGISTRY:
+        kind = source_class(name)
+        if kind.matches(columns):
+            return kind
+    known = "\n".join(f"  {name}: {', '.join(source_class(name).columns)}" for name in REGISTRY)
+    raise UsageError(
+        f"{where} has the columns {', '.join(sorted(columns))}, which no known source has. "
+        f"Known sources and the columns they need:\n{known}\n"
+        "For other names use --from jsonl with --column prompt=NAME and the like."
+    )
+
+
+def check_columns(source: Source, columns: Mapping[str, Any], where: str) -> None:
+    """Raise `UsageError` where a column that the source needs is not there, naming what was found."""
+    missing = source.missing(columns)
+    if missing:
+        raise UsageError(
+            f"{where} does not look like {source.name}: it has no column {', '.join(missing)}. "
+            f"Found: {', '.join(sorted(columns)) or 'no columns'}. Expected: {', '.join(source.columns)}."
+        )
+
+
+__all__ = [
+    "REGISTRY",
+    "BadRow",
+    "Options",
+    "Pair",
+    "SkippedPair",
+    "Source",
+    "check_columns",
+    "recognise",
+    "source_class",
+]

@@ -1,0 +1,111 @@
+"""Any ranking file of LLaMA-Factory, in its `sharegpt` or `alpaca` form.
+
+Column and tag names follow the `dataset_info.json` beside the file where it has an entry for it, and
+`--column` (`messages`, `chosen`, `rejected`, `images`, `system`, `prompt`, `query`, `history`) above that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dataset_tools.errors import UsageError
+from dataset_tools.sources.base import (
+    BadRow,
+    Messages,
+    Options,
+    Pair,
+    Source,
+    answer,
+    identifier,
+    image_list,
+    turns,
+)
+
+DEFAULTS = {
+    "messages": "conversations",
+    "prompt": "instruction",
+    "query": "input",
+    "history": "history",
+    "system": "system",
+    "images": "images",
+    "chosen": "chosen",
+    "rejected": "rejected",
+    "id": "id",
+}
+
+
+class LlamaFactory(Source):
+    name = "llamafactory"
+    about = "any LLaMA-Factory ranking file, sharegpt or alpaca form (llamafactory/RLHF-V)"
+    columns = ("conversations", "chosen", "rejected")
+    images = "optional"
+
+    @classmethod
+    def matches(cls, columns: Mapping[str, Any]) -> bool:
+        return {"chosen", "rejected"} <= set(columns) and bool(
+            {"conversations", "instruction"} & set(columns)
+        )
+
+    def missing(self, columns: Mapping[str, Any]) -> list[str]:
+        prompt = [self._name("messages"), self._name("prompt")]
+        answers = [self._name("chosen"), self._name("rejected")]
+        without = [" or ".join(prompt)] if not set(prompt) & set(columns) else []
+        return without + [name for name in answers if name not in columns]
+
+    def _name(self, key: str) -> str:
+        return self.options.columns.get(key, DEFAULTS[key])
+
+    def pairs(self, row: Mapping[str, Any]) -> Iterator[Pair]:
+        tags = self.options.tags
+        yield Pair(
+            id=identifier(row, self._name("id")),
+            images=image_list(row.get(self._name("images"))),
+            prompt=self._prompt(row),
+            chosen=answer(row[self._name("chosen")], "chosen", tags),
+            rejected=answer(row[self._name("rejected")], "rejected", tags),
+        )
+
+    def _prompt(self, row: Mapping[str, Any]) -> Messages:
+        if self._name("messages") in row:
+            messages = turns(row[self._name("messages")], self.options.tags)
+        else:
+            messages = self._alpaca(row)
+        system = row.get(self._name("system"))
+        if system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system})
+        return messages
+
+    def _alpaca(self, row: Mapping[str, Any]) -> Messages:
+        messages = []
+        for turn in row.get(self._name("history")) or []:
+            if (
+                not isinstance(turn, list)
+                or len(turn) != 2
+                or not all(isinstance(said, str) for said in turn)
+            ):
+                raise BadRow("history is not a list of [question, answer]")
+            messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+        parts = [row.get(self._name(key)) for key in ("prompt", "query")]
+        if not all(part is None or isinstance(part, str) for part in parts):
+            raise BadRow("instruction or input is not a text")
+        return [*messages, {"role": "user", "content": "\n".join(part for part in parts if part)}]
+
+
+def options_beside(path: Path, options: Options) -> Options:
+    """`options` with the names that a `dataset_info.json` beside the file gives its columns and tags."""
+    info = path.parent / "dataset_info.json"
+    if not info.is_file():
+        return options
+    try:
+        entries = json.loads(info.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{info} is not readable JSON: {error}") from None
+    for entry in entries.values():
+        if isinstance(entry, dict) and entry.get("file_name") == path.name:
+            columns = {**entry.get("columns", {}), **options.columns}
+            return replace(options, columns=columns, tags={**entry.get("tags", {}), **options.tags})
+    return options

@@ -1,0 +1,101 @@
+"""Writing the parquet shards: one file at a time, under a partial name until it is whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataset_tools.schema import arrow_schema
+
+GROUP_ROWS = 100
+GROUP_BYTES = 32 << 20
+IMAGE_BYTES = "images.list.element.bytes"
+
+
+class ShardWriter:
+    """Writes tables into one parquet file, in row groups of at most `GROUP_ROWS` rows or about `GROUP_BYTES`.
+
+    Small row groups let a reader seek, and keep memory flat. Where the groups end depends only on the rows.
+    `repeats_images`: rows in a row often hold the same image, which a row group then stores once.
+    """
+
+    def __init__(self, path: Path, repeats_images: bool = False):
+        self.path = path
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._schema = arrow_schema()
+        self._stream = open(self._partial, "wb")
+        self._held: list[pa.Table] = []
+        self._held_rows = self._held_bytes = 0
+        self.rows = 0
+        dictionary = ["source", *(name for name in self._leaves() if name.endswith(".role"))]
+        self._writer = pq.ParquetWriter(
+            self._stream,
+            self._schema,
+            # Encoded images do not compress.
+            compression={name: "NONE" if name == IMAGE_BYTES else "ZSTD" for name in self._leaves()},
+            use_dictionary=[*dictionary, IMAGE_BYTES] if repeats_images else dictionary,
+            dictionary_pagesize_limit=GROUP_BYTES if repeats_images else 1 << 20,
+            write_statistics=["id"],
+        )
+
+    def _leaves(self) -> list[str]:
+        leaves = []
+        for column in self._schema:
+            inner = column.type.value_type if pa.types.is_list(column.type) else None
+            if inner is None:
+                leaves.append(column.name)
+            elif pa.types.is_struct(inner):
+                fields = [inner.field(index).name for index in range(inner.num_fields)]
+                leaves += [f"{column.name}.list.element.{name}" for name in fields]
+            else:
+                leaves.append(f"{column.name}.list.element")
+        return leaves
+
+    def write(self, table: pa.Table, sizes: list[int]) -> None:
+        """Add rows; `sizes` are the bytes of each row's images."""
+        start = 0
+        for index, size in enumerate(sizes):
+            self._held_rows += 1
+            self._held_bytes += size
+            if self._held_rows >= GROUP_ROWS or self._held_bytes >= GROUP_BYTES:
+                self._held.append(table.slice(start, index + 1 - start))
+                start = index + 1
+                self._flush()
+        if start < len(sizes):
+            self._held.append(table.slice(start))
+        self.rows += len(sizes)
+
+    def _flush(self) -> None:
+        if self._held:
+            self._writer.write_table(pa.concat_tables(self._held), row_group_size=GROUP_ROWS)
+        self._held, self._held_rows, self._held_bytes = [], 0, 0
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        self._flush()
+        self._writer.close()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        os.replace(self._partial, self.path)
+
+    def abandon(self) -> None:
+        """Remove the unfinished file."""
+        try:
+            self._writer.close()
+        except (OSError, pa.ArrowException):
+            pass
+        self._stream.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def with_images(table: pa.Table, images: list[list[dict[str, Any]]]) -> pa.Table:
+    """The table with its images column, in the order of the schema."""
+    schema = arrow_schema()
+    column = pa.array(images, type=schema.field("images").type)
+    columns = [column if name == "images" else table.column(name) for name in schema.names]
+    return pa.Table.from_arrays(columns, schema=schema)
