@@ -26,7 +26,7 @@ class Rejected:
 
 @dataclass
 class Annotated:
-    """The pairs of a chunk. `rows` and `images` have one item per pair: the row in the chunk, what its images are."""
+    """The pairs of a chunk; `rows` and `images` have one item per pair: its row in the chunk, its images."""
 
     batch: bytes
     rows: list[int]

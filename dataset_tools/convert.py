@@ -123,6 +123,8 @@ class Conversion:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that shapes the output: a conversion may be resumed only under the same."""
+        from dataset_tools.sentences import SPLITTER_VERSION
+
         settings = self.settings
         return {
             "source": self.located.location,
@@ -137,12 +139,13 @@ class Conversion:
             "number_rows": settings.number_rows,
             "max_pixels": settings.max_pixels,
             "image_roots": [str(root) for root in settings.image_roots],
+            "splitter": SPLITTER_VERSION,
             "version": version("aspo-plugin"),
         }
 
     def record(self, tally: Tally) -> dict[str, Any]:
         """What `aspo.json` says."""
-        from dataset_tools import sentences
+        from dataset_tools.sentences import SPLITTER_VERSION
 
         fingerprint = self.fingerprint()
         shaping = ("limit", "pairs", "min_margin", "columns", "number_rows", "max_pixels")
@@ -158,7 +161,7 @@ class Conversion:
                 "url": self._url(),
             },
             "tool": {"name": "aspo-plugin", "version": fingerprint["version"]},
-            "splitter": {"name": "aspo-sentences", "version": getattr(sentences, "VERSION", None)},
+            "splitter": {"name": "aspo-sentences", "version": SPLITTER_VERSION},
             "scorer": None,
             "options": {key: fingerprint[key] for key in shaping},
             "counts": tally.as_dict(),
@@ -301,9 +304,10 @@ class _Run:
     def _take_up(self, state: dict[str, Any]) -> None:
         for key, value in self.fingerprint.items():
             if state["fingerprint"].get(key) != value:
+                before = state["fingerprint"].get(key)
                 raise UsageError(
-                    f"--resume: {key} is {value!r} now, but the unfinished conversion in {self.place.folder} has "
-                    f"{state['fingerprint'].get(key)!r}. Use the same settings, or remove that folder."
+                    f"--resume: {key} is {value!r} now, but was {before!r} when this conversion began. "
+                    f"Use the same settings, or remove {self.place.folder}."
                 )
         self.tally = Tally.from_dict(state["tally"])
         self.shards, self.next_row = state["shards"], state["next_row"]

@@ -8,4 +8,4 @@ class DataError(Exception):
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done: exit code 2. The message says what was set and what would be valid."""
+    """What was asked for cannot be done: exit code 2. The message says what was set and what is valid."""

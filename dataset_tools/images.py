@@ -19,7 +19,7 @@ MAX_BYTES = 512 << 20
 
 
 def check_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise `BadRow` where the bytes are no image, are cut short as far as that shows, or hold too many pixels.
+    """Raise `BadRow` where the bytes are no image, are visibly cut short, or hold too many pixels.
 
     Nothing is decoded. Callers silence `Image.DecompressionBombWarning`: the limit is checked here.
     """
@@ -126,6 +126,6 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(
-            f"{path} is not a whole zip file: {error}. A zip in several parts must be joined first (`zip -s 0`), "
-            "or unpacked and given with --image-root."
+            f"{path} is not a whole zip file: {error}. Join a zip in several parts first (`zip -s 0`), "
+            "or unpack it and give the folder with --image-root."
         ) from None

@@ -1,10 +1,10 @@
-"""The folder of a converted dataset, and how it comes to be: worked on under another name, renamed when whole.
+"""The folder of a converted dataset: worked on under another name, renamed when whole.
 
     OUT/
       data/train-00000-of-00014.parquet   rows, see `schema.py`
       aspo.json                           where they come from and what was done, see `record.py`
       dataset_info.json                   LLaMA-Factory reads the folder as `dataset_dir` by it
-      rejected.jsonl                      rows that could not be used, each with a reason (only if there are any)
+      rejected.jsonl                      rows that could not be used, with reasons (if there are any)
 
 Until then all of it is in `OUT.incomplete`, with `state.json`: how many shards are finished and where in the
 source the next one starts. A shard counts as soon as the state says so, so a conversion killed at any moment
@@ -45,7 +45,7 @@ def llamafactory_entry() -> dict[str, Any]:
 
 
 class Workplace:
-    """The working folder of one conversion. Use as a context manager: it is locked against a second process."""
+    """The working folder of one conversion. As a context manager it is locked against a second process."""
 
     def __init__(self, out: Path, split: str):
         self.out, self.split = out, split

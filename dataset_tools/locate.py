@@ -1,4 +1,4 @@
-"""Where a source is: a file, a folder, or a dataset on the Hub, and which of its files hold the wanted split."""
+"""Where a source is (a file, a folder, a dataset on the Hub) and which of its files hold a split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass
 class Located:
-    """The data files of a source, each with the name that rows are referred to by, and where its images may be."""
+    """The data files of a source, each with the name its rows are referred to by, and where images may be."""
 
     files: list[tuple[Path, str]]
     folder: Path

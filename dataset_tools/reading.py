@@ -1,7 +1,7 @@
-"""Reading source files as a stream of chunks, small enough that memory never grows with a file or a row group.
+"""Reading source files as a stream of chunks, so that memory never grows with a file or a row group.
 
-A chunk's texts travel to a worker process, its images stay behind: in the rows a worker sees, an embedded image
-is an `int`, an index into the chunk's `Pictures`, and an image given by path a `str`.
+A chunk's texts travel to a worker process, its images stay behind: in the rows a worker sees, an embedded
+image is an `int`, an index into the chunk's `Pictures`, and an image given by path a `str`.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class ParquetFile:
         return row
 
     def chunks(self, skip: int, start: int) -> Iterator[tuple[Chunk, Pictures]]:
-        """Chunks from row `skip` of the file on; `start` is the number of the file's first row over all files."""
+        """Chunks from row `skip` of the file on; `start` is the file's first row counted over all files."""
         groups, before = [], 0
         position = None
         for index, (rows, _) in enumerate(self._sizes):
@@ -190,7 +190,8 @@ class ParquetFile:
                 raise DataError(f"{self.path} cannot be read from row {position} on: {error}") from None
 
     def _chunk(self, batch: pa.RecordBatch, first: int, start: int) -> tuple[Chunk, Pictures]:
-        pictures, images, names = Pictures(), {}, []
+        pictures, names = Pictures(), []
+        images: dict[str, list[Any]] = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             kind = column.type
             if _is_image(kind):
@@ -249,7 +250,7 @@ class JsonFile:
         return row
 
     def chunks(self, skip: int, start: int) -> Iterator[tuple[Chunk, Pictures]]:
-        """Chunks from row `skip` of the file on; `start` is the number of the file's first row over all files."""
+        """Chunks from row `skip` of the file on; `start` is the file's first row counted over all files."""
         items = self._items() if self._array else self._lines()
         held: list[Any] = []
         size, number = 0, 0

@@ -4,13 +4,15 @@ One row is one preference pair:
 
 | Column | Type | Meaning |
 |---|---|---|
-| `images` | list of {bytes, path} | encoded files exactly as the source holds them; empty for a text-only row |
-| `prompt` | list of {role, content} | at most one `system` message first, then turns that end with a `user` one |
+| `images` | list of {bytes, path} | encoded files as the source holds them; empty for a text-only row |
+| `prompt` | list of {role, content} | perhaps a `system` message, then turns from `user` to `user` |
 | `chosen`, `rejected` | list of {role, content} | exactly one `assistant` message each |
 | `chosen_sentences`, `rejected_sentences` | list of {start, end} | character offsets into that message |
-| `chosen_similarity`, `rejected_similarity` | list of float32 | one cosine per sentence; a null item could not be scored, a null list was not scored |
+| `chosen_similarity`, `rejected_similarity` | list of float32 | one cosine per sentence, see below |
 | `id` | string | unique in the dataset |
 | `source` | string | the name of the source |
+
+A similarity that is null could not be computed; a null list has not been scored.
 
 `content` is a plain string. Where the images are: a prompt without literal `<image>` markers has its images
 before the text of the first user turn. A prompt with markers has one marker for each image, in order, in its
@@ -21,7 +23,7 @@ marker says and are removed by `convert` (`default_markers`).
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,8 +69,6 @@ FEATURES = {name: feature for name, (_, feature) in COLUMNS.items()}
 
 def arrow_schema() -> pa.Schema:
     """The schema of every parquet file of a converted dataset, with the features `datasets` reads."""
-    import json
-
     info = json.dumps({"info": {"features": FEATURES}})
     return pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()], metadata={"huggingface": info})
 
@@ -102,7 +102,7 @@ def default_markers(prompt: list[dict[str, str]], images: int) -> list[dict[str,
 
 
 def invariants(row: dict[str, Any]) -> list[str]:
-    """What is wrong with a row, one text per problem; empty for a sound row. Image bytes are not looked at."""
+    """What is wrong with a row, one text per problem. Image bytes are not looked at."""
     return [*_prompt_problems(row), *_response_problems(row)]
 
 
@@ -122,15 +122,17 @@ def _prompt_problems(row: dict[str, Any]) -> Iterator[str]:
             return
         if role == "system" and index:
             yield "a system message is not the first message of the prompt"
+        elif role != "system" and role == (prompt[index - 1].get("role") if index else "assistant"):
+            yield f"the turns of the prompt do not alternate: message {index} is {role}"
         if role != "user" and IMAGE_MARKER in content:
             yield f"a {role} message holds a literal {IMAGE_MARKER} marker"
     if prompt[-1]["role"] != "user":
         yield "the prompt does not end with a user turn"
+    elif not prompt[-1]["content"].replace(IMAGE_MARKER, "").strip():
+        yield "empty prompt"
     images, markers = len(row.get("images") or []), count_markers(prompt)
     if markers not in (0, images):
         yield f"{markers} literal {IMAGE_MARKER} markers for {images} images"
-    if not images and not any(message["content"].strip() for message in prompt):
-        yield "empty prompt"
 
 
 def _response_problems(row: dict[str, Any]) -> Iterator[str]:
@@ -178,11 +180,6 @@ def _span_problems(text: str, spans: list[dict[str, int]]) -> Iterator[str]:
         end = stop
     if text[end:].strip():
         yield f"text after {end} belongs to no sentence"
-
-
-def is_finite_or_null(values: Iterable[float | None]) -> bool:
-    """Whether every similarity is a number or null."""
-    return all(value is None or math.isfinite(value) for value in values)
 
 
 def shards(folder: Path | str) -> list[Path]:

@@ -1,7 +1,8 @@
 """A function applied to a stream in several processes, results in order, nothing left behind.
 
-Not `multiprocessing.Pool`: its workers outlive a parent killed with -9, and a worker killed for memory leaves the
-parent waiting for ever. Here each worker hangs on one pipe, and either end notices when the other is gone.
+Not `multiprocessing.Pool`: its workers outlive a parent killed with -9, and a worker killed for memory
+leaves the parent waiting for ever. Here each worker hangs on one pipe, and either end notices when the
+other is gone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import multiprocessing
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -26,11 +27,11 @@ def ordered_map(
     items: Iterable[tuple[Item, Any]],
     workers: int,
     ahead: int | None = None,
-) -> Iterator[tuple[Item, Any, Result]]:
+) -> Generator[tuple[Item, Any, Result], None, None]:
     """`(item, kept, function(item))` for each `(item, kept)`, in order; `kept` stays in this process.
 
-    `function` and the items are pickled. With one worker everything runs here. At most `ahead` items (twice the
-    workers and one, if not given) are under way. A worker that dies raises `DataError`.
+    `function` and the items are pickled. With one worker everything runs here. At most `ahead` items (twice
+    the workers, if not given) are under way. A worker that dies raises `DataError`.
     """
     if workers <= 1:
         for item, kept in items:

@@ -74,6 +74,10 @@ class ShardWriter:
             self._writer.write_table(pa.concat_tables(self._held), row_group_size=GROUP_ROWS)
         self._held, self._held_rows, self._held_bytes = [], 0, 0
 
+    def add_metadata(self, values: dict[bytes, bytes]) -> None:
+        """Add key-value metadata to the file's footer."""
+        self._writer.add_key_value_metadata(values)
+
     def close(self) -> None:
         """Finish the file and give it its name."""
         self._flush()

@@ -57,7 +57,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Turn multimodal preference datasets into sentence-annotated ones for ASPO: convert, score, look, share."""
+    """Make sentence-annotated preference datasets for ASPO: convert, score, check, look, share."""
     from dataset_tools.cli import errors
 
     errors.show_traceback(traceback)

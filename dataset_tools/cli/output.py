@@ -39,7 +39,7 @@ def result(value: dict[str, Any], text: str, as_json: bool) -> None:
 
 
 class Progress:
-    """Counted progress on stderr: a line rewritten in place on a terminal, a plain line every while elsewhere.
+    """Counted progress on stderr: one line rewritten in place on a terminal, plain lines elsewhere.
 
     ```python
     with Progress("convert", total=rows, unit="rows") as progress:

@@ -16,23 +16,23 @@ class BadRow(Exception):
 
 
 class SkippedPair(Exception):
-    """A pair that the source's own recipe leaves out (a tie, say): counted under this reason, not rejected."""
+    """A pair that the source's recipe leaves out (a tie, say): counted under this reason, not rejected."""
 
 
 @dataclass
 class Pair:
     """One preference pair before it is split into sentences.
 
-    `images`: an `int` stands for an image embedded in the source's row, a `str` for a path below the image root.
-    `prompt`: the text of one user turn, or a list of {role, content}. Literal `<image>` markers say where the
-    images belong; without any they come first. `id` is left out where the source has none: the row's position
-    is used then.
+    `images`: an `int` stands for an image embedded in the row, a `str` for a path below the image root.
+    `prompt`: the text of one user turn, or a list of {role, content}. Literal `<image>` markers say where
+    the images belong; without any they come first. `id` is empty where the source has none: the row's
+    position is used then. `chosen` and `rejected` may be None, which makes a bad row.
     """
 
     images: list[int | str]
     prompt: str | Messages
-    chosen: str
-    rejected: str
+    chosen: str | None
+    rejected: str | None
     id: str = ""
 
 
@@ -118,9 +118,9 @@ ROLES = {"human": "user", "gpt": "assistant", **{name: name for name in NAMES}}
 def turns(value: Any, tags: Mapping[str, str] | None = None) -> Messages:
     """A conversation as {role, content} messages. A list that is wrapped twice is unwrapped.
 
-    A turn is {from, value} or {role, content}, told by its keys; `tags` names other keys and roles the way
-    LLaMA-Factory does (`role_tag`, `content_tag`, `user_tag`, `assistant_tag`, `system_tag`). A content may be
-    TRL's list of {type, text}: its images become `<image>` markers.
+    A turn is {from, value} or {role, content}, told by its keys; `tags` names other keys and roles as
+    LLaMA-Factory does (`role_tag`, `content_tag`, `user_tag`, `assistant_tag`, `system_tag`). A content may
+    be TRL's list of {type, text}: its images become `<image>` markers.
     """
     tags = tags or {}
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):

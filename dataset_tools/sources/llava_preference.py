@@ -16,8 +16,9 @@ class LlavaPreference(Source):
     url = "https://huggingface.co/datasets/zhiqings/LLaVA-Human-Preference-10K"
     citation = """@article{sun2023llavarlhf,
   title={Aligning Large Multimodal Models with Factually Augmented RLHF},
-  author={Sun, Zhiqing and Shen, Sheng and Cao, Shengcao and Liu, Haotian and Li, Chunyuan and Shen, Yikang and
-    Gan, Chuang and Gui, Liang-Yan and Wang, Yu-Xiong and Yang, Yiming and Keutzer, Kurt and Darrell, Trevor},
+  author={Sun, Zhiqing and Shen, Sheng and Cao, Shengcao and Liu, Haotian and Li, Chunyuan and
+    Shen, Yikang and Gan, Chuang and Gui, Liang-Yan and Wang, Yu-Xiong and Yang, Yiming and
+    Keutzer, Kurt and Darrell, Trevor},
   journal={arXiv preprint arXiv:2309.14525},
   year={2023}
 }"""
@@ -29,7 +30,7 @@ class LlavaPreference(Source):
         outputs = [self._output(row, name) for name in ("output_1", "output_2")]
         chosen, rejected = outputs if preferred == "1" else outputs[::-1]
         prompt = turns(row["conversations"])
-        yield Pair(identifier(row, "id"), image_list(row["image"]), prompt, chosen, rejected)
+        yield Pair(image_list(row["image"]), prompt, chosen, rejected, identifier(row, "id"))
 
     @staticmethod
     def _output(row: Mapping[str, Any], name: str) -> str:

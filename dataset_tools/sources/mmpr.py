@@ -15,7 +15,8 @@ class Mmpr(Source):
     url = "https://huggingface.co/datasets/OpenGVLab/MMPR-v1.2"
     images = "optional"
     citation = """@article{wang2024mmpr,
-  title={Enhancing the Reasoning Ability of Multimodal Large Language Models via Mixed Preference Optimization},
+  title={Enhancing the Reasoning Ability of Multimodal Large Language Models via Mixed Preference
+    Optimization},
   author={Wang, Weiyun and Chen, Zhe and Wang, Wenhai and Cao, Yue and Liu, Yangzhou and Gao, Zhangwei and
     Zhu, Jinguo and Zhu, Xizhou and Lu, Lewei and Qiao, Yu and Dai, Jifeng},
   journal={arXiv preprint arXiv:2411.10442},

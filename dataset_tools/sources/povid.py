@@ -26,4 +26,4 @@ class Povid(Source):
         other, rejected = split_answer(turns(row["rejected_conversations"]))
         if [message["content"] for message in other] != [message["content"] for message in prompt]:
             raise BadRow("conversations and rejected_conversations differ before their last answer")
-        yield Pair(identifier(row, "id"), image_list(row["image"]), prompt, chosen, rejected)
+        yield Pair(image_list(row["image"]), prompt, chosen, rejected, identifier(row, "id"))

@@ -16,7 +16,8 @@ class RlhfV(Source):
     license = "cc-by-nc-4.0"
     url = "https://huggingface.co/datasets/openbmb/RLHF-V-Dataset"
     citation = """@article{yu2023rlhfv,
-  title={RLHF-V: Towards Trustworthy MLLMs via Behavior Alignment from Fine-grained Correctional Human Feedback},
+  title={RLHF-V: Towards Trustworthy MLLMs via Behavior Alignment from Fine-grained Correctional Human
+    Feedback},
   author={Yu, Tianyu and Yao, Yuan and Zhang, Haoye and He, Taiwen and Han, Yifeng and Cui, Ganqu and
     Hu, Jinyi and Liu, Zhiyuan and Zheng, Hai-Tao and Sun, Maosong and Chua, Tat-Seng},
   journal={arXiv preprint arXiv:2312.00849},

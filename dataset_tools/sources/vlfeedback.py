@@ -1,4 +1,4 @@
-"""MMInstruction/VLFeedback: four rated completions of a prompt, paired as Silkie does or best against worst."""
+"""MMInstruction/VLFeedback: rated completions of a prompt, paired as Silkie does or best against worst."""
 
 from __future__ import annotations
 
