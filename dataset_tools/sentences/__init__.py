@@ -1,0 +1,43 @@
+"""Sentences of a response: `split_sentences(text)` gives exact character offsets for any text.
+
+syntok finds the sentences of plain prose. Around it, `blocks` cuts the text into lines that belong together,
+`masks` hides what must not be read as the end of a sentence, and `rules` decides what syntok is known to miss.
+See docs/sentences.md for what counts as a sentence.
+"""
+
+from __future__ import annotations
+
+from dataset_tools.sentences.blocks import blocks
+from dataset_tools.sentences.rules import cuts
+
+SPLITTER_VERSION = "aspo-sentences 1 (syntok 1.4.4)"
+"""Recorded in every dataset. Changes whenever any text may be split otherwise than before."""
+
+__all__ = ["SPLITTER_VERSION", "split_sentences"]
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """The sentences of `text` as (start, end) character offsets.
+
+    For every text the spans are in order, do not overlap, are not empty, neither start nor end with white
+    space, and hold every character that is not white space. The result depends on `text` alone. Takes time
+    linear in the length of the text.
+    """
+    starts: list[int] = []
+    for block in blocks(text):
+        starts.append(block.start)
+        if not block.is_unit:
+            starts += [block.start + cut for cut in cuts(text[block.start : block.end], block.marker)]
+    spans: list[tuple[int, int]] = []
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=False):
+        piece = text[start:end]
+        stripped = piece.strip()
+        if not stripped:
+            continue
+        start += len(piece) - len(piece.lstrip())
+        if spans and not any(map(str.isalnum, stripped)):
+            # Rules, stray marks and lone emoji say nothing by themselves.
+            spans[-1] = (spans[-1][0], start + len(stripped))
+        else:
+            spans.append((start, start + len(stripped)))
+    return spans

@@ -1,0 +1,104 @@
+"""Masks: what must not be read as the end of a sentence is overwritten, character for character.
+
+A mask keeps the length of the text, so that an offset into the masked text is one into the text. Code, maths,
+links and addresses become one capitalised word; full stops inside short quotations and brackets become
+letters; emphasis, brackets, quotation marks, emoji and markers become spaces.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CODE = re.compile(r"``[^`\n]+``|`[^`\n]+`")
+_MATHS = re.compile(
+    r"\$\$[^$]+\$\$"
+    r"|\$(?![\s$])[^$\n]+(?<!\s)\$(?!\d)"
+    r"|\\\((?:[^\\]|\\(?![()]))*\\\)"
+    r"|\\\[(?:[^\\]|\\(?![\[\]]))*\\\]"
+)
+_ENVIRONMENT = re.compile(r"\\begin\{[a-zA-Z]{1,20}\*?\}(?:[^\\]|\\(?!begin|end))*\\end\{[a-zA-Z]{1,20}\*?\}")
+_LINK = re.compile(r"(?<=\]\()[^()\s]+(?=\))|(?:https?://|www\.)[^\s<>\"'”）)\]]*[^\s<>\"'”）)\].,;:!?。，]")
+_ADDRESS = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)*")
+_TAG = re.compile(r"<(/?)([A-Za-z][\w-]{0,30})\s?/?>")
+_QUOTATIONS = re.compile(
+    r"(?<!\w)\"(?=[^\s\"])[^\"]{1,150}\"(?!\w)"
+    r"|“[^“”]{1,150}”"
+    r"|「[^「」]{1,80}」|『[^『』]{1,80}』"
+    r"|(?<!\w)‘(?:[^‘’]|’(?=\w)){1,150}’(?!\w)"
+    r"|(?<![\w'])'(?=[^\s'])(?:[^']|(?<=\w)'(?=\w)){1,150}'(?!\w)"
+)
+_BRACKETS = re.compile(r"\([^()]{1,200}\)|（[^（）]{1,120}）|\[[^\[\]]{1,200}\]")
+_QUOTE_LINES = re.compile(r"(?<=\n)[ \t]*>[ \t>]*")
+EMOJI = re.compile(
+    "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u231a-\u23ff]"
+    "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u231a-\u23ff\ufe0f\u200d\u20e3]*"
+)
+
+_STOPS = dict.fromkeys(map(ord, ".!?…。！？．｡"), "x")
+_LATER_STOP = re.compile(r"[.!?…。！？．｡]")
+_BEFORE_SENTENCE = frozenset(".!?…。！？\"”」』:：")
+
+
+def mask(text: str, marker: int = 0) -> str:
+    """`text` at equal length, its first `marker` characters and all that holds no boundary overwritten."""
+    if marker:
+        text = " " * marker + text[marker:]
+    if "`" in text:
+        text = _CODE.sub(_word, text)
+    if "$" in text or "\\" in text:
+        text = _MATHS.sub(_word, text)
+        if "\\begin" in text:
+            text = _ENVIRONMENT.sub(_word, text)
+    if "](" in text or "://" in text or "www." in text:
+        text = _LINK.sub(_word, text)
+    if "@" in text:
+        text = _ADDRESS.sub(_word, text)
+    if "<" in text:
+        text = _TAG.sub(_tag, text)
+    if "\n" in text and ">" in text:
+        text = _QUOTE_LINES.sub(_blank, text)
+    if '"' in text or "'" in text or not text.isascii():
+        text = _QUOTATIONS.sub(_quotation, text)
+    if "(" in text or "[" in text or "（" in text:
+        text = _BRACKETS.sub(_bracket, text)
+    return text
+
+
+def _word(match: re.Match[str]) -> str:
+    """One capitalised word, with the full stop that some writers put inside the closing delimiter."""
+    inside = match[0].rstrip("`$\\)]")
+    if inside[-1:] == "." and len(inside) > 2:
+        rest = len(match[0]) - len(inside)
+        return "X" + "x" * (len(inside) - 2) + "." + "`" * rest
+    return "X" + "x" * (len(match[0]) - 1)
+
+
+def _tag(match: re.Match[str]) -> str:
+    """A tag, as an opening or closing mark that belongs to the words it touches."""
+    mark = " " if match[2] == "br" else "⟩" if match[1] else "⟨"
+    return mark * len(match[0])
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match[0])
+
+
+def _quotation(match: re.Match[str]) -> str:
+    """A short quotation: only the stops that end it can end a sentence."""
+    quotation = match[0]
+    inside = quotation[1:-1].rstrip(".!?…。！？．｡")
+    if not _LATER_STOP.search(inside):
+        return quotation
+    return quotation[0] + inside.translate(_STOPS) + quotation[len(inside) + 1 :]
+
+
+def _bracket(match: re.Match[str]) -> str:
+    """A bracket: no stop in it ends a sentence, unless the bracket is a sentence by itself."""
+    bracket = match[0]
+    if not _LATER_STOP.search(bracket):
+        return bracket
+    before = match.string[max(0, match.start() - 3) : match.start()].rstrip()
+    if not before or before[-1] in _BEFORE_SENTENCE:
+        inside = bracket[1:-1].rstrip(".!?…。！？．｡")
+        return bracket[0] + inside.translate(_STOPS) + bracket[len(inside) + 1 :]
+    return bracket.translate(_STOPS)
