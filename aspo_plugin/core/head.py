@@ -7,9 +7,11 @@ afterwards (soft-capping, scaling) is not assumed: the first call compares a few
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +80,7 @@ class HeadReader:
     after: Callable[[Tensor], Tensor] | None = None
     plain: bool = True
     whole: str = ""
-    probed: bool = field(default=False)
+    probed: bool = False
 
     @contextmanager
     def reading(self, rows: Rows) -> Iterator[Call]:
@@ -150,20 +152,26 @@ class HeadReader:
 
 
 def _known_functions(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
-    config = getattr(unwrap(model), "config", None)
+    """Soft-capping and scaling as the configs of the model and of its language model may ask for them."""
+    config: Any = getattr(unwrap(model), "config", None)
     for owner in (config, config.get_text_config() if hasattr(config, "get_text_config") else None):
         cap = getattr(owner, "final_logit_softcapping", None)
         if cap:
-            yield lambda logits, cap=cap: torch.tanh(logits / cap) * cap
-        scale = getattr(owner, "logit_scale", None)
+            yield partial(_soft_capped, cap=cap)
+        scale, divisor = getattr(owner, "logit_scale", None), getattr(owner, "logits_scaling", None)
         if isinstance(scale, float):
-            yield lambda logits, scale=scale: logits * scale
-        scaling = getattr(owner, "logits_scaling", None)
-        if scaling:
-            yield lambda logits, scaling=scaling: logits / scaling
+            yield partial(torch.mul, other=scale)
+        if divisor:
+            yield partial(torch.div, other=divisor)
 
 
-def read_logps(model: nn.Module, inputs: dict, rows: Rows, readers: dict) -> tuple[Tensor, str]:
+def _soft_capped(logits: Tensor, cap: float) -> Tensor:
+    return torch.tanh(logits / cap) * cap
+
+
+def read_logps(
+    model: nn.Module, inputs: dict[str, Any], rows: Rows, readers: MutableMapping[nn.Module, HeadReader]
+) -> tuple[Tensor, str]:
     """One forward: log-probs [N] in float32, and why the chunked head was not used ("" where it was).
 
     `readers` keeps what was learnt of each head between calls.

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from aspo_plugin.core import selfcheck
 from aspo_plugin.core.architectures import Architecture, describe
-from aspo_plugin.core.head import Rows, read_logps, unwrap
+from aspo_plugin.core.head import HeadReader, Rows, read_logps, unwrap
 from aspo_plugin.core.shared_prefix import (
+    IMAGE_INPUTS,
     IMAGES_ONCE,
     UNUSED_INPUTS,
     Layout,
@@ -46,8 +47,8 @@ class ResponseLogProbs:
         self.pairs: Counter[str] = Counter()
         self.verdict: selfcheck.Verdict | None = None
         self._to_check = self_check
-        self._readers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-        self._known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._readers: weakref.WeakKeyDictionary[nn.Module, HeadReader] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[nn.Module, Architecture | str] = weakref.WeakKeyDictionary()
         self._last: tuple[weakref.ref, _Batch] | None = None
 
     def __call__(self, model: nn.Module, inputs: Mapping[str, Any], response_mask: Tensor) -> Tensor:
@@ -96,8 +97,11 @@ class ResponseLogProbs:
             if batch.architecture == architecture and batch.inputs["input_ids"] is inputs["input_ids"]:
                 return batch
         batch = _Batch(model, inputs, response_mask, architecture)
-        self._last = (weakref.ref(response_mask), batch)
+        self._last = (weakref.ref(response_mask, self._forget), batch)
         return batch
+
+    def _forget(self, _: Any) -> None:
+        self._last = None
 
     def _read(self, model: nn.Module, batch: _Batch, count: bool = False, plain: bool = False) -> Tensor:
         shared = batch.layout is not None and not plain
@@ -116,8 +120,7 @@ class ResponseLogProbs:
         self._to_check = False
         with torch.no_grad():
             plain = self._read(model, batch, plain=True)
-            padded = batch.padded()
-            rows, given = padded
+            rows, given = batch.padded()
             other, _ = read_logps(model, {**given, "use_cache": False}, rows, self._readers)
         precision = selfcheck.precision_of(model, device)
         # Every rank reads its verdict only after the forwards, which all ranks must run together.
@@ -193,6 +196,4 @@ class _Batch:
 
 
 def _has_images(inputs: Mapping[str, Any]) -> bool:
-    from aspo_plugin.core.shared_prefix import IMAGE_INPUTS
-
     return any(key in IMAGE_INPUTS for key in inputs)

@@ -70,7 +70,7 @@ class Layout:
     """Where everything of a batch of pairs goes; all tensors long, B pairs of rows [L] become rows [S].
 
     `source` [B, S]: into the flattened [2B, L] of the ordinary rows. `segment` [B, S]: PROMPT, CHOSEN,
-    REJECTED or PADDING. `ordinal` [B, S]: place of the token in its ordinary row. `longest`: of those rows.
+    REJECTED or PADDING. `ordinal` [B, S]: place of the token in its ordinary row.
     `predictor` [N]: into the flattened [B, S], the token that predicts response token n.
     `place` [N]: into the flattened [2B, L], that response token.
     """
@@ -80,7 +80,6 @@ class Layout:
     ordinal: Tensor
     predictor: Tensor
     place: Tensor
-    longest: int
 
     def rows(self, input_ids: Tensor) -> Rows:
         shape = (self.source.shape[0], self.source.shape[1])
@@ -150,7 +149,6 @@ def plan(
         "ordinal": ordinal,
         "predictor": predictor[place],
         "place": place,
-        "longest": np.array(int(attention_mask.sum(1).max())),
     }
 
 
@@ -159,8 +157,8 @@ def to_layout(arrays: dict[str, np.ndarray], device: torch.device) -> Layout:
     names = ("source", "segment", "ordinal", "predictor", "place")
     packed = torch.from_numpy(np.concatenate([arrays[name].ravel() for name in names])).to(device)
     parts = packed.split([arrays[name].size for name in names])
-    tensors = [part.view(arrays[name].shape) for name, part in zip(names, parts, strict=True)]
-    return Layout(*tensors, longest=int(arrays["longest"]))
+    tensors = {name: part.view(arrays[name].shape) for name, part in zip(names, parts, strict=True)}
+    return Layout(**tensors)
 
 
 def unfit(inputs: Mapping[str, Any], architecture: Architecture, longest: int) -> str:
@@ -254,7 +252,7 @@ def _positions(
 
 def _multimodal_positions(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
     """[3, 2B, L] as the model gives its own ordinary rows, or None where it just counts."""
-    inner = getattr(unwrap(model), "model", None)
+    inner: Any = getattr(unwrap(model), "model", None)
     grids = {key: inputs[key] for key in ("image_grid_thw", "video_grid_thw") if inputs.get(key) is not None}
     if not hasattr(inner, "get_rope_index") or not grids or inputs.get("mm_token_type_ids") is None:
         return None
