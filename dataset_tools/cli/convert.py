@@ -65,8 +65,8 @@ def convert(
 ) -> None:
     """Convert a preference dataset to one annotated with sentences.
 
-    Texts are split into sentences, images are passed on byte for byte. Rows that cannot be used go to
-    OUT/rejected.jsonl with the reason. A stopped conversion goes on with --resume.
+    Texts are split into sentences, images passed on byte for byte. Rows that cannot be used
+    go to OUT/rejected.jsonl with the reason. A stopped conversion goes on with --resume.
 
     \b
     Examples:
