@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .rows import open_image
+from dataset_tools.scorer import open_image
 
 # Outputs of a processor that have one entry per prompt token; everything else describes the images.
 _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")

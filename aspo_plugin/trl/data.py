@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset, Features, Value, concatenate_datasets
-from datasets import Image as ImageFeature
 from datasets.fingerprint import Hasher
 
 from .rows import LengthLimit, RefusedRow, RowPreparer
@@ -30,7 +29,8 @@ _PREPARED = Features(
     }
 )
 _REFUSED = "refused"
-_IMAGE_COLUMNS = ("images", "image")
+# Fewer are prepared sooner than a process starts.
+_ROWS_PER_PROCESS = 500
 COLUMNS = tuple(_PREPARED)
 
 
@@ -47,7 +47,7 @@ def prepare_dataset(
     limit: LengthLimit | None = None,
     name: str = "the dataset",
     num_proc: int | None = None,
-    score: Callable[[Dataset], list[list[float | None] | None]] | None = None,
+    score: Callable[[Dataset], Dataset] | None = None,
     setting_name: str = "aspo_{}",
 ) -> Dataset:
     """All that can be done to the pairs before a model is there; done once, the collator does the rest.
@@ -64,7 +64,7 @@ def prepare_dataset(
         limit: what to do with long rows.
         name: how messages call the dataset.
         num_proc: processes for the rows.
-        score: gives one list of similarities per row for a dataset that has images and no similarities.
+        score: gives the column `chosen_similarity` for a dataset that has images and no similarities.
         setting_name: how the host's user writes a setting.
 
     Returns:
@@ -101,12 +101,8 @@ def prepare_dataset(
                 f"Score it with `aspo-data score`, or set `{setting_name.format('similarity_model')}` to a "
                 f"CLIP-like model, or set `{setting_name.format('alpha')}` to 0 (perplexity only)."
             )
-        scores = score(dataset)
         kept = [column for column in dataset.column_names if column != "chosen_similarity"]
-        scored = Dataset.from_dict(
-            {"chosen_similarity": scores}, Features({"chosen_similarity": [Value("float32")]})
-        )
-        dataset = concatenate_datasets([dataset.select_columns(kept), scored], axis=1)
+        dataset = concatenate_datasets([dataset.select_columns(kept), score(dataset)], axis=1)
 
     prepared = dataset.map(
         _prepare_row,
@@ -114,7 +110,7 @@ def prepare_dataset(
         with_indices=True,
         remove_columns=dataset.column_names,
         features=Features({**_PREPARED, _REFUSED: Value("string")}),
-        num_proc=num_proc,
+        num_proc=min(num_proc or 1, len(dataset) // _ROWS_PER_PROCESS) or None,
         new_fingerprint=Hasher.hash(
             (PREPARE_VERSION, dataset._fingerprint, processing_fingerprint(processing_class), preparer.limit)
         ),
@@ -131,47 +127,48 @@ def prepare_dataset(
 
 def _with_images(dataset: Dataset) -> Dataset:
     """The dataset with a column `images` of encoded files, a list of {bytes, path}; nothing is decoded."""
-    if "image" in dataset.column_names and "images" not in dataset.column_names:
-        feature = dataset.features["image"]
-        if isinstance(feature, ImageFeature):
-            dataset = dataset.cast_column("image", ImageFeature(decode=False))
-        dataset = dataset.map(
-            lambda row: {"images": [_encoded(row["image"])]},
-            remove_columns=["image"],
-            features=Features(
-                {**{k: v for k, v in dataset.features.items() if k != "image"}, "images": [_IMAGE]}
-            ),
-        )
-        return dataset
-    if "images" not in dataset.column_names:
-        empty = Dataset.from_dict({"images": [[]] * len(dataset)}, Features({"images": [_IMAGE]}))
-        return concatenate_datasets([dataset, empty], axis=1)
-    feature = dataset.features["images"]
-    item = getattr(feature, "feature", feature[0] if isinstance(feature, list) else None)
-    if isinstance(item, Value):
-        return dataset.map(
-            lambda row: {"images": [{"bytes": None, "path": path} for path in row["images"] or []]},
-            features=Features({**dataset.features, "images": [_IMAGE]}),
-        )
-    return dataset.cast_column("images", [ImageFeature(decode=False)]).cast_column("images", [_IMAGE])
+    columns = set(dataset.column_names)
+    if "images" in columns:
+        return _mapped_images(dataset, "images", lambda value: [_file(image) for image in value or []])
+    if "image" in columns:
+        return _mapped_images(dataset, "image", lambda value: [] if value is None else [_file(value)])
+    empty = Dataset.from_dict({"images": [[]] * len(dataset)}, Features({"images": [_IMAGE]}))
+    return concatenate_datasets([dataset, empty], axis=1)
 
 
-def _encoded(image: Any) -> dict[str, Any]:
+def _mapped_images(dataset: Dataset, column: str, convert: Callable[[Any], list[dict[str, Any]]]) -> Dataset:
+    others = Features({name: feature for name, feature in dataset.features.items() if name != column})
+    features = Features({**others, "images": [_IMAGE]})
+    if dataset.data.schema.field(column).type == features.arrow_schema.field("images").type:
+        # Only the description changes: casting would copy all image bytes, and decode nothing either.
+        info = dataset.info.copy()
+        info.features = Features({name: features[name] for name in dataset.column_names})
+        fingerprint = Hasher.hash((dataset._fingerprint, "undecoded"))
+        table = dataset.data.cast(info.features.arrow_schema)
+        return Dataset(table, info, dataset.split, dataset._indices, fingerprint)
+    raw = dataset.with_format("arrow")
+
+    def encoded(table: Any) -> dict[str, Any]:
+        return {"images": [convert(value) for value in table[column].to_pylist()]}
+
+    images = raw.map(
+        encoded, batched=True, remove_columns=dataset.column_names, features=Features({"images": [_IMAGE]})
+    )
+    return concatenate_datasets([dataset.select_columns(list(others)), images.with_format(None)], axis=1)
+
+
+def _file(image: Any) -> dict[str, Any]:
     return {"bytes": None, "path": image} if isinstance(image, str) else image
 
 
 def _rows_with_images(dataset: Dataset) -> list[int]:
-    lengths = dataset.select_columns(["images"]).with_format("arrow")
-    rows: list[int] = []
-    for start in range(0, len(dataset), 1000):
-        column = lengths[start : start + 1000]["images"]
-        counts = (
-            column.combine_chunks().value_lengths().to_pylist()
-            if hasattr(column, "combine_chunks")
-            else column.value_lengths().to_pylist()
-        )
-        rows += [start + index for index, count in enumerate(counts) if count]
-    return rows
+    column = dataset.select_columns(["images"]).with_format("arrow")
+    counts = (
+        count
+        for table in column.iter(1000)
+        for count in table["images"].combine_chunks().value_lengths().to_pylist()
+    )
+    return [index for index, count in enumerate(counts) if count]
 
 
 def _any_similarity(dataset: Dataset, rows: list[int]) -> bool:

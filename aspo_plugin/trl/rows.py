@@ -32,22 +32,8 @@ class LengthLimit:
     name: str = "max_length"
 
 
-def open_image(image: Any) -> Any:
-    """A PIL image in RGB, turned as its EXIF says, from {bytes, path}, a path or a PIL image.
-
-    The same pixels as `datasets` and `transformers.image_utils.load_image` give.
-    """
-    from PIL import Image, ImageOps
-
-    if isinstance(image, dict):
-        image = BytesIO(image["bytes"]) if image.get("bytes") else image["path"]
-    if not isinstance(image, Image.Image):
-        image = Image.open(image)
-    return ImageOps.exif_transpose(image).convert("RGB")
-
-
 def image_size(image: dict[str, Any]) -> tuple[int, int]:
-    """(width, height) as `open_image` would give it, from the file's header alone."""
+    """(width, height) as `dataset_tools.scorer.open_image` would give it, from the file's header alone."""
     from PIL import ExifTags, Image
 
     with Image.open(BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
@@ -142,7 +128,7 @@ class RowPreparer:
         messages, chosen, rejected = text_pair(row, len(images))
         plain = messages[0]["role"] == PLAIN
         shown = self._without_end_tokens(chosen) if plain else chosen
-        spans = _spans(row, shown)
+        spans = sentence_spans(row, shown)
         similarity = row.get("chosen_similarity")
         if similarity is not None and len(similarity) != len(spans):
             raise ValueError(f"chosen_similarity has {len(similarity)} values for {len(spans)} sentences")
@@ -259,7 +245,8 @@ class RowPreparer:
         )
 
 
-def _spans(row: dict[str, Any], chosen: str) -> list[tuple[int, int]]:
+def sentence_spans(row: dict[str, Any], chosen: str) -> list[tuple[int, int]]:
+    """The row's own sentences of its chosen response, or those of the splitter where it has none."""
     given = row.get("chosen_sentences")
     if not given:
         return split_sentences(chosen)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
+from datasets.config import HF_DATASETS_CACHE
 from torch import Tensor
 from transformers import AutoProcessor
 from trl import DPOTrainer
@@ -23,19 +25,14 @@ from .collator import AspoVisionCollator
 from .config import AspoConfig, refuse_options, settings_of
 from .data import COLUMNS, prepare_dataset
 from .rows import LengthLimit
+from .similarity import dataset_scorer
 
 _TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained Multimodal Reasoning"
 # Not inputs of the model.
 _ASPO_KEYS = ("completion_mask", "sentence_ids", "similarity")
 
 
-if TYPE_CHECKING:
-    _Base = DPOTrainer  # what `super()` is: a `DPOTrainer` or a host's subclass of it
-else:
-    _Base = object
-
-
-class AspoMixin(_Base):
+class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
     """What ASPO changes in a `DPOTrainer`, for TRL's own and for hosts' subclasses of it.
 
     The datasets may be prepared (`prepare_dataset`) or not. The logs have TRL's `rewards/*` and `logps/*`,
@@ -117,7 +114,12 @@ class AspoMixin(_Base):
             limit=self._aspo_limit,
             name=f"the {name} dataset",
             num_proc=args.dataset_num_proc,
+            score=self._scorer(),
         )
+
+    def _scorer(self) -> Any:
+        model = self.aspo_settings.similarity_model
+        return dataset_scorer(model, Path(HF_DATASETS_CACHE) / "aspo_similarity") if model else None
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return self._prepare(dataset, processing_class, args, dataset_name)

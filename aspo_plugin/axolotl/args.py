@@ -1,0 +1,98 @@
+"""The `aspo:` block of an Axolotl config, made of the shared settings, and what cannot go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from aspo_plugin.config import AspoSettings, canonical, settings_from
+
+NAME = "aspo: {}"  # how a user of Axolotl writes a setting
+DATASET_KEYS = ("path", "split", "type", "data_files", "revision")
+
+# Config key -> (values that are fine, why others are not). A key that is not set is always fine.
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "sample_packing": ((False,), "packed rows have no pairs; pairs are batched by micro_batch_size"),
+    "eval_sample_packing": ((False,), "packed rows have no pairs"),
+    "pad_to_multiple_of": ((), "rows are padded to the longest of the batch"),
+    "streaming": ((False,), "every pair is checked before training"),
+    "pretraining_dataset": ((), "ASPO trains on preference pairs: use datasets"),
+    "skip_prepare_dataset": ((False,), "sentences are placed on the tokens while the data is prepared"),
+    "group_by_length": ((False,), "the length of a row with images is known only when it is collated"),
+    "context_parallel_size": ((1,), "a sentence's log-probs would be spread over processes"),
+    "dpo_use_liger_kernel": ((False,), "Liger's fused loss gives no per-token log-probs"),
+    "dpo_padding_free": ((False,), "the sentences of a pair are found by its row"),
+    "dpo_use_weighting": ((False,), "ASPO brings its own weights"),
+    "dpo_label_smoothing": ((0, 0.0), "the loss of ASPO has no label smoothing"),
+    "dpo_loss_type": ((["sigmoid"],), "the loss of ASPO is -log sigmoid of its own margin"),
+    "dpo_loss_weights": ((), "ASPO is one loss"),
+    "precompute_ref_log_probs": ((False,), "it keeps one sum per response; use `aspo: reference_cache`"),
+    "reward_model": ((False,), "ASPO trains a policy"),
+    "process_reward_model": ((False,), "ASPO trains a policy"),
+}
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            raise ValueError(f"aspo is {values!r}: write a block of settings, for example `alpha: 0.5`.")
+        settings_from(dict(values), NAME)
+        return {name: canonical(name, value) for name, value in values.items()}
+
+
+_TYPES = get_type_hints(AspoSettings)
+AspoBlock: Any = create_model(
+    "AspoBlock",
+    __base__=_Block,
+    __doc__="The `aspo:` block.",
+    **{
+        item.name: (_TYPES[item.name], Field(default=item.default, description=item.metadata["help"]))
+        for item in fields(AspoSettings)
+    },
+)
+
+
+class AspoArgs(BaseModel):
+    """What the plugin adds to Axolotl's config."""
+
+    aspo: AspoBlock | None = Field(default=None, description="Settings of `rl: aspo`.")
+
+
+def refuse(cfg: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for the first option of a raw config that cannot work with `rl: aspo`."""
+    strays = sorted(key for key in cfg if key.startswith("aspo") and key != "aspo")
+    if strays:
+        names = ", ".join(item.name for item in fields(AspoSettings))
+        raise ValueError(
+            f"{', '.join(strays)} is not a key of Axolotl: settings of ASPO go into the block `aspo:`, "
+            f"whose keys are {names}."
+        )
+    AspoBlock.model_validate(cfg.get("aspo") or {})
+    for key, (allowed, why) in _REFUSED.items():
+        value = cfg.get(key)
+        if value is not None and value not in allowed:
+            raise ValueError(f"{key}: {value} does not work with rl: aspo, because {why}. Remove the key.")
+    if cfg.get("trainer_cls"):
+        raise ValueError(
+            f"trainer_cls: {cfg['trainer_cls']} would replace the trainer of rl: aspo. Remove trainer_cls, "
+            "or choose another rl."
+        )
+    if not cfg.get("datasets"):
+        raise ValueError(
+            "rl: aspo needs datasets: a list of preference sets, for example `- path: my-folder`."
+        )
+    for key in ("datasets", "test_datasets"):
+        for entry in cfg.get(key) or []:
+            unknown = sorted(set(entry) - set(DATASET_KEYS))
+            if unknown or not entry.get("path"):
+                problem = (
+                    f"has {', '.join(unknown)}, which rl: aspo does not read" if unknown else "has no path"
+                )
+                raise ValueError(f"{key}: {dict(entry)} {problem}. The keys are {', '.join(DATASET_KEYS)}.")

@@ -1,0 +1,308 @@
+"""All contact with Axolotl's private parts. Checked with Axolotl 0.19.0; `check_host` finds what has moved.
+
+`register`: `rl: aspo` becomes `rl: dpo` with our `trainer_cls`.
+    Relies on: `rl` is a closed enum, and `HFRLTrainerBuilder._get_trainer_cls` reads `trainer_cls`.
+    Can go when: a plugin may add a kind of `rl`.
+`_serve_evaluate`: replaces `axolotl.common.datasets.prepare_preference_datasets` for ASPO's configs.
+    Relies on: `axolotl evaluate` gets its datasets there and asks no plugin's `load_datasets`.
+    Can go when: it asks plugins, as `train` and `preprocess` do.
+`_fit_to_cpu`: no `device_map` for several processes without an accelerator.
+    Relies on: Axolotl sets `{"": rank}`, which is no device of a CPU.
+    Can go when: Axolotl trains with several processes on CPU.
+`prepared_splits`: Axolotl's own functions read, merge, split, keep and lock the datasets.
+    Relies on: their signatures.
+    Can go when: its path for preference data takes messages and images.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .args import DATASET_KEYS, refuse
+
+logger = logging.getLogger(__name__)
+
+TESTED = ("0.19.0",)
+TRAINER = "aspo_plugin.axolotl.trainer.AxolotlAspoTrainer"
+PLUGIN = "aspo_plugin.axolotl.AspoPlugin"
+
+_TOUCHED = (
+    "axolotl.common.datasets:TrainDatasetMeta",
+    "axolotl.common.datasets:load_preference_datasets",
+    "axolotl.common.datasets:prepare_preference_datasets",
+    "axolotl.core.builders.rl:HFRLTrainerBuilder._get_trainer_cls",
+    "axolotl.core.trainers.dpo.trainer:AxolotlDPOTrainer",
+    "axolotl.integrations.base:PluginManager.get_instance",
+    "axolotl.loaders:load_processor",
+    "axolotl.loaders:load_tokenizer",
+    "axolotl.prompt_strategies.dpo:load",
+    "axolotl.utils.data.lock:FileLockLoader",
+    "axolotl.utils.data.shared:create_train_validation_split",
+    "axolotl.utils.data.shared:generate_dataset_hash_from_config",
+    "axolotl.utils.data.shared:load_dataset_with_config",
+    "axolotl.utils.data.shared:load_preprocessed_dataset",
+    "axolotl.utils.data.shared:merge_datasets",
+    "axolotl.utils.data.shared:save_preprocessed_dataset",
+    "axolotl.utils.data.utils:deduplicate_and_log_datasets",
+    "axolotl.utils.dict:DictDefault",
+)
+
+
+def check_host(touched: tuple[str, ...] = _TOUCHED[:3]) -> None:
+    """Raise `RuntimeError` naming the first place of Axolotl that is not where it was.
+
+    Checks the light half by default; `_TOUCHED` as a whole imports the trainers.
+    """
+    from axolotl import __version__
+
+    for place in touched:
+        module, _, path = place.partition(":")
+        try:
+            functools.reduce(getattr, path.split("."), importlib.import_module(module))
+        except (ImportError, AttributeError) as error:
+            raise RuntimeError(
+                f"rl: aspo relies on {place}, which Axolotl {__version__} does not have ({error}). "
+                f"It was tested with Axolotl {', '.join(TESTED)}: install that, or a newer aspo-plugin."
+            ) from error
+    if __version__ not in TESTED:
+        logger.warning("rl: aspo was tested with Axolotl %s, this is %s", ", ".join(TESTED), __version__)
+
+
+def is_aspo(cfg: Any) -> bool:
+    """Whether a registered config trains ASPO."""
+    return cfg.get("trainer_cls") == TRAINER
+
+
+def register(cfg: Any) -> None:
+    """Check a raw config and turn `rl: aspo` into what Axolotl can run. A second call changes nothing.
+
+    Raises `ValueError` for an option that cannot work, or where the config does not say `rl: aspo`.
+    """
+    if is_aspo(cfg) and cfg.get("rl") == "dpo":  # Ray registers the validated config again in each worker
+        return
+    if cfg.get("rl") != "aspo":
+        raise ValueError(
+            f"plugins lists {PLUGIN}, but rl is {cfg.get('rl')}: nothing of ASPO would happen. "
+            "Set rl: aspo, or remove the plugin (and the block aspo, if there is one)."
+        )
+    refuse(cfg)
+    check_host()
+    cfg["rl"] = "dpo"
+    cfg["trainer_cls"] = TRAINER
+    cfg["aspo"] = dict(cfg.get("aspo") or {})
+    if cfg.get("seed") is None:
+        cfg["seed"] = 42  # without one, every process shuffles and splits the data in its own way
+    _serve_evaluate()
+
+
+def current_config() -> Any:
+    """The validated config of this process."""
+    from axolotl.integrations.base import PluginManager
+
+    return PluginManager.get_instance().cfg
+
+
+def training_args(cfg: Any) -> dict[str, Any] | None:
+    """What the training arguments need beyond the config."""
+    if not is_aspo(cfg):
+        return None
+    # ASPO computes log-probs only, so a mixture-of-experts model gets no load-balancing loss.
+    args: dict[str, Any] = {"router_aux_loss_coef": 0.0}
+    if cfg.device == "cpu":
+        args["use_cpu"] = True  # else several processes would each train alone
+    return args
+
+
+def processing_class(cfg: Any, tokenizer: Any) -> Any:
+    """The processor of a vision-language model, with the chat template of the config; else the tokenizer."""
+    from axolotl.loaders import load_processor
+
+    if not cfg.is_multimodal:
+        return tokenizer
+    processor = load_processor(cfg, tokenizer)
+    if cfg.chat_template:
+        processor.chat_template = tokenizer.chat_template
+    return processor
+
+
+def load_datasets(cfg: Any) -> Any:
+    """The datasets for `train` and `preprocess`, as a plugin's hook gives them; None for another `rl`."""
+    from axolotl.common.datasets import TrainDatasetMeta
+
+    if not is_aspo(cfg):
+        return None
+    train, evaluation = prepared_splits(cfg)
+    steps = math.ceil(len(train) * cfg.num_epochs / cfg.batch_size)
+    return TrainDatasetMeta(train_dataset=train, eval_dataset=evaluation, total_num_steps=steps)
+
+
+def _serve_evaluate() -> None:
+    from axolotl.common import datasets as module
+
+    original = module.prepare_preference_datasets
+    if getattr(original, "serves_aspo", False):
+        return
+
+    @functools.wraps(original)
+    def prepare(cfg: Any, tokenizer: Any) -> Any:
+        return prepared_splits(cfg) if is_aspo(cfg) else original(cfg, tokenizer)
+
+    prepare.serves_aspo = True  # type: ignore[attr-defined]
+    module.prepare_preference_datasets = prepare
+
+
+def _fit_to_cpu(cfg: Any) -> None:
+    if cfg.device == "cpu" and cfg.world_size != 1:
+        cfg.device_map = None
+
+
+def prepared_splits(cfg: Any) -> tuple[Any, Any]:
+    """(training, evaluation or None): prepared once by one process, read by the others and by later runs."""
+    from axolotl.loaders import load_tokenizer
+    from axolotl.utils.data.lock import FileLockLoader
+    from axolotl.utils.data.shared import create_train_validation_split
+
+    _fit_to_cpu(cfg)
+    processing = processing_class(cfg, load_tokenizer(cfg))
+
+    def build() -> tuple[Any, Any]:
+        train = _split(cfg, processing, "datasets")
+        if cfg.test_datasets:
+            return train, _split(cfg, processing, "test_datasets")
+        if cfg.val_set_size:
+            return create_train_validation_split(train, cfg, cfg.val_set_size)
+        return train, None
+
+    loader = FileLockLoader(cfg)
+    try:
+        return loader.load(build)
+    finally:
+        loader.cleanup()
+
+
+def _split(cfg: Any, processing: Any, key: str) -> Any:
+    """The merged and prepared rows of `datasets` or `test_datasets`, kept in `dataset_prepared_path`."""
+    from axolotl.utils.data.shared import load_preprocessed_dataset, merge_datasets, save_preprocessed_dataset
+    from axolotl.utils.data.utils import deduplicate_and_log_datasets
+
+    from .data import prepared_entry
+
+    name = _prepared_name(cfg, processing, key)
+    dataset = load_preprocessed_dataset(cfg, name)
+    if dataset is None:
+        parts = [
+            prepared_entry(
+                cfg, entry, index, processing, load=_read(cfg), transform=_transform(cfg), score=_score(cfg)
+            )
+            for index, entry in enumerate(cfg[key])
+        ]
+        dataset = merge_datasets(parts, cfg)
+        if cfg.dataset_exact_deduplication:
+            dataset, _ = deduplicate_and_log_datasets(dataset=dataset)
+        save_preprocessed_dataset(cfg, dataset, name, "train" if key == "datasets" else "test")
+    return dataset
+
+
+def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
+    """Folder of the prepared rows: changes with all they depend on, also with the files of a local set."""
+    from axolotl.utils.data.shared import generate_dataset_hash_from_config
+    from datasets.fingerprint import Hasher
+
+    from aspo_plugin.trl.data import PREPARE_VERSION, processing_fingerprint
+
+    from .data import limit_of
+
+    settings = cfg.aspo or {}
+    files = [
+        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
+        for entry in cfg[key]
+        if Path(entry["path"]).exists()
+        for path in sorted([Path(entry["path"]), *Path(entry["path"]).rglob("*")])
+        if path.is_file()
+    ]
+    return Hasher.hash(
+        (
+            generate_dataset_hash_from_config(cfg, cfg[key], str(cfg.tokenizer_config)),
+            key,
+            PREPARE_VERSION,
+            processing_fingerprint(processing),
+            limit_of(cfg),
+            settings.get("alpha", 0.5) > 0,
+            settings.get("similarity_model"),
+            (cfg.seed, cfg.shuffle_merged_datasets, cfg.shuffle_before_merging_datasets),
+            files,
+        )
+    )
+
+
+def _read(cfg: Any) -> Callable[[Mapping[str, Any]], Any]:
+    from axolotl.utils.data.shared import load_dataset_with_config
+    from axolotl.utils.dict import DictDefault
+
+    def read(entry: Mapping[str, Any]) -> Any:
+        known = DictDefault({key: entry[key] for key in DATASET_KEYS if entry.get(key) is not None})
+        return load_dataset_with_config(known, cfg.hf_use_auth_token, streaming=False)
+
+    return read
+
+
+def _transform(cfg: Any) -> Callable[[Any, int], Callable[[Any], Any]]:
+    from axolotl.prompt_strategies.dpo import load
+    from axolotl.utils.dict import DictDefault
+
+    def transform(kind: Any, index: int) -> Callable[[Any], Any]:
+        strategy = load(
+            "user_defined.default" if isinstance(kind, DictDefault) else kind, cfg, dataset_idx=index
+        )
+        if strategy is None:
+            raise ValueError(f"type: {kind} of datasets is no prompt strategy of Axolotl; see the log above.")
+        function, options = strategy if isinstance(strategy, tuple) else (strategy, {})
+
+        def apply(dataset: Any) -> Any:
+            mapped = dataset.map(function, desc=f"Applying {kind}", **options)
+            return mapped.select_columns(["prompt", "chosen", "rejected"])
+
+        return apply
+
+    return transform
+
+
+def _score(cfg: Any) -> Callable[[str], Any]:
+    from aspo_plugin.trl.similarity import dataset_scorer
+
+    folder = Path(cfg.dataset_prepared_path or "last_run_prepared") / "similarity"
+    return lambda model: dataset_scorer(model, folder)
+
+
+def check_trainer(trainer: Any) -> None:
+    """Stop the run where another plugin or setting replaced the trainer."""
+    from aspo_plugin.trl.trainer import AspoMixin
+
+    if not isinstance(trainer, AspoMixin):
+        raise RuntimeError(
+            f"rl: aspo was asked for, but Axolotl built {type(trainer).__name__}: another plugin replaces "
+            "the trainer. Remove it from plugins."
+        )
+
+
+def save_config(cfg: Any) -> None:
+    """Write the config as the user thinks of it, `rl: aspo`, to `aspo_config.yaml` in the output folder."""
+    import json
+
+    import yaml
+
+    if cfg.local_rank != 0:
+        return
+    plain = json.loads(
+        json.dumps({key: value for key, value in cfg.items() if value is not None}, default=str)
+    )
+    plain.pop("trainer_cls")
+    Path(cfg.output_dir).mkdir(parents=True, exist_ok=True)
+    with open(Path(cfg.output_dir) / "aspo_config.yaml", "w", encoding="utf-8") as stream:
+        yaml.safe_dump({**plain, "rl": "aspo"}, stream)

@@ -1,0 +1,68 @@
+"""Axolotl's DPO trainer with the ASPO loss; `host.register` names it in `trainer_cls`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+
+from aspo_plugin.config import settings_from
+from aspo_plugin.trl.config import PREFIX
+from aspo_plugin.trl.trainer import AspoMixin
+
+from . import host
+from .args import NAME
+
+
+class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
+    """Built by Axolotl with a tokenizer; takes the processor and the settings from the config."""
+
+    _tag_names = ["axolotl", "aspo"]
+    tag_names = ["axolotl", "aspo"]
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: Any = None,
+        *,
+        args: Any,
+        processing_class: Any,
+        peft_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        cfg = host.current_config()
+        for name, value in asdict(settings_from(dict(cfg.aspo or {}), NAME)).items():
+            setattr(args, PREFIX + name, value)
+        trained = None
+        if cfg.adapter and peft_config is None:  # `axolotl evaluate` gives the model without its adapter
+            trained = trained_adapter(cfg)
+            peft_config = PeftConfig.from_pretrained(trained)
+        elif (
+            cfg.adapter and cfg.lora_model_dir
+        ):  # Axolotl gives the config of a given adapter, not its weights
+            model = PeftModel.from_pretrained(model, cfg.lora_model_dir, is_trainable=True)
+            peft_config = None  # TRL keeps a frozen copy of the loaded adapter as the reference
+        super().__init__(
+            model=model,
+            ref_model=ref_model,
+            args=args,
+            processing_class=host.processing_class(cfg, processing_class),
+            peft_config=peft_config,
+            **kwargs,
+        )
+        if trained is not None:
+            set_peft_model_state_dict(self.model, load_peft_weights(trained, device="cpu"))
+
+
+def trained_adapter(cfg: Any) -> str:
+    """The folder of the adapter to evaluate: `lora_model_dir`, else `output_dir`."""
+    folder = cfg.lora_model_dir or cfg.output_dir
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds no adapter to evaluate: train first, or set lora_model_dir to the adapter's "
+            "folder."
+        )
+    return folder

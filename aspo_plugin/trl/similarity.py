@@ -1,0 +1,71 @@
+"""Scores a dataset that has images and no similarities, once; later runs read the scores back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Value
+from datasets.fingerprint import Hasher
+
+from .rows import RefusedRow, sentence_spans, text_pair
+
+logger = logging.getLogger(__name__)
+
+Similarities = list[list[float | None] | None]
+SCORED = Features({"chosen_similarity": [Value("float32")]})
+
+
+def dataset_scorer(model: str, folder: Path | str) -> Callable[[Dataset], Dataset]:
+    """A function from a dataset to a column `chosen_similarity`, by the dual encoder `model`.
+
+    The result is kept in `folder`, in a file named by the dataset and the model. A row without images, or one
+    that will be refused, has no similarities. Raises the errors of `dataset_tools.scorer`.
+    """
+
+    def score(dataset: Dataset) -> Dataset:
+        from dataset_tools.scorer import SentenceScorer, identify
+
+        key = Hasher.hash((dataset._fingerprint, identify(model).as_dict()))
+        file = Path(folder) / f"{key}.parquet"
+        if not file.is_file():
+            logger.info(
+                "scoring %d pairs with %s; the similarities are kept in %s", len(dataset), model, file
+            )
+            scorer = SentenceScorer(model)
+            scores = scorer.score((images or [], sentences) for images, sentences in _sentences(dataset))
+            partial = file.with_suffix(".partial")
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            column: Similarities = [
+                values if any(v is not None for v in values) else None for values in scores
+            ]
+            Dataset.from_dict({"chosen_similarity": column}, SCORED).to_parquet(str(partial))
+            partial.replace(file)
+            _free_accelerator()
+        return Dataset.from_parquet(str(file), features=SCORED)
+
+    return score
+
+
+def _sentences(dataset: Dataset) -> Iterator[tuple[list[Any], list[str]]]:
+    for row in dataset:
+        images = row["images"] or []
+        try:
+            _, chosen, _ = text_pair(row, len(images))
+        except RefusedRow:
+            yield [], []
+        else:
+            yield images, [chosen[start:end] for start, end in sentence_spans(row, chosen)]
+
+
+def _free_accelerator() -> None:
+    """The scorer's memory goes to the model that is about to be loaded."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
