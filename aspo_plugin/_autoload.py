@@ -1,8 +1,9 @@
 """What runs at `import torch`, through the `torch.backends` entry point: a lazy import hook, nothing else.
 
-LLaMA-Factory has no plugin registry and starts fresh interpreters (torchrun, Ray, LLaMA Board), so the package
-must be found in each of them without a line of the user's. The hook costs one set look-up per module imported
-afterwards; nothing of this package is imported until one of `TARGETS` is. Switch: TORCH_DEVICE_BACKEND_AUTOLOAD=0.
+LLaMA-Factory has no plugin registry and starts fresh interpreters (torchrun, Ray, LLaMA Board), so the
+package must be found in each of them without a line of the user's. The hook costs one set look-up per module
+imported afterwards; nothing of this package is imported until one of `TARGETS` is.
+TORCH_DEVICE_BACKEND_AUTOLOAD=0 switches it off, and with it `stage: aspo`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ TARGETS = frozenset(
         "data.converter",
         "data.loader",
         "data.template",
+        "model.model_utils.visual",
         "train.dpo",
         "train.dpo.trainer",
         "webui.control",

@@ -13,8 +13,8 @@ TAGS = ["aspo"]
 SECTION = """
 ## ASPO
 
-Trained with [ASPO](https://arxiv.org/abs/2505.19100) (Adaptive Sentence-level Preference Optimization, ACL 2025
-Findings), an offline preference method that weights the sentences of the chosen response. aspo-plugin {version}.
+Trained with [ASPO](https://arxiv.org/abs/2505.19100) (Adaptive Sentence-level Preference Optimization, ACL
+2025 Findings), which weights the sentences of the chosen response, by aspo-plugin {version}.
 
 | Setting | Value |
 |---|---|
@@ -36,7 +36,7 @@ def settings_rows(finetuning_args: Any, settings: AspoSettings) -> dict[str, Any
 
 
 def save_args(output_dir: str, finetuning_args: Any, host_version: str, counts: dict[str, Any]) -> None:
-    """Write `aspo_args.json`: every finetuning argument, the versions, and how many rows were refused and why."""
+    """Write `aspo_args.json`: finetuning arguments, versions, and how many rows were refused, and why."""
     record = {
         "aspo_plugin": __version__,
         "llamafactory": host_version,

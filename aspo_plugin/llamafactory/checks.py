@@ -1,4 +1,4 @@
-"""Settings that cannot train ASPO, refused before a model loads: what was set, why it breaks, what to change."""
+"""Settings that cannot train ASPO, refused before a model loads."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def check_stage_fields(args: Any) -> None:
         [
             (
                 args.pref_loss != "sigmoid",
-                f"`pref_loss: {args.pref_loss}` is another method's loss, and ASPO's is the weighted sigmoid one: "
+                f"`pref_loss: {args.pref_loss}` is another method's loss, while ASPO's is a sigmoid one: "
                 "remove `pref_loss` from the recipe (or train `stage: dpo`).",
             ),
             (
                 not args.pref_beta > 0,
-                f"`pref_beta` is {args.pref_beta!r}, but it scales the margin: set a number above 0, such as 0.1.",
+                f"`pref_beta` is {args.pref_beta!r}, but it scales the margin: "
+                "set a number above 0, such as 0.1.",
             ),
             (
                 args.dpo_label_smoothing != 0,
@@ -66,13 +67,14 @@ def check_run(model_args: Any, data_args: Any, settings: AspoSettings) -> None:
             ),
             (
                 not data_args.ignore_pad_token_for_loss,
-                "`ignore_pad_token_for_loss: false` trains on padding, which belongs to no sentence: remove it.",
+                "`ignore_pad_token_for_loss: false` trains on padding, which belongs to no sentence: "
+                "remove it.",
             ),
             (
                 data_args.streaming and settings.similarity_model is not None and settings.alpha > 0,
-                f"`aspo_similarity_model: {settings.similarity_model}` scores the whole dataset before training, "
-                "which `streaming: true` never holds: turn streaming off, or score the dataset once with "
-                "`aspo-data score` and remove `aspo_similarity_model`.",
+                f"`aspo_similarity_model: {settings.similarity_model}` scores the whole dataset before "
+                "training, which `streaming: true` never holds: turn streaming off, or score the dataset "
+                "once with `aspo-data score` and remove `aspo_similarity_model`.",
             ),
         ]
     )
@@ -80,7 +82,7 @@ def check_run(model_args: Any, data_args: Any, settings: AspoSettings) -> None:
 
 
 def check_ranking(data_args: Any) -> None:
-    """Every dataset must hold a chosen and a rejected response. Raises `ValueError` naming those that do not."""
+    """Every dataset must have ranking data. Raises `ValueError` naming those that do not."""
     from llamafactory.data.parser import get_dataset_list
 
     names = [*(data_args.dataset or []), *(data_args.eval_dataset or [])]
@@ -96,8 +98,8 @@ def check_ranking(data_args: Any) -> None:
 def no_similarities(name: str, alpha: float) -> ValueError:
     """The error for a dataset with images of which no sentence has a similarity, while alpha > 0."""
     return ValueError(
-        f"dataset {name} has images but no image-text similarities, and `aspo_alpha: {alpha}` weights sentences "
-        "by them. Score the dataset once with `aspo-data score`, or let the run score it with "
+        f"dataset {name} has images but no image-text similarities, and `aspo_alpha: {alpha}` weights "
+        "sentences by them. Score the dataset once with `aspo-data score`, or let the run score it with "
         "`aspo_similarity_model: openai/clip-vit-large-patch14-336`, or weight by perplexity only with "
         "`aspo_alpha: 0`."
     )
@@ -110,8 +112,8 @@ def check_tokenized(dataset_module: dict[str, Any], path: str | None, alpha: flo
             columns = next(iter(part)).keys()
             if "chosen_sentence_ids" not in columns or "chosen_similarity" not in columns:
                 raise ValueError(
-                    f"`tokenized_path: {path}` holds data that was tokenized without sentences (by another stage): "
-                    "set another `tokenized_path`, and the run writes one with sentences."
+                    f"`tokenized_path: {path}` holds data that another stage tokenized, without sentences: "
+                    "set another `tokenized_path`, and the run writes one with them."
                 )
             if (
                 path is not None

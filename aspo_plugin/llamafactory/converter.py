@@ -1,4 +1,4 @@
-"""`formatting: aspo` for every stage of LLaMA-Factory: the folders that `aspo-data` writes, images untouched."""
+"""`formatting: aspo` for every stage: the folders that `aspo-data` writes, images untouched."""
 
 from __future__ import annotations
 

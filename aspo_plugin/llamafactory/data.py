@@ -1,7 +1,7 @@
 """The two data steps of a `stage: aspo` run, in place of the host's: align a dataset, then tokenize it.
 
-They differ from the host's in three ways: sentences ride along, images stay as stored, and the column types are
-given instead of guessed from the first 1000 rows (a set that begins with text-only rows would fail otherwise).
+They differ from the host's in three ways: sentences ride along, images stay as stored, and the column types
+are given instead of guessed from the first 1000 rows (a set that begins with text-only rows would fail).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class SentenceData:
         self.counts: dict[str, dict[str, int]] = {}
 
     def align(self, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
-        """Rows of one dataset in the host's common form, with `_chosen_sentences` and `_chosen_similarity`."""
+        """Rows of one dataset in the host's common form, with sentences and similarities."""
         dataset = undecoded(dataset)
         inner = get_dataset_converter(dataset_attr.formatting, dataset_attr, data_args)
         options = _map_options(data_args, training_args, "Splitting sentences")
@@ -149,7 +149,7 @@ class SentenceData:
         processor: Any = None,
         is_eval: bool = False,
     ) -> Any:
-        """Token ids, sentences and similarities of the rows that can be trained on; the others are counted."""
+        """Token ids, sentences and similarities of the rows that can be trained on."""
         if dataset is None:
             return None
         encoder = SentencePairProcessor(

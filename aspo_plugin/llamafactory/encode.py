@@ -1,4 +1,4 @@
-"""Tokenizes one preference pair as the host does, and gives every trained token of the chosen one a sentence."""
+"""Tokenizes preference pairs as the host does, and gives every trained chosen token a sentence."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RowRefused(Exception):
 def carried(text: str, spans: list[list[int]], trained: str) -> list[tuple[int, int, int]]:
     """Spans of `text` as (sentence, start, end) in `trained`, which is `text` without its beginning.
 
-    A sentence that lies wholly in what was removed is left out. Raises `AlignmentError` for any other rewriting.
+    A sentence wholly in what was removed is left out. Raises `AlignmentError` for any other rewriting.
     """
     if not text.endswith(trained):
         raise AlignmentError("the template changed the response beyond removing its beginning")

@@ -1,8 +1,8 @@
 """Every contact with LLaMA-Factory's private parts: what is adjusted, what it relies on, when it can go.
 
-`_autoload` calls `adjust` right after one of its `TARGETS` has been imported. An adjustment that does not find
-what it relies on changes nothing and is remembered: plain stages go on as without this package, and a run with
-`stage: aspo` stops and names the place (`check_host`). Checked on the versions in `TESTED`.
+`_autoload` calls `adjust` right after one of its `TARGETS` has been imported. An adjustment that does not
+find what it relies on changes nothing and is remembered: plain stages go on as without this package, and a
+run with `stage: aspo` stops and names the place (`check_host`). Checked on the versions in `TESTED`.
 """
 
 from __future__ import annotations
@@ -96,8 +96,9 @@ def check_host() -> None:
     version = host_version()
     if missing:
         raise RuntimeError(
-            f"`stage: aspo` cannot run on LLaMA-Factory {version}, which lacks places that aspo-plugin relies on: "
-            f"{'; '.join(dict.fromkeys(missing))}. Tested versions: {', '.join(TESTED)}."
+            f"`stage: aspo` cannot run on LLaMA-Factory {version}, which lacks places that "
+            f"aspo-plugin relies on: {'; '.join(dict.fromkeys(missing))}. "
+            f"Tested versions: {', '.join(TESTED)}."
         )
     if version not in TESTED:
         logging.get_logger("llamafactory.aspo").warning_rank0(
@@ -123,7 +124,7 @@ def adjust(module: ModuleType) -> None:
 def _finetuning_args(module: Any) -> None:
     """`stage: aspo` and the `aspo_*` fields. Before hparams/parser.py imports the class, which it keeps.
 
-    Relies on: a dataclass FinetuningArguments with a Literal `stage`. Can go when the host has a stage registry.
+    Relies on: a dataclass with a Literal `stage`. Can go when the host has a stage registry.
     """
     from .fields import extend
 
@@ -167,6 +168,13 @@ def _template(module: Any) -> None:
     templates.register()
 
 
+def _visual(module: Any) -> None:
+    """The parts of composite models of our recipes that the host does not know."""
+    from .templates import register_composites
+
+    register_composites()
+
+
 def _train_dpo(module: Any) -> None:
     """Our workflow where the host calls run_dpo for what it takes for `dpo`.
 
@@ -190,14 +198,14 @@ def _train_dpo(module: Any) -> None:
 
 
 def _dpo_trainer(module: Any) -> None:
-    """The host's DPO trainer refuses a `stage: aspo` run, should a way to it ever lead around our workflow."""
+    """The host's DPO trainer refuses a `stage: aspo` run, should a way to it lead around our workflow."""
     original = module.CustomDPOTrainer.__init__
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         from .fields import is_aspo
 
-        if is_aspo(kwargs.get("finetuning_args")) and not hasattr(type(self), "reference_logps"):
+        if is_aspo(kwargs.get("finetuning_args")) and not getattr(self, "trains_aspo", False):
             raise RuntimeError(
                 f"`stage: aspo` reached {type(self).__name__}, which would train plain DPO: "
                 f"LLaMA-Factory {host_version()} took a way that aspo-plugin does not know."
@@ -208,7 +216,7 @@ def _dpo_trainer(module: Any) -> None:
 
 
 def _webui_control(module: Any) -> None:
-    """LLaMA Board lists ASPO after DPO, with datasets of pairs. Relies on: both constants shared by reference."""
+    """LLaMA Board lists ASPO after DPO, with datasets of pairs. Relies on: both constants being shared."""
     stages = dict(module.TRAINING_STAGES)
     module.TRAINING_STAGES.clear()
     for name, stage in stages.items():
@@ -238,6 +246,7 @@ ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
     "data.converter": _converter,
     "data.loader": _loader,
     "data.template": _template,
+    "model.model_utils.visual": _visual,
     "train.dpo": _train_dpo,
     "train.dpo.trainer": _dpo_trainer,
     "webui.control": _webui_control,

@@ -50,7 +50,7 @@ def sentences_of(row: dict[str, Any]) -> list[str]:
 
 
 def row_key(identity: dict[str, str], row: dict[str, Any]) -> str:
-    """Digest of what a row's similarities depend on: the model, the sentences and the content of the images."""
+    """Digest of what a row's similarities depend on: model, sentences and image content."""
     digest = hashlib.sha256(json.dumps([identity, sentences_of(row)], sort_keys=True).encode())
     for image in row["_images"] or []:
         content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
@@ -59,7 +59,7 @@ def row_key(identity: dict[str, str], row: dict[str, Any]) -> str:
 
 
 def cache_file(model: str, cache_dir: str | None) -> Path:
-    """Where the similarities of a model are kept: under `$ASPO_CACHE`, else the host's `cache_dir`, else HF_HOME."""
+    """Where a model's similarities are kept: in `$ASPO_CACHE`, else the host's `cache_dir`, else HF_HOME."""
     from datasets import config
 
     folder = os.environ.get("ASPO_CACHE") or cache_dir or str(config.HF_CACHE_HOME)
@@ -83,8 +83,8 @@ def attach_similarities(dataset: Any, model: str, cache_dir: str | None, device:
     """Fill `_chosen_similarity` of the aligned rows that have images and no similarities.
 
     Rows scored before by the same model, with the same sentences and images, are read from `cache_file`; the
-    others are scored here and added to it line by line, so that a killed run does not start anew. The host lets
-    the main process of each machine do this first; the other processes then find every row in the file.
+    others are scored here and added to it line by line, so that a killed run does not start anew. The host
+    lets the main process of each machine do this first; the others then find every row in the file.
     """
     from datasets import Sequence, Value
     from tqdm import tqdm

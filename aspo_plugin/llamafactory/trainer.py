@@ -22,9 +22,11 @@ from .card import describe
 class AspoTrainer(CustomDPOTrainer):
     """`get_batch_loss_metrics` computes the loss; everything else is the host's.
 
-    Logged beside the loss: the host's `rewards/*` and `logps/*`, and `aspo/*` (see `core.metrics`). The host's
-    `logits/*` are left out: they need the logits of every token, and ASPO computes those of responses only.
+    Logged beside the loss: the host's `rewards/*` and `logps/*`, and `aspo/*` (see `core.metrics`). The
+    host's `logits/*` are left out: they need the logits of every token, and ASPO computes those of responses.
     """
+
+    trains_aspo = True  # `hooks` lets no other DPO trainer of the host begin a `stage: aspo` run
 
     def __init__(self, *args: Any, settings: AspoSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

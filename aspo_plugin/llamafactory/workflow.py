@@ -27,7 +27,7 @@ def run_aspo(
     finetuning_args: Any,
     callbacks: list[Any] | None = None,
 ) -> None:
-    """Train and evaluate as the arguments say. Raises `ValueError` for a wrong combination before loading a model."""
+    """Train and evaluate as the arguments say. Wrong combinations raise `ValueError` before a model loads."""
     check_host()
     settings = settings_of(finetuning_args)
     check_run(model_args, data_args, settings)
@@ -43,6 +43,8 @@ def run_aspo(
     check_tokenized(dataset_module, data_args.tokenized_path, settings.alpha)
 
     model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
+    # PEFT's model card takes its tags from here.
+    (model.get_base_model() if hasattr(model, "get_base_model") else model).add_model_tags(TAGS)
     collator = SentencePairCollator(
         template=template,
         model=model,
