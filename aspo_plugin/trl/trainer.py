@@ -133,6 +133,7 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
     ) -> Any:
         if isinstance(eval_dataset, Dataset | dict):
             eval_dataset = self._prepare(eval_dataset, self.processing_class, self.args, metric_key_prefix)
+        self._evaluated = metric_key_prefix
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +183,8 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
         gather, device = self.accelerator.gather, self.accelerator.device
         values = self._rewards[mode].compute(gather, device)
         values |= self._aspo_metrics[mode].compute(gather, device)
-        self._metrics[mode].update({name: [value] for name, value in values.items()})
+        prefix = "" if mode == "train" else f"{self._evaluated}_"
+        logs.update({prefix + name: value for name, value in values.items()})
         super().log(logs, start_time)
 
 

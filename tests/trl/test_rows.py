@@ -1,0 +1,216 @@
+"""One pair at a time: shapes it may have, what is refused, where the length limit cuts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aspo_plugin.trl.rows import LengthLimit, RefusedRow, RowPreparer, image_size
+from tests.support import data
+
+
+def user(content: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": content}]
+
+
+def answer(content: Any) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": content}]
+
+
+CHOSEN = "A cat sits here. It looks at me. I like it."
+ROW = {"prompt": user("What is it?"), "chosen": answer(CHOSEN), "rejected": answer("A dog.")}
+PARTS = {
+    "prompt": user([{"type": "image", "text": None}, {"type": "text", "text": "What is it?"}]),
+    "chosen": answer([{"type": "text", "text": CHOSEN}]),
+    "rejected": answer([{"type": "text", "text": "A dog."}]),
+}
+IMPLICIT = {
+    "chosen": user("What is it?") + answer(CHOSEN),
+    "rejected": user("What is it?") + answer("A dog."),
+}
+
+
+@pytest.fixture(scope="module")
+def images() -> list[dict[str, Any]]:
+    return data.rows(1)[0]["images"]
+
+
+@pytest.fixture(scope="module")
+def llava(processing: Any) -> Any:
+    return processing("llava")
+
+
+@pytest.fixture(scope="module")
+def text(processing: Any) -> Any:
+    return processing("text")
+
+
+def prepare(processing: Any, row: dict[str, Any], images: Any = (), **limit: Any) -> dict[str, Any]:
+    return RowPreparer(processing, LengthLimit(**limit))(row, images)
+
+
+def sentences(processing: Any, prepared: dict[str, Any]) -> list[str]:
+    tokenizer = getattr(processing, "tokenizer", processing)
+    ids, tokens = prepared["sentence_ids"], prepared["chosen_ids"]
+    return [
+        tokenizer.decode([t for t, i in zip(tokens, ids, strict=True) if i == n]).strip()
+        for n in range(max(ids) + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PARTS,
+        {**ROW, "prompt": user("<image>What is it?")},
+        {**ROW, "prompt": user("<image>\nWhat is it?")},
+        ROW,
+    ],
+    ids=["parts", "marker", "marker and newline", "no marker"],
+)
+def test_the_same_pair_in_every_shape_is_prepared_alike(row: Any, llava: Any, images: Any) -> None:
+    assert prepare(llava, row, images) == prepare(llava, ROW, images)
+
+
+def test_an_implicit_prompt_and_a_single_message_are_read(text: Any) -> None:
+    single = {**ROW, "chosen": answer(CHOSEN)[0], "rejected": answer("A dog.")[0]}
+    assert prepare(text, IMPLICIT) == prepare(text, ROW) == prepare(text, single)
+
+
+def test_the_sentences_partition_the_response_with_its_end_of_turn(text: Any) -> None:
+    prepared = prepare(text, ROW)
+    assert len(prepared["sentence_ids"]) == len(prepared["chosen_ids"])
+    first, second, third = sentences(text, prepared)
+    assert (first, second) == ("A cat sits here.", "It looks at me.")
+    assert third.startswith("I like it.") and len(third) > len("I like it.")
+
+
+def test_given_spans_win_over_the_splitter(text: Any) -> None:
+    spans = [{"start": 0, "end": 16}, {"start": 17, "end": len(CHOSEN)}]
+    assert len(sentences(text, prepare(text, {**ROW, "chosen_sentences": spans}))) == 2
+
+
+def test_a_plain_pair_is_trained_as_it_stands(text: Any) -> None:
+    row = {"prompt": "Question: what? ", "chosen": CHOSEN, "rejected": "A dog."}
+    prepared = prepare(text, row)
+    assert prepared["prompt"] == row["prompt"]
+    assert text.decode(prepared["chosen_ids"]) == CHOSEN + text.eos_token
+    ended = prepare(text, {**row, "chosen": CHOSEN + text.eos_token})
+    assert ended == prepared
+
+
+def test_markers_keep_their_place_between_texts(llava: Any, images: Any) -> None:
+    prepared = prepare(llava, {**ROW, "prompt": user("Look: <image> What is it?")}, images)
+    assert (
+        prepared["prompt"].index("Look")
+        < prepared["prompt"].index("<image>")
+        < prepared["prompt"].index("What")
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "has_image", "reason"),
+    [
+        ({**ROW, "chosen": answer("  ")}, True, "chosen is empty"),
+        ({**ROW, "rejected": []}, True, "an empty list"),
+        ({**ROW, "chosen": answer("a") + answer("b")}, True, "chosen is not exactly one assistant message"),
+        ({**ROW, "chosen": user("a")}, True, "chosen is not exactly one assistant message"),
+        ({**ROW, "chosen": answer("An <image> here.")}, True, "chosen holds a literal <image>"),
+        ({**ROW, "chosen": answer("An <image> here.")}, False, "image token where there is no image"),
+        ({**ROW, "prompt": user("<image> and <image>")}, True, "number of <image> markers"),
+        ({**ROW, "prompt": user("<image>?")}, False, "image token where there is no image"),
+        ({**ROW, "prompt": "plain", "chosen": "a", "rejected": "b"}, True, "the prompt is a plain text"),
+        ({**ROW, "prompt": user(None)}, True, "a message without content"),
+    ],
+)
+def test_rows_that_cannot_be_trained_are_refused(
+    row: Any, has_image: bool, reason: str, llava: Any, images: Any
+) -> None:
+    with pytest.raises(RefusedRow, match=reason):
+        prepare(llava, row, images if has_image else [])
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"chosen_sentences": [{"start": 0, "end": 999}]}, r"\[0, 999\) in a response of 43 characters"),
+        ({"chosen_sentences": [{"start": 5, "end": 9}, {"start": 3, "end": 12}]}, r"\[3, 12\)"),
+        ({"chosen_similarity": [0.1]}, "1 values for 3 sentences"),
+    ],
+)
+def test_annotations_that_contradict_the_text_stop_the_run(extra: Any, message: str, text: Any) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        prepare(text, {**ROW, **extra})
+    assert not isinstance(caught.value, RefusedRow)
+
+
+def test_a_response_that_the_template_rewrites_is_refused(processing: Any, text: Any) -> None:
+    import copy
+
+    rewriting = copy.deepcopy(text)
+    rewriting.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content | upper }}{% else %}{{ m.content }}: "
+        "{% endif %}{% endfor %}"
+    )
+    with pytest.raises(RefusedRow, match="the template changes the response"):
+        prepare(rewriting, ROW)
+
+
+def test_no_chat_template_says_what_to_do(text: Any) -> None:
+    import copy
+
+    bare = copy.deepcopy(text)
+    bare.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template"):
+        prepare(bare, ROW)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "llava_next", "idefics3"])
+def test_the_counted_length_is_that_of_the_processor(name: str, processing: Any) -> None:
+    """Room for exactly as many response tokens as the expanded prompt leaves."""
+    processor = processing(name)
+    for width, height in ((72, 56), (56, 112), (90, 30)):
+        images = data.rows(1, size=(width, height), images_per_prompt=1)[0]["images"]
+        whole = prepare(processor, ROW, images)
+        expanded = expanded_length(processor, whole["prompt"], images)
+        kept = prepare(processor, ROW, images, max_length=expanded + 7)
+        assert len(kept["chosen_ids"]) == min(7, len(whole["chosen_ids"]))
+        assert kept["sentence_ids"] == whole["sentence_ids"][:7]
+        assert kept["prompt_ids"] == whole["prompt_ids"]
+        with pytest.raises(RefusedRow, match="leave no room in max_length"):
+            prepare(processor, ROW, images, max_length=expanded)
+        with pytest.raises(RefusedRow, match="longer than"):
+            prepare(processor, ROW, images, max_length=expanded + 7, strategy="drop")
+        with pytest.raises(ValueError, match="image tokens included"):
+            prepare(processor, ROW, images, max_length=expanded + 7, strategy="raise")
+
+
+def expanded_length(processor: Any, prompt: str, images: Any) -> int:
+    from dataset_tools.scorer import open_image
+
+    decoded = [[open_image(image) for image in images]]
+    return len(processor(images=decoded, text=[prompt], add_special_tokens=False)["input_ids"][0])
+
+
+def test_similarities_of_sentences_cut_off_are_dropped(text: Any) -> None:
+    row = {**ROW, "chosen_similarity": [0.1, None, 0.3]}
+    whole = prepare(text, row)
+    assert whole["similarity"] == [0.1, None, 0.3]
+    room = len(whole["prompt_ids"]) + whole["sentence_ids"].index(1) + 1
+    assert prepare(text, row, max_length=room)["similarity"] == [0.1, None]
+
+
+def test_the_size_of_a_turned_photograph_is_that_of_its_pixels() -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    from dataset_tools.scorer import open_image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = BytesIO()
+    Image.new("RGB", (40, 20)).save(stream, "JPEG", exif=exif)
+    image = {"bytes": stream.getvalue(), "path": None}
+    assert image_size(image) == open_image(image).size == (20, 40)
