@@ -1,19 +1,36 @@
 """Sentences of a response: `split_sentences(text)` gives exact character offsets for any text.
 
-syntok finds the sentences of plain prose. Around it, `blocks` cuts the text into lines that belong together,
-`masks` hides what must not be read as the end of a sentence, and `rules` decides what syntok is known to miss.
-See docs/sentences.md for what counts as a sentence.
+syntok finds the sentences of prose. Around it, `blocks` cuts the text into lines that belong together,
+`masks` hides what must not be read as the end of a sentence, and `rules` decides what syntok is known to
+miss. See docs/sentences.md for what counts as a sentence.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import pairwise
+
 from dataset_tools.sentences.blocks import blocks
 from dataset_tools.sentences.rules import cuts
 
-SPLITTER_VERSION = "aspo-sentences 1 (syntok 1.4.4)"
-"""Recorded in every dataset. Changes whenever any text may be split otherwise than before."""
+RULES_VERSION = 1
+"""Changes whenever the rules split any text otherwise than before."""
 
-__all__ = ["SPLITTER_VERSION", "split_sentences"]
+__all__ = ["RULES_VERSION", "SPLITTER_VERSION", "split_sentences"]  # noqa: F822
+
+
+@cache
+def _splitter_version() -> str:
+    from importlib.metadata import version
+
+    return f"{RULES_VERSION}+syntok{version('syntok')}"
+
+
+def __getattr__(name: str) -> str:
+    """`SPLITTER_VERSION`: the version of the rules and of syntok, recorded in every dataset."""
+    if name == "SPLITTER_VERSION":
+        return _splitter_version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
@@ -23,13 +40,13 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     space, and hold every character that is not white space. The result depends on `text` alone. Takes time
     linear in the length of the text.
     """
-    starts: list[int] = []
+    starts = []
     for block in blocks(text):
         starts.append(block.start)
         if not block.is_unit:
             starts += [block.start + cut for cut in cuts(text[block.start : block.end], block.marker)]
     spans: list[tuple[int, int]] = []
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=False):
+    for start, end in pairwise([*starts, len(text)]):
         piece = text[start:end]
         stripped = piece.strip()
         if not stripped:

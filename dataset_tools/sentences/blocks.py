@@ -1,4 +1,4 @@
-"""The blocks of a response: runs of lines inside which sentences are looked for, and units that are never cut.
+"""The blocks of a response: runs of lines in which sentences are looked for, and units that are never cut.
 
 A line break ends a sentence, except where a line is visibly the continuation of the one above. A fenced code
 block, display maths, a table row, a heading and a line with nothing but a tag are one unit each. List and
@@ -21,7 +21,7 @@ class Block(NamedTuple):
     is_unit: bool
 
 
-_LINE = re.compile(r"[^\S\r\n\u2028\u2029]*[^\s][^\r\n\u2028\u2029]*")
+_LINE = re.compile(r"[^\r\n\u2028\u2029]+")
 _ENUMERATOR = r"(?:\d{1,3}|[A-Za-z]|[ivxIVX]{2,5})"
 _QUOTE_MARK = re.compile(r"\s*>[\s>]*")
 _MARKER = re.compile(
@@ -32,13 +32,13 @@ _MARKER = re.compile(
 )
 _HEADING = re.compile(r"\s*#{1,6}\s")
 _FENCE = re.compile(r"\s*(?:>\s*)?(?:[-*+]\s+|\d{1,3}[.)]\s+)?(`{3,}|~{3,})")
-_TABLE_RULE = re.compile(r"[\s:|-]*-{2,}[\s:|-]*\Z")
 _TAG_LINE = re.compile(r"\s*</?[A-Za-z][\w-]{0,30}>\s*\Z")
 _ENVIRONMENT = re.compile(r"\\begin(\{[a-zA-Z]{1,20}\*?\})")
+_DOLLARS = re.compile(r"(?<!\$)\$\$(?!\$)")
 _LONGEST_DISPLAY = 3000
 """Display maths longer than this many characters is read as ordinary text: its closer is missing."""
 
-_LINE_ENDS = frozenset(".!?:;…。！？：；｡．؟۔।\"”’」』|")
+_LINE_ENDS = frozenset('.!?:;…。！？：；｡．؟۔।"”’」』|')
 _WRAPPED_WIDTH = 20
 """A line shorter than this many characters is not taken for a wrapped one."""
 # A line that ends with one of these words goes on in the next one, whatever that one starts with.
@@ -50,7 +50,7 @@ _OPEN_WORDS = frozenset(
 
 def blocks(text: str) -> Iterator[Block]:
     """The blocks of `text` in order. Every character that is not white space is in exactly one of them."""
-    lines = [match.span() for match in _LINE.finditer(text)]
+    lines = [match.span() for match in _LINE.finditer(text) if not match[0].isspace()]
     index, in_table = 0, False
     while index < len(lines):
         start, end = lines[index]
@@ -99,7 +99,7 @@ def _display_end(text: str, lines: list[tuple[int, int]], index: int) -> int:
     """The index of the line where display maths opened on line `index` closes; `index` where none is open."""
     start, end = lines[index]
     closer = ""
-    if text.count("$$", start, end) % 2:
+    if text.find("$$", start, end) >= 0 and len(_DOLLARS.findall(text, start, end)) % 2:
         closer = "$$"
     elif text.find("\\[", start, end) >= 0:
         if text.find("\\]", text.rfind("\\[", start, end), end) < 0:
@@ -120,14 +120,18 @@ def _is_row(line: str) -> bool:
     return line.startswith("|") and line.count("|") > 1
 
 
+def _is_table_rule(line: str) -> bool:
+    return "--" in line and not line.strip("|:- \t")
+
+
 def _starts_table(text: str, line: str, lines: list[tuple[int, int]], index: int) -> bool:
     """Whether this line, or the one after it, is the rule below the head of a table."""
-    if _TABLE_RULE.match(line):
+    if _is_table_rule(line):
         return True
     if index + 1 == len(lines) or lines[index + 1][0] - lines[index][1] > 2:
         return False
     after = text[slice(*lines[index + 1])]
-    return "|" in after and bool(_TABLE_RULE.match(after))
+    return "|" in after and _is_table_rule(after)
 
 
 def _continues(text: str, lines: list[tuple[int, int]], index: int, bare: bool) -> bool:

@@ -17,7 +17,9 @@ _MATHS = re.compile(
     r"|\\\[(?:[^\\]|\\(?![\[\]]))*\\\]"
 )
 _ENVIRONMENT = re.compile(r"\\begin\{[a-zA-Z]{1,20}\*?\}(?:[^\\]|\\(?!begin|end))*\\end\{[a-zA-Z]{1,20}\*?\}")
-_LINK = re.compile(r"(?<=\]\()[^()\s]+(?=\))|(?:https?://|www\.)[^\s<>\"'”）)\]]*[^\s<>\"'”）)\].,;:!?。，]")
+_LINK = re.compile(
+    r"(?<=\]\()[^()\s]+(?=\))|(?:https?://|www\.)[^\s<>\"')\]\u0080-\U0010ffff]*[^\s<>\"')\].,;:!?\u0080-\U0010ffff]"
+)
 _ADDRESS = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)*")
 _TAG = re.compile(r"<(/?)([A-Za-z][\w-]{0,30})\s?/?>")
 _QUOTATIONS = re.compile(
@@ -34,9 +36,12 @@ EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u231a-\u23ff\ufe0f\u200d\u20e3]*"
 )
 
+_LONGEST_FULL_WIDTH = 60
+_FULL_WIDTH_STOP = re.compile("[。！？｡]")
+_EMOTICON = re.compile(r"(?<!\w)[:;=]'?-?[()DPp](?!\w)")
 _STOPS = dict.fromkeys(map(ord, ".!?…。！？．｡"), "x")
 _LATER_STOP = re.compile(r"[.!?…。！？．｡]")
-_BEFORE_SENTENCE = frozenset(".!?…。！？\"”」』:：")
+_BEFORE_SENTENCE = frozenset('.!?…。！？"”」』:：')
 
 
 def mask(text: str, marker: int = 0) -> str:
@@ -59,6 +64,8 @@ def mask(text: str, marker: int = 0) -> str:
         text = _QUOTE_LINES.sub(_blank, text)
     if '"' in text or "'" in text or not text.isascii():
         text = _QUOTATIONS.sub(_quotation, text)
+    if ":" in text or ";" in text:
+        text = _EMOTICON.sub(_blank, text)
     if "(" in text or "[" in text or "（" in text:
         text = _BRACKETS.sub(_bracket, text)
     return text
@@ -84,10 +91,19 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def _quotation(match: re.Match[str]) -> str:
-    """A short quotation: only the stops that end it can end a sentence."""
+    """A short quotation: only the stops that end it can end a sentence, unless it stands by itself."""
     quotation = match[0]
     inside = quotation[1:-1].rstrip(".!?…。！？．｡")
     if not _LATER_STOP.search(inside):
+        return quotation
+    if len(inside) > _LONGEST_FULL_WIDTH and _FULL_WIDTH_STOP.search(inside):
+        return quotation
+    text, start, end = match.string, match.start(), match.end()
+    before = text[max(0, start - 3) : start].rstrip(" *_\n")
+    after = text[end : end + 3]
+    stands_alone = not before or before[-1] in ".!?。！？"
+    ends_alone = not after[:1].strip(" *_\n") and not after.lstrip()[:1].islower()
+    if stands_alone and ends_alone and len(inside) < len(quotation) - 2:
         return quotation
     return quotation[0] + inside.translate(_STOPS) + quotation[len(inside) + 1 :]
 

@@ -20,14 +20,23 @@ _FULL_STOPS = frozenset("。！？｡।॥۔؟")
 _QUOTES = frozenset("\"'”’」』")
 _OPENERS = frozenset("\"'“‘「『(（[【《⟨*_~`¿¡#")
 _NEXT_WORD = re.compile(r"[\"'“‘「『(（\[【《⟨*_~`¿¡#]*([^\W\d_]+(?:'[a-z]+)?)?")
-_NEXT_MARKER = re.compile(r"[*_]*(?:\(?(?:\d{1,2}|[A-Za-z])[.)]|[①-⓿❶-➓]|[-•*–—])\s+\S")
-_BARE_MARKER = re.compile(r"[*_\s]*\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4})\Z")
+_NEXT_MARKER = re.compile(r"[*_]*(?:\d{1,2}\.|\(?(?:\d{1,2}|[A-Za-z])\)|[①-⓿❶-➓]|[-•*–—])\s+\S")
+_BARE_MARKER = re.compile(
+    r"[*_\s]*\(?(?:[A-Za-z]?\d{1,3}|[A-Za-z]|[ivxIVX]{1,4}|[图圖表例题題]\s?\d{1,3})\)?\Z"
+)
 _NUMBERED = re.compile(r"[*_\s]*([A-Za-z]+)\s+(?:\d{1,3}|[A-Z]|[IVX]{1,4})\Z")
 _INLINE_MARKER = re.compile(r"(?<!\S)\(?(\d{1,2}|[A-Za-z])[.)](?=\s)")
 _DOTTED = re.compile(r"(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,2}\Z")
 _CONTRACTED = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*\Z")
+_SAYING = re.compile(r"[^，。！？,.!?\s]{0,10}(?:说|道|问|喊|叫|答|笑)[道着]?[。，：:！]")
+_SHORT = 30
+"""Longer than any label or marker, in characters."""
+_ROMAN = re.compile(r"[IVX]{2,5}\Z")
+_MEASURE = re.compile(r"\W*[\d./½⅓¼¾–-]+\s?[a-z]{1,5}\Z")
 _STRONG = frozenset("The It He She They There This These".split())
-_ABBREVIATIONS = words.TITLES | words.REFERENCE_ONLY | words.ALWAYS_OPEN | words.SUFFIXES | words.DATES
+_ABBREVIATIONS = words.TITLES | words.REFERENCES | words.ALWAYS_OPEN | words.SUFFIXES | words.DATES
+_COMPOUND = frozenset("ft lb lbs hr hrs".split())
+_CONNECTIVES = frozenset("and or nor but of to for from by with without in on at as than per like".split())
 _STRIP = "\"'“‘”’「」『』()（）[]【】《》⟨⟩*_~`,;:"
 
 
@@ -42,7 +51,7 @@ def cuts(block: str, marker: int = 0) -> list[int]:
 
 
 def _emoji(masked: str) -> str:
-    """Trailing emoji become white space, with a stop where they alone part two sentences; leading ones stay."""
+    """Trailing emoji become white space, or a stop where they alone part two sentences; leading ones stay."""
     first = EMOJI.search(masked)
     if first is None or not masked[: first.start()].strip():
         return masked
@@ -76,28 +85,39 @@ class _Cutter:
             stop, after = match.start(), match.end()
             if after == size:
                 break
-            if not text[self.sentence : stop].strip():
+            if not text[self.sentence : min(stop, self.sentence + _SHORT)].strip():
                 continue
             verdict = self._verdict(match)
             if verdict is None:
                 verdict = _past_openers(text, after) in self._syntok()
             if verdict:
-                self.sentence = after
-                found.append(after)
+                self.sentence = self._before_opener(match)
+                found.append(self.sentence)
         return found
+
+    def _before_opener(self, match: re.Match[str]) -> int:
+        """Where the next sentence starts: before a mark that touches it and opens, as in "！*笑* 好"."""
+        closers, space = match[2], match[3]
+        mark = closers[-1:]
+        if space or not mark or mark not in '"*_`~':
+            return match.end()
+        if self.text.count(mark, self.sentence, match.start()) % 2:
+            return match.end()
+        return match.start(2) + len(closers.rstrip(mark))
 
     def _verdict(self, match: re.Match[str]) -> bool | None:
         stops, closers, space = match.groups()
         text, start, after = self.text, match.start(), match.end()
         char = text[after]
         before = text[start - 1] if start else " "
-        if not _FULL_STOPS.isdisjoint(stops) or (stops[-1] in ".!?" and _is_cjk(before) and not char.isdigit()):
-            return self._full_width(stops, closers, space, char)
+        after_cjk = stops[-1] in ".!?" and _is_cjk(before) and not char.isdigit()
+        if after_cjk or not _FULL_STOPS.isdisjoint(stops):
+            return self._full_width(match, char)
         if not space:
             return self._no_space(stops, closers, before, char, after)
-        if _NEXT_MARKER.match(text, after) and (self._word(start)[-1:].islower() or before in ")%\"'"):
-            return True
         word = self._word(start)
+        if _NEXT_MARKER.match(text, after) and word[-1:].islower() and word.lower() not in _ABBREVIATIONS:
+            return True
         following = _NEXT_WORD.match(text, after)
         next_word = following[1] or "" if following else ""
         if "…" in stops or ".." in stops:
@@ -108,13 +128,17 @@ class _Cutter:
             return not next_word[:1].islower()
         return self._full_stop(start, word, closers, next_word, char)
 
-    def _full_width(self, stops: str, closers: str, space: str, char: str) -> bool | None:
+    def _full_width(self, match: re.Match[str], char: str) -> bool:
+        """Stops of scripts without spaces, and any stop right after such a character."""
+        stops, closers, space = match.groups()
         if char in "，、；：,;:）)」』”’":
             return False
-        if not _QUOTES.isdisjoint(closers) and not space:
-            if stops[-1] not in "。｡.।":
+        if not space and stops[-1] == "." and (len(stops) > 1 or char.isascii() and char.isalnum()):
+            return False
+        if not _QUOTES.isdisjoint(closers) and not space and self._before_opener(match) == match.end():
+            if stops[-1] not in "。｡।" or char in words.AFTER_FULL_WIDTH_QUOTE:
                 return False
-            return not char.startswith(words.AFTER_JAPANESE_QUOTE + words.AFTER_CHINESE_QUOTE)
+            return not _SAYING.match(self.text, match.end())
         return True
 
     def _no_space(self, stops: str, closers: str, before: str, char: str, after: int) -> bool:
@@ -125,11 +149,11 @@ class _Cutter:
             return char.isupper() or not char.isascii()
         if closers.strip("*_"):
             return False
+        word = self._word(after - len(stops) - len(closers))
         if _is_cjk(char):
-            return before.islower() and self._word(after - len(stops) - len(closers)).lower() not in _ABBREVIATIONS
+            return before.islower() and word.lower() not in _ABBREVIATIONS
         if not char.isupper() or not before.islower():
             return False
-        word = self._word(after - len(stops) - len(closers))
         following = self.text[after + 1 : after + 2]
         return word.isalpha() and len(word) > 1 and (following.islower() or following in " '")
 
@@ -140,7 +164,7 @@ class _Cutter:
             return next_word in words.STARTERS
         if not _QUOTES.isdisjoint(closers):
             return None
-        return len(self.text[self.sentence : start].split(None, 3)) >= 3
+        return start - self.sentence >= _SHORT or len(self.text[self.sentence : start].split()) >= 3
 
     def _exclamation(self, word: str, closers: str, next_word: str, char: str) -> bool | None:
         if not next_word:
@@ -152,8 +176,9 @@ class _Cutter:
     def _full_stop(self, start: int, word: str, closers: str, next_word: str, char: str) -> bool | None:
         lower = word.lower()
         first = next_word[:1]
-        sentence = self.text[self.sentence : start]
-        if len(sentence) < 30 and not closers:
+        # What stands alone before the stop, where it is short enough to be a label or a marker.
+        sentence = self.text[self.sentence : start] if start - self.sentence < _SHORT else ""
+        if sentence and not closers.strip("*_"):
             if _BARE_MARKER.match(sentence):
                 return False
             numbered = _NUMBERED.match(sentence)
@@ -163,16 +188,10 @@ class _Cutter:
         if lower in words.ALWAYS_OPEN:
             return False
         if lower in words.REFERENCES and not closers:
-            if char.isdigit() or char == "(" or (len(next_word) == 1 and lower != "no" and next_word not in "AI"):
-                return False
-            if first.isupper():
-                return True if word.islower() or starter else None
-            if first:
-                return lower not in words.REFERENCE_ONLY and word == lower
-            return None
-        if lower in words.TITLES and word != lower:
+            return self._after_reference(word, lower, next_word, char)
+        if lower in words.TITLES and word != lower and not closers:
             return next_word in _STRONG
-        if lower in words.SUFFIXES:
+        if lower in words.SUFFIXES and not closers:
             if first.islower() or char in "(,":
                 return False
             return True if starter or lower == "etc" and first.isupper() else None
@@ -182,43 +201,71 @@ class _Cutter:
             if lower in ("a.m", "p.m"):
                 return first.isupper() and next_word not in words.ZONES or (None if not first else False)
             return starter or (None if not first else False)
+        if lower in words.UNITS and (_MEASURE.match(sentence) or lower in _COMPOUND and char.isdigit()):
+            return False
+        if len(word) == 1 and self.text[start - 1] == ")":
+            # "(x = 1)." may end a sentence, "E)." is a label.
+            return self.text.rfind("(", max(self.sentence, start - 200), start) >= 0 and first.isupper()
         if len(word) == 1 or word.isdigit():
             return self._single(start, word, next_word, char)
+        if starter and _ROMAN.match(word):
+            return True
         if first.islower():
-            return self._before_lower_case(word, lower, closers)
+            return self._before_lower_case(word, lower, closers, next_word)
         if char.isdigit():
             return True if word.islower() or not word.isalpha() or len(word) > 4 else None
         if first and not first.isupper():
             return True
-        if first and word[-1:].isdigit():
+        if first and (word[-1:].isdigit() or "." in word or not _QUOTES.isdisjoint(closers)):
             return True
         return True if lower in words.SYNTOK_MISTAKES and word == lower else None
+
+    def _after_reference(self, word: str, lower: str, next_word: str, char: str) -> bool | None:
+        """After "fig." and its like: open before a number or a letter; else a sentence may end there."""
+        if char.isdigit() or char == "(":
+            return False
+        if not next_word:
+            return None
+        if len(next_word) == 1 and (word != lower or next_word not in "AI") or not next_word.strip("IVX"):
+            return False
+        if next_word[0].islower():
+            is_word = word == lower and lower not in words.REFERENCE_ONLY
+            return is_word and self._starts_in_lower_case(next_word)
+        return True if word == lower or next_word in words.STARTERS else None
+
+    def _starts_in_lower_case(self, next_word: str) -> bool:
+        return next_word.capitalize() in words.STARTERS and next_word not in _CONNECTIVES
 
     def _single(self, start: int, word: str, next_word: str, char: str) -> bool | None:
         """A single letter or digit: an initial, the marker of an inline list, an option, or a plain value."""
         if len(word) < 3 and self._is_inline_marker(word, start):
             return False
         if not word.isalpha():
+            if next_word in words.MONTHS:
+                return False
             return True if next_word or char.isdigit() else None
         if not word.isupper():
             return next_word[:1].isupper() or None
         if next_word[:1].islower():
             return False
-        above = self._word(start - 2 if start > 1 else 0).lower()
+        above = self._word(max(0, start - 2))
+        labelled = above.lower() in words.LABELLED
         if next_word in words.STARTERS and next_word != "A":
-            return above in words.LABELLED or None
-        return False if above not in words.LABELLED else None
+            return True if above.islower() or labelled else None
+        if next_word.startswith("Xx") and above.islower():
+            return True
+        return None if labelled else False
 
-    def _before_lower_case(self, word: str, lower: str, closers: str) -> bool:
+    def _before_lower_case(self, word: str, lower: str, closers: str, next_word: str) -> bool:
         """A sentence that starts in lower case after a word that is no abbreviation."""
         if closers.strip("*_⟩") or lower in _ABBREVIATIONS or lower in words.UNITS or len(word) < 2:
             return False
-        if _CONTRACTED.match(word):
-            return word.islower() or len(word) > 4
-        return word[-1:].isdigit()
+        if word.islower() and _CONTRACTED.match(word):
+            return next_word not in ("of", "or", "per")
+        return (word[-1:].isdigit() or len(word) > 3) and self._starts_in_lower_case(next_word)
 
     def _is_inline_marker(self, word: str, start: int) -> bool:
-        """Whether "2." has its "1." before it, or "1." its "2." after it, in one line: "1. A lamp 2. A desk"."""
+        """Whether "2." has its "1." before it, or "1." its "2." after it: "1. A lamp 2. A desk"."""
         if self._inline is None:
             self._inline = {}
             for match in _INLINE_MARKER.finditer(self.text):
@@ -256,7 +303,9 @@ def _is_cjk(char: str) -> bool:
     return "\u2e80" <= char <= "\u9fff" or "\uac00" <= char <= "\ud7af" or "\uf900" <= char <= "\uffef"
 
 
-_ENGINE_TABLE = str.maketrans(dict.fromkeys("()[]{}（）【】\"“”「」『』⟨⟩*_~`#\u200b\x1c\x1d\x1e\x1f", " ") | {";": ","})
+_UNREAD = '¿¡()[]{}（）【】"“”「」『』⟨⟩*_~`#\u200b\x1c\x1d\x1e\x1f'
+# syntok looks for the end of every bracket it meets and takes a semicolon for a stop.
+_ENGINE_TABLE = str.maketrans(dict.fromkeys(_UNREAD, " ") | {";": ","})
 # Lower-case words that touch no stop say nothing to syntok: a run of them is read as one word.
 _PLAIN_RUN = re.compile(r"(?<= )[a-z]+(?: [a-z]+)* (?=[a-z]+[ ,])")
 
