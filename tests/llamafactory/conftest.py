@@ -1,4 +1,4 @@
-"""Tiny models, drawn data and a base recipe, made once; most runs go through the host's run_exp in-process."""
+"""Tiny models, drawn data and a base recipe, made once; most runs call the host's run_exp in-process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ os.environ.update(
 )
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,22 @@ def train(recipe: dict[str, Any]) -> Train:
         return [entry for entry in history(changed["output_dir"]) if "loss" in entry]
 
     return run
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What this package warns of through the host's logger (which does not propagate to pytest's)."""
+    messages: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    handler = Keep(level=logging.WARNING)
+    logger = logging.getLogger("llamafactory.aspo")
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
 
 
 def cli(*arguments: str | Path, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ BETA, LEARNING_RATE = 0.2, 1e-2
 
 
 def per_token(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """log p of each token given those before it, from the logits of the whole batch; `[2B, L]`, column 0 is 0."""
+    """log p of each token given those before it, from all logits; `[2B, L]`, column 0 is 0."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
     logits = model(**inputs).logits.double()
     chosen = logits[:, :-1].log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None]).squeeze(2)

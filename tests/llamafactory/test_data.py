@@ -1,0 +1,268 @@
+"""From datasets to batches: sentences, refused rows, mixed sets, images as stored."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import data
+
+from .conftest import write_sets
+
+
+@pytest.fixture(scope="module")
+def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The data part of a run: arguments in, the datasets that would be trained on out."""
+
+    def run(dataset_dir: Path, dataset: str, template: str = "llava", **changes: Any) -> dict[str, Any]:
+        from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+        from llamafactory.hparams import get_train_args
+        from llamafactory.model import load_tokenizer
+
+        from aspo_plugin.llamafactory.data import SentenceData
+        from aspo_plugin.llamafactory.fields import settings_of
+        from aspo_plugin.llamafactory.hooks import sentence_data
+
+        model_args, data_args, training_args, finetuning_args, _ = get_train_args(
+            {
+                "stage": "aspo",
+                "do_train": True,
+                "model_name_or_path": str(models / "llava"),
+                "template": template,
+                "dataset_dir": str(dataset_dir),
+                "dataset": dataset,
+                "cache_dir": str(cache),
+                "output_dir": str(tmp_path_factory.mktemp("out")),
+                "max_steps": 1,
+                "report_to": "none",
+                **changes,
+            }
+        )
+        tokenizer_module = load_tokenizer(model_args)
+        made = get_template_and_fix_tokenizer(tokenizer_module["tokenizer"], data_args)
+        sentences = SentenceData(settings_of(finetuning_args), model_args.cache_dir)
+        with sentence_data(sentences):
+            module = get_dataset(made, model_args, data_args, training_args, stage="rm", **tokenizer_module)
+        return {**module, "counts": sentences.counts, **tokenizer_module, "template": made}
+
+    return run
+
+
+def sentences_in(row: dict[str, Any], tokenizer: Any) -> list[str]:
+    """The text of each sentence's tokens, without special tokens and outer white space."""
+    ids: dict[int, list[int]] = {}
+    for token, sentence in zip(row["chosen_input_ids"], row["chosen_sentence_ids"], strict=True):
+        if sentence >= 0:
+            ids.setdefault(sentence, []).append(token)
+    return [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in ids.values()]
+
+
+def same_sentences(found: list[str], expected: list[str]) -> bool:
+    """Equal up to a token that straddles two sentences (". The"): outer words may be with the neighbour."""
+    inner = [" ".join(text.split()[1:-1]) for text in expected]
+    return len(found) == len(expected) and all(core in text for core, text in zip(inner, found, strict=True))
+
+
+def told(row: dict[str, Any]) -> list[str]:
+    text = row["chosen"][0]["content"]
+    return [text[span["start"] : span["end"]] for span in row["chosen_sentences"]]
+
+
+def test_converted_rows_carry_their_sentences(load: Any, datasets: Path) -> None:
+    module = load(datasets, "many")
+    expected = data.rows(40, 1, sentences=(3, 5))
+    assert len(module["train_dataset"]) == len(expected)
+    for row, source in zip(module["train_dataset"], expected, strict=True):
+        assert same_sentences(sentences_in(row, module["tokenizer"]), told(source))
+        assert row["chosen_similarity"] == pytest.approx(source["chosen_similarity"])
+        trained = [i for i, label in enumerate(row["chosen_labels"]) if label != -100]
+        assert trained == [i for i, sentence in enumerate(row["chosen_sentence_ids"]) if sentence >= 0]
+        assert row["images"] == source["images"]  # byte for byte
+
+
+def test_every_ranking_layout_of_the_host(load: Any, tmp_path: Path) -> None:
+    """Rows without annotations are split by our splitter; sets of different layouts mix, text-only ones too."""
+    rows = data.rows(4, 5, sentences=(2, 4))
+    data.write_llamafactory(tmp_path, rows, "sharegpt")
+    alpaca = [
+        {"instruction": "Say it.", "chosen": " ".join(["One is here.", "Two is there."]), "rejected": "No."}
+    ] * 3
+    (tmp_path / "alpaca.json").write_text(json.dumps(alpaca))
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["alpaca"] = {
+        "file_name": "alpaca.json",
+        "ranking": True,
+        "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    write_sets(tmp_path, {"converted": data.rows(3, 6), "text": data.rows(3, 7, text_only=True)})
+
+    module = load(tmp_path, "text,alpaca,sharegpt,converted", aspo_alpha=0, preprocessing_num_workers=2)
+    dataset = module["train_dataset"]
+    assert len(dataset) == 13
+    found = [sentences_in(row, module["tokenizer"]) for row in dataset]
+    assert ["One is here.", "Two is there."] in found
+    assert all(any(same_sentences(texts, told(row)) for texts in found) for row in rows)
+    assert sum(bool(row["images"]) for row in dataset) == 7
+
+
+def test_text_rows_before_images(load: Any, tmp_path: Path) -> None:
+    """More text-only rows than the writer's first block, then images: types are not guessed from the first."""
+    text, pictures = data.rows(1, 8, text_only=True) * 1100, data.rows(2, 9)
+    write_sets(tmp_path, {"mixed": [*text, *pictures]})
+    module = load(tmp_path, "mixed")
+    assert len(module["train_dataset"]) == 1102
+
+
+def test_several_images_turns_and_a_system_prompt(load: Any, tmp_path: Path) -> None:
+    rows = data.rows(3, 10, images_per_prompt=2)
+    rows[0]["prompt"] = [
+        {"role": "system", "content": "Answer in short sentences."},
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": "I do. I see it."},
+        {"role": "user", "content": "What is it?"},
+    ]
+    rows[1]["prompt"] = [{"role": "user", "content": "Compare <image> with <image>."}]
+    write_sets(tmp_path, {"rich": rows})
+    module = load(tmp_path, "rich")
+    tokenizer, dataset = module["tokenizer"], module["train_dataset"]
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    per_image = [row["chosen_input_ids"].count(image_token) / 2 for row in dataset]
+    assert len(set(per_image)) == 1 and per_image[0] > 1
+    first = tokenizer.decode(dataset[0]["chosen_input_ids"])
+    assert "Answer in short sentences." in first and "I do. I see it." in first
+    assert first.index("Answer in") < first.index("<image>") < first.index("Look.")
+    second = tokenizer.decode(dataset[1]["chosen_input_ids"])
+    assert second.index("Compare") < second.index("<image>") < second.index("with")
+    for row, source in zip(dataset, rows, strict=True):
+        assert same_sentences(sentences_in(row, tokenizer), told(source))
+
+
+def test_refused_rows_are_counted(load: Any, tmp_path: Path, warnings: list[str]) -> None:
+    rows = data.rows(8, 11, sentences=(2, 4))
+    rows[1]["rejected"][0]["content"] = "  "
+    rows[2]["prompt"][0]["content"] += " <image> <image>"
+    rows[3]["chosen_similarity"] = rows[3]["chosen_similarity"][:-1]
+    write_sets(tmp_path, {"bad": rows})
+    module = load(tmp_path, "bad", preprocessing_num_workers=2)
+    assert module["counts"] == {"training": {"rows": 8, "empty": 1, "markers": 1, "similarity": 1}}
+    assert len(module["train_dataset"]) == 5
+    assert sum("refused 1 of 8 training rows" in warning for warning in warnings) == 3
+    # Streamed rows cannot be counted beforehand; each kind is reported as it is met.
+    warnings.clear()
+    streamed = load(tmp_path, "bad", streaming=True, dataloader_num_workers=1, buffer_size=1)
+    assert len(list(streamed["train_dataset"])) == 5
+    assert sum("ASPO refused 1 training rows so far" in warning for warning in warnings) >= 3
+
+
+def test_length_limit(load: Any, tmp_path: Path) -> None:
+    """Responses are cut as the host cuts them; a prompt cut inside its image tokens refuses the row."""
+    rows = data.rows(6, 12, sentences=4)
+    rows[0]["prompt"][0]["content"] = "Please look very closely at all of it. " * 30
+    write_sets(tmp_path, {"long": rows})
+    whole = load(tmp_path, "long", cutoff_len=4096)
+    limit = max(len(row["chosen_input_ids"]) for row in whole["train_dataset"].select(range(1, 6))) - 8
+    cut = load(tmp_path, "long", cutoff_len=limit)
+    assert cut["counts"]["training"]["rows"] == 6
+    image_token = cut["tokenizer"].convert_tokens_to_ids("<image>")
+    images = {row["chosen_input_ids"].count(image_token) for row in whole["train_dataset"]}
+    assert any(len(row["chosen_input_ids"]) == limit for row in cut["train_dataset"])
+    for row in cut["train_dataset"]:
+        assert len(row["chosen_input_ids"]) <= limit
+        assert {row["chosen_input_ids"].count(image_token)} == images
+        count = max(row["chosen_sentence_ids"]) + 1
+        assert len(row["chosen_similarity"]) == count <= 4
+    with pytest.raises(ValueError, match="6 × `cutoff_len` would cut image tokens"):
+        load(tmp_path, "long", cutoff_len=max(images) + 4)
+
+
+def test_a_template_that_rewrites_the_answer(load: Any, tmp_path: Path) -> None:
+    """qwen3 adds an empty thinking block, or with enable_thinking: false removes the answer's own."""
+    rows = data.rows(2, 13, text_only=True, sentences=3)
+    thought = "<think>\nLet me see. It is one.\n</think>\n\n"
+    for row in rows[:1]:
+        text = row["chosen"][0]["content"]
+        spans = [[0, len(thought)]] + [
+            [span["start"] + len(thought), span["end"] + len(thought)] for span in row["chosen_sentences"]
+        ]
+        row["chosen"][0]["content"] = thought + text
+        row["chosen_sentences"] = [{"start": a, "end": b} for a, b in spans]
+    write_sets(tmp_path, {"thinking": rows})
+    plain = load(tmp_path, "thinking", template="qwen3")
+    assert [max(row["chosen_sentence_ids"]) + 1 for row in plain["train_dataset"]] == [4, 3]
+    without = load(tmp_path, "thinking", template="qwen3", enable_thinking=False)
+    assert [max(row["chosen_sentence_ids"]) + 1 for row in without["train_dataset"]] == [3, 3]
+    tokenizer = without["tokenizer"]
+    expected = told(data.rows(2, 13, text_only=True, sentences=3)[0])
+    assert same_sentences(sentences_in(without["train_dataset"][0], tokenizer), expected)
+
+
+def photograph() -> bytes:
+    """A JPEG that decoding and encoding again changes: noise over a gradient, subsampled colours."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    ramp = np.linspace(0, 200, 96)[None, :, None] + generator.normal(0, 30, (72, 96, 3))
+    stream = io.BytesIO()
+    Image.fromarray(ramp.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("formatting", ["aspo", "sharegpt"])
+def test_a_jpeg_reaches_the_processor_as_stored(
+    formatting: str, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset, Features, Image, Value
+    from llamafactory.data.mm_plugin import BasePlugin
+    from PIL import Image as Pictures
+
+    from aspo_plugin.llamafactory.collator import SentencePairCollator
+
+    jpeg = photograph()
+    [row] = data.rows(1, 14)
+    row["images"] = [{"bytes": jpeg, "path": "photo.jpg"}]
+    if formatting == "aspo":
+        write_sets(tmp_path, {"photo": [row]})
+    else:
+        turn = {"from": Value("string"), "value": Value("string")}
+        features = {"conversations": [turn], "chosen": turn, "rejected": turn, "images": [Image()]}
+        example = {
+            "conversations": [{"from": "human", "value": "<image>What is it?"}],
+            "chosen": {"from": "gpt", "value": row["chosen"][0]["content"]},
+            "rejected": {"from": "gpt", "value": row["rejected"][0]["content"]},
+            "images": row["images"],
+        }
+        Dataset.from_list([example], features=Features(features)).to_parquet(str(tmp_path / "photo.parquet"))
+        columns = {"messages": "conversations", **{name: name for name in ("chosen", "rejected", "images")}}
+        info = {"file_name": "photo.parquet", "formatting": "sharegpt", "ranking": True, "columns": columns}
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"photo": info}))
+    module = load(tmp_path, "photo", aspo_alpha=0)
+    seen: list[np.ndarray] = []
+    original = BasePlugin._preprocess_image
+
+    def look(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(np.asarray(image))
+        return original(self, image, *args, **kwargs)
+
+    monkeypatch.setattr(BasePlugin, "_preprocess_image", look)
+    collator = SentencePairCollator(
+        template=module["template"], tokenizer=module["tokenizer"], processor=module["processor"]
+    )
+    collator([module["train_dataset"][0]])
+    stored = np.asarray(Pictures.open(io.BytesIO(jpeg)))
+    assert seen and all(np.array_equal(pixels, stored) for pixels in seen)
+
+
+def test_plain_dpo_trains_on_a_converted_folder(train: Any, tmp_path: Path) -> None:
+    """`formatting: aspo` serves every stage, and its images stay as stored there too."""
+    from llamafactory.data import loader
+
+    log = train(stage="dpo", tokenized_path=str(tmp_path / "tokens"))
+    assert [entry["step"] for entry in log] == [1, 2]
+    dataset = loader.load_from_disk(str(tmp_path / "tokens"))["train"]
+    assert dataset[0]["images"][0]["bytes"] == data.rows(40, 1, sentences=(3, 5))[0]["images"][0]["bytes"]

@@ -1,0 +1,158 @@
+"""Every bad value or combination is one clear error, and it comes before a model loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import data
+
+from .conftest import write_sets
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aspo_plugin.llamafactory import workflow
+
+    def load_model(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(workflow, "load_model", load_model)
+
+
+FIELDS = [
+    ({"aspo_alpha": 1.5}, r"aspo_alpha is 1\.5.*number from 0 to 1"),
+    ({"aspo_alpha": "half"}, r"aspo_alpha is 'half'"),
+    ({"aspo_normalization": "sum"}, r"aspo_normalization is 'sum': choose one of weight, reward, none"),
+    ({"aspo_shared_prefix": "maybe"}, r"aspo_shared_prefix is 'maybe'.*auto"),
+    ({"aspo_similarity_model": ""}, r"aspo_similarity_model is ''"),
+    ({"aspo_beta": 0.1}, r"aspo_beta"),
+    ({"pref_loss": "ipo"}, r"pref_loss: ipo.*remove `pref_loss`"),
+    ({"pref_beta": 0.0}, r"pref_beta` is 0\.0.*above 0"),
+    ({"dpo_label_smoothing": 0.1}, r"dpo_label_smoothing: 0\.1.*remove it"),
+    ({"ld_alpha": 0.5}, r"ld_alpha: 0\.5.*remove"),
+    ({"use_mca": True}, r"use_mca.*bypass ASPO.*unset USE_MCA"),
+    ({"use_unsloth": True}, r"(unsloth)"),
+    ({"ignore_pad_token_for_loss": False}, r"ignore_pad_token_for_loss: false.*remove it"),
+    ({"stage": "dpo", "aspo_alpha": 0.2}, r"aspo_alpha has no effect with `stage: dpo`.*stage: aspo"),
+    ({"packing": True, "neat_packing": True}, r"neat_packing"),
+    (
+        {"streaming": True, "aspo_similarity_model": "clip"},
+        r"aspo_similarity_model: clip.*streaming: true.*aspo-data score",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), FIELDS, ids=lambda value: str(value)[:40])
+def test_fields(changes: dict[str, Any], message: str, train: Any) -> None:
+    with pytest.raises((ValueError, ImportError), match=message):
+        train(**changes)
+
+
+@pytest.mark.parametrize("variable", ["USE_MCA"])
+def test_megatron_by_environment(variable: str, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aspo_plugin.llamafactory.fields import extend
+    from llamafactory.hparams.finetuning_args import FinetuningArguments
+
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ValueError, match="would bypass ASPO"):
+        FinetuningArguments(stage="aspo")
+    FinetuningArguments(stage="dpo")
+    assert issubclass(extend(FinetuningArguments), FinetuningArguments)
+
+
+def test_ktransformers(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from aspo_plugin.config import AspoSettings
+    from aspo_plugin.llamafactory.checks import check_run
+
+    model_args = SimpleNamespace(use_kt=True, use_unsloth=False)
+    data_args = SimpleNamespace(ignore_pad_token_for_loss=True, streaming=False)
+    with pytest.raises(ValueError, match="use_kt.*bypass ASPO"):
+        check_run(model_args, data_args, AspoSettings())
+
+
+def test_unscored_images(train: Any) -> None:
+    message = r"dataset unscored.* has images but no .*similarities.*aspo-data score.*" + (
+        r"aspo_similarity_model: .*aspo_alpha: 0`"
+    )
+    for dataset in ("unscored", "many,unscored"):
+        with pytest.raises(ValueError, match=message):
+            train(dataset=dataset)
+    with pytest.raises(ValueError, match=message):
+        train(eval_dataset="unscored", do_eval=True)
+    with pytest.raises(ValueError, match=message):
+        train(dataset="unscored", streaming=True, dataloader_num_workers=1)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(dataset="unscored", aspo_alpha=0)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(dataset="text")
+
+
+def test_data_without_ranking(train: Any, tmp_path: Path) -> None:
+    (tmp_path / "plain.json").write_text(json.dumps([{"instruction": "Hi", "output": "Hello."}]))
+    info = {"plain": {"file_name": "plain.json"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"dataset plain is not marked as ranking data.*\"ranking\": true"):
+        train(dataset_dir=str(tmp_path), dataset="plain")
+
+
+def test_tokenized_without_sentences(train: Any, tmp_path: Path) -> None:
+    """A cache that plain DPO wrote is refused; one that ASPO wrote is read."""
+    other, own = str(tmp_path / "dpo"), str(tmp_path / "aspo")
+    train(stage="dpo", tokenized_path=other, output_dir=str(tmp_path / "out-dpo"))
+    with pytest.raises(ValueError, match="another stage tokenized, without sentences.*set another"):
+        train(tokenized_path=other)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="a model was loaded"):
+            train(tokenized_path=own)
+    unscored = str(tmp_path / "unscored")
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(tokenized_path=unscored, dataset="unscored", aspo_alpha=0)
+    with pytest.raises(ValueError, match="no image-text similarities"):
+        train(tokenized_path=unscored, dataset="unscored")
+
+
+def test_nothing_left(train: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"no training row is left.*40 × `cutoff_len` would cut image tokens"
+    ):
+        train(cutoff_len=16)
+    rows = data.rows(2, 9)
+    for row in rows:
+        row["chosen"][0]["content"] = " "
+    write_sets(tmp_path, {"empty": rows})
+    with pytest.raises(ValueError, match="2 × a response is empty"):
+        train(dataset_dir=str(tmp_path), dataset="empty")
+
+
+def test_a_missing_place_is_named(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamafactory.data.template import Template
+
+    monkeypatch.delattr(Template, "remove_thought")
+    with pytest.raises(
+        RuntimeError, match=r"data\.template\.ReasoningTemplate\.remove_thought does not exist"
+    ):
+        train()
+
+
+def test_another_version_warns(train: Any, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
+    from llamafactory.extras import env
+
+    monkeypatch.setattr(env, "VERSION", "0.9.6.dev0")
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train()
+    assert any("not with 0.9.6.dev0" in warning for warning in warnings)
+
+
+def test_a_way_around_the_workflow_is_refused(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamafactory.train import tuner
+    from llamafactory.train.dpo import run_dpo
+
+    monkeypatch.setattr(tuner, "run_dpo", run_dpo.__wrapped__)
+    with pytest.raises(RuntimeError, match="reached CustomDPOTrainer, which would train plain DPO"):
+        train()
