@@ -93,9 +93,8 @@ class Annotate:
         pairs = [item for item in items if isinstance(item, Pair)]
         return pairs, [str(item) for item in items if isinstance(item, SkippedPair)]
 
-    @staticmethod
-    def _row_id(row: Mapping[str, Any], position: str) -> str:
-        for key in ("id", "idx"):
+    def _row_id(self, row: Mapping[str, Any], position: str) -> str:
+        for key in (self.options.columns.get("id", "id"), "idx"):
             if isinstance(row.get(key), str | int):
                 return str(row[key])
         return position

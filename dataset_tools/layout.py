@@ -26,7 +26,7 @@ from dataset_tools.record import RECORD, write_json, write_record
 REJECTED = "rejected.jsonl"
 DATASET_INFO = "dataset_info.json"
 STATE = "state.json"
-_SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5})(-of-\d{5})?\.parquet")
+_SHARD = re.compile(r".*?-(?P<index>\d{5})(-of-\d{5})?\.parquet")
 
 
 def llamafactory_entry() -> dict[str, Any]:
