@@ -40,7 +40,7 @@ _LONGEST_DISPLAY = 3000
 
 _LINE_ENDS = frozenset('.!?:;…。！？：；｡．؟۔।"”’」』|')
 _WRAPPED_WIDTH = 20
-"""A line shorter than this many characters is not taken for a wrapped one."""
+"""A line shorter than this many characters is not taken for a wrapped one, half of it after an open word."""
 # A line that ends with one of these words goes on in the next one, whatever that one starts with.
 _OPEN_WORDS = frozenset(
     "a an the of in on at to for from with by and or but nor as is are was were be that which who whose its "
@@ -158,6 +158,8 @@ def _continues(text: str, lines: list[tuple[int, int]], index: int, bare: bool) 
     if bare:
         return True
     above = above.rstrip()
-    if above[-1] in _LINE_ENDS or len(above) < _WRAPPED_WIDTH:
+    if above[-1] in _LINE_ENDS:
         return False
-    return first.islower() or above[-40:].rpartition(" ")[2].lower() in _OPEN_WORDS
+    if first.islower() and len(above) >= _WRAPPED_WIDTH:
+        return True
+    return len(above) >= _WRAPPED_WIDTH // 2 and above[-40:].rpartition(" ")[2].lower() in _OPEN_WORDS

@@ -1,0 +1,232 @@
+"""The sentence splitter: exact offsets for any text, quality on gold data, time linear in the length."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.sentences import GOLD, bare_syntok, f1, hostile_inputs, quality, read_gold, seconds
+from dataset_tools import sentences
+from dataset_tools.sentences import SPLITTER_VERSION, split_sentences
+
+HARD, ANSWERS = (read_gold(path) for path in GOLD.values())
+
+
+def pieces(text: str) -> list[str]:
+    return [text[start:end] for start, end in split_sentences(text)]
+
+
+def check_spans(text: str) -> None:
+    """The promise of `split_sentences` for any text."""
+    spans = split_sentences(text)
+    assert spans == split_sentences(text)
+    position = 0
+    for start, end in spans:
+        assert type(start) is int and type(end) is int
+        assert position <= start < end <= len(text)
+        assert not text[position:start].strip(), "text outside every sentence"
+        assert text[start:end] == text[start:end].strip(), "white space at an end"
+        position = end
+    assert not text[position:].strip(), "text outside every sentence"
+
+
+# Pieces that mean something to the splitter, so that random texts reach its rules.
+FRAGMENTS = st.sampled_from(
+    [
+        *(
+            "The cat sleeps",
+            "it is red",
+            "Dr",
+            "e.g",
+            "U.S",
+            "fig",
+            "No",
+            "A",
+            "B",
+            "12",
+            "3.5",
+            "etc",
+            "cm",
+            "Xx",
+        ),
+        *(".", "!", "?", "...", "…", "。", "！", "？", "।", ";", ":", ",", "，", "?!", "..", " . "),
+        *(" ", "  ", "\n", "\n\n", "\r\n", "\r", "\t", "\u2028", "\u200b", "\u3000", "\x1c", "\x85", "\xa0"),
+        *(
+            "(",
+            ")",
+            "[",
+            "]",
+            "{",
+            "}",
+            '"',
+            "'",
+            "“",
+            "”",
+            "‘",
+            "’",
+            "「",
+            "」",
+            "（",
+            "）",
+            "*",
+            "**",
+            "_",
+            "~~",
+        ),
+        *(
+            "`",
+            "```",
+            "```\n",
+            "~~~\n",
+            "$",
+            "$$",
+            "$$\n",
+            "\\(",
+            "\\)",
+            "\\[\n",
+            "\\]",
+            "\\begin{a}",
+            "\\end{a}",
+        ),
+        *(
+            "1. ",
+            "2) ",
+            "(a) ",
+            "- ",
+            "* ",
+            "• ",
+            "# ",
+            "> ",
+            "|",
+            "| a | b |\n",
+            "|---|---|\n",
+            "---\n",
+            "（1）",
+            "① ",
+        ),
+        *(
+            "图中有猫",
+            "です",
+            "고양이",
+            "кот",
+            "😀",
+            "❤️",
+            "👩‍👩‍👧",
+            "✅ ",
+            "e\u0301",
+            "\ud800",
+            "\x00",
+            "\ufeff",
+        ),
+        *("<b>", "</b>", "<think>\n", "<br>", "http://a.b/c?d=e.f", "a@b.co", "[x](y.z)", "[1]", ":)"),
+    ]
+)
+
+
+@given(st.one_of(st.text(max_size=80), st.lists(FRAGMENTS, max_size=25).map("".join)))
+@example("")
+@example(" \n\t\u3000")
+@example("I\xa0. Yes")
+@example("([{" * 60)
+@settings(max_examples=400, deadline=None)
+def test_spans_are_exact_for_any_text(text: str) -> None:
+    check_spans(text)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n", "\u3000\t\r\n", "\u2028"])
+def test_white_space_has_no_sentences(text: str) -> None:
+    assert split_sentences(text) == []
+
+
+@pytest.mark.parametrize("name", hostile_inputs(200))
+def test_spans_are_exact_for_hostile_inputs(name: str) -> None:
+    check_spans(hostile_inputs(2000)[name])
+
+
+@pytest.mark.parametrize(("rows", "least"), [(HARD, 0.99), (ANSWERS, 0.98)], ids=["hard", "answers"])
+def test_quality_on_gold(rows: list[dict], least: float) -> None:
+    kinds, _ = quality(rows, split_sentences)
+    assert f1(kinds["all"]) >= least
+    bare, _ = quality(rows, bare_syntok)
+    assert f1(bare["all"]) < 0.8, "the gold data is no longer hard"
+
+
+@pytest.mark.parametrize("kind", sorted({row["cat"] for row in HARD}))
+def test_no_kind_of_text_is_left_behind(kind: str) -> None:
+    kinds, _ = quality([row for row in HARD if row["cat"] == kind], split_sentences)
+    assert f1(kinds["all"]) >= 0.97
+
+
+def test_gold_spans_keep_the_promise() -> None:
+    for row in HARD + ANSWERS:
+        for (_, end), (start, _) in zip(row["spans"], row["spans"][1:], strict=False):
+            assert end <= start and not row["text"][end:start].strip()
+        assert all(row["text"][s:e].strip() == row["text"][s:e] != "" for s, e in row["spans"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Run this:¦\n```python\nx = 1. + 2\n\nprint('A. B')\n```¦\nDone.",
+        "```\nunclosed. Code\n\nGoes on.",
+        "We get¦\n$$\na = 1. \\quad b\n$$¦\nwhere a is one.",
+        "| a. B | c |\n|---|---|¦\n| D. e | f |",
+        "A line.¦\r\nAnother one.¦\r\n\r\n- item¦\n- item",
+        "It goes on over the\nnext line.¦ Then it\nends.",
+        "She said it.¦ “It is red. It is big,” he added.",
+        "He has a bird (e.g. an owl. Or not) at home.¦ It sings.",
+        "Good 😊¦ The dog is cute! 🐶¦ Bye.",
+        "他说：“小心！”然后离开了。¦天黑了。",
+        "The price is $3.50.¦ The other is $4.",
+        "See https://a.b/c.d?e=F.¦ It is short.",
+        "1. A lamp 2. A desk 3. A chair",
+        "the room is well lit.¦ Two lamps hang there.",
+        "Main St. is closed.¦ Dr. J. Lee lives there with Mr. A. Wu Jr. and others.",
+        "costs Rs. 75 in the U.S.¦ He paid.",
+    ],
+)
+def test_texts(text: str) -> None:
+    """`¦` marks the boundaries."""
+    assert pieces(text.replace("¦", "")) == [piece.strip() for piece in text.split("¦")]
+
+
+def test_plain_prose_is_left_to_syntok(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "The cat sleeps on the mat. Many people like cats very much. Few dislike them."
+    assert len(pieces(text)) == 3
+    from dataset_tools.sentences import rules
+
+    monkeypatch.setattr(rules, "_propose", lambda masked: frozenset())
+    assert len(pieces(text)) == 1
+
+
+# The slowest input measured takes about 0.15 s and grows linearly; the promise is 0.5 s.
+@pytest.mark.parametrize("name", hostile_inputs(200))
+def test_no_hostile_input_is_slow(name: str) -> None:
+    text = hostile_inputs(20_000)[name]
+    assert len(text) == 20_000
+    elapsed = seconds(split_sentences, text, repeats=1)
+    if elapsed > 0.25:
+        elapsed = seconds(split_sentences, text, repeats=5)
+    assert elapsed < 0.5
+    if elapsed > 0.02:
+        # Four times the length: about 4 times the time where it is linear, 16 where it is quadratic.
+        longer = hostile_inputs(80_000)[name]
+        assert seconds(split_sentences, longer, repeats=2) < 10 * seconds(split_sentences, text, repeats=3)
+
+
+def test_version_names_rules_and_engine() -> None:
+    from importlib.metadata import version
+
+    assert SPLITTER_VERSION == f"{sentences.RULES_VERSION}+syntok{version('syntok')}"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        sentences.nothing  # noqa: B018
+
+
+def test_import_does_not_load_the_engine() -> None:
+    code = "import sys, dataset_tools.sentences; print({'syntok', 'regex', 'torch'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
