@@ -6,9 +6,14 @@
 `_serve_evaluate`: replaces `axolotl.common.datasets.prepare_preference_datasets` for ASPO's configs.
     Relies on: `axolotl evaluate` gets its datasets there and asks no plugin's `load_datasets`.
     Can go when: it asks plugins, as `train` and `preprocess` do.
-`_fit_to_cpu`: no `device_map` for several processes without an accelerator.
-    Relies on: Axolotl sets `{"": rank}`, which is no device of a CPU.
+`_skip_peer_probe`, `_fit_to_cpu`: several processes on a machine without an accelerator.
+    Relies on: `utils.trainer.check_cuda_p2p_ib_support` asks CUDA for peers and fails without a driver;
+    `device_map` is `{"": rank}`, which is no device of a CPU.
     Can go when: Axolotl trains with several processes on CPU.
+`save_adapter_alone`: the base model under an adapter is not written to the output folder.
+    Relies on: `axolotl.train.save_trained_model` saves the adapter, then the model below it, whose layers
+    then have names that nothing can load.
+    Can go when: Axolotl saves adapters of preference runs once.
 `prepared_splits`: Axolotl's own functions read, merge, split, keep and lock the datasets.
     Relies on: their signatures.
     Can go when: its path for preference data takes messages and images.
@@ -20,6 +25,7 @@ import functools
 import importlib
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +57,7 @@ _TOUCHED = (
     "axolotl.utils.data.shared:save_preprocessed_dataset",
     "axolotl.utils.data.utils:deduplicate_and_log_datasets",
     "axolotl.utils.dict:DictDefault",
+    "axolotl.utils.trainer:check_cuda_p2p_ib_support",
 )
 
 
@@ -99,6 +106,7 @@ def register(cfg: Any) -> None:
     if cfg.get("seed") is None:
         cfg["seed"] = 42  # without one, every process shuffles and splits the data in its own way
     _serve_evaluate()
+    _skip_peer_probe()
 
 
 def current_config() -> Any:
@@ -155,6 +163,15 @@ def _serve_evaluate() -> None:
 
     prepare.serves_aspo = True  # type: ignore[attr-defined]
     module.prepare_preference_datasets = prepare
+
+
+def _skip_peer_probe() -> None:
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
+        from axolotl.utils import trainer as module
+
+        module.check_cuda_p2p_ib_support = lambda: True
 
 
 def _fit_to_cpu(cfg: Any) -> None:
@@ -278,6 +295,12 @@ def _score(cfg: Any) -> Callable[[str], Any]:
 
     folder = Path(cfg.dataset_prepared_path or "last_run_prepared") / "similarity"
     return lambda model: dataset_scorer(model, folder)
+
+
+def save_adapter_alone(cfg: Any, trainer: Any) -> None:
+    """Keep Axolotl from writing the base model beside the adapter, with layers of both inside."""
+    if cfg.adapter and not cfg.rl_adapter_ref_model and hasattr(trainer.model, "get_base_model"):
+        trainer.model.get_base_model().save_pretrained = lambda *args, **kwargs: None
 
 
 def check_trainer(trainer: Any) -> None:

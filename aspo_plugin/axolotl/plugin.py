@@ -33,3 +33,4 @@ class AspoPlugin(BasePlugin):
 
         host.check_trainer(trainer)
         host.save_config(cfg)
+        host.save_adapter_alone(cfg, trainer)
