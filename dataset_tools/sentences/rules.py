@@ -19,7 +19,7 @@ _CANDIDATE = re.compile(
 _FULL_STOPS = frozenset("。！？｡।॥۔؟")
 _QUOTES = frozenset("\"'”’」』")
 _OPENERS = frozenset("\"'“‘「『(（[【《⟨*_~`¿¡#")
-_NEXT_WORD = re.compile(r"[\"'“‘「『(（\[【《⟨*_~`¿¡#]*([^\W\d_]+(?:'[a-z]+)?)?")
+_NEXT_WORD = re.compile(r"[\"'“‘「『(（\[【《⟨*_~`¿¡#]*([^\W\d_]+)?")
 _NEXT_MARKER = re.compile(r"[*_]*(?:\d{1,2}\.|\(?(?:\d{1,2}|[A-Za-z])\)|[①-⓿❶-➓]|[-•*–—])\s+\S")
 _BARE_MARKER = re.compile(
     r"[*_\s]*\(?(?:[A-Za-z]?\d{1,3}|[A-Za-z]|[ivxIVX]{1,4}|[图圖表例题題]\s?\d{1,3})\)?\Z"

@@ -60,7 +60,7 @@ MONTHS = frozenset(
 
 UNITS = frozenset(
     "cm mm km kg mg ml kl kb mb gb tb hz khz mhz ghz kw mw lb lbs oz ft yd mi hr hrs sec secs min mins "
-    "mph kph km/h sq cu m g l s h tsp tbsp tbs pcs doz in".split()
+    "mph kph km/h sq cu m g l s h tsp tbsp yr yrs wks mos tbs pcs doz in".split()
 )
 
 ZONES = frozenset(

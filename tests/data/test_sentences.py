@@ -176,7 +176,7 @@ def test_gold_spans_keep_the_promise() -> None:
         "We get¦\n$$\na = 1. \\quad b\n$$¦\nwhere a is one.",
         "| a. B | c |\n|---|---|¦\n| D. e | f |",
         "A line.¦\r\nAnother one.¦\r\n\r\n- item¦\n- item",
-        "It goes on over the\nnext line.¦ Then it\nends.",
+        "The cat is lying on the\nnext chair.¦ Its tail hangs\ndown.¦\n50 people look on.",
         "She said it.¦ “It is red. It is big,” he added.",
         "He has a bird (e.g. an owl. Or not) at home.¦ It sings.",
         "Good 😊¦ The dog is cute! 🐶¦ Bye.",
@@ -212,10 +212,10 @@ def test_no_hostile_input_is_slow(name: str) -> None:
     if elapsed > 0.25:
         elapsed = seconds(split_sentences, text, repeats=5)
     assert elapsed < 0.5
-    if elapsed > 0.02:
+    if elapsed > 0.04:
         # Four times the length: about 4 times the time where it is linear, 16 where it is quadratic.
         longer = hostile_inputs(80_000)[name]
-        assert seconds(split_sentences, longer, repeats=2) < 10 * seconds(split_sentences, text, repeats=3)
+        assert seconds(split_sentences, longer, repeats=1) < 10 * elapsed
 
 
 def test_version_names_rules_and_engine() -> None:
