@@ -137,7 +137,9 @@ class ReferenceCache:
         writer, start, count, check = self._where[key]
         values = self._maps.get(writer)
         if values is None:
-            values = np.memmap(self.folder / f"{writer}.values", dtype="<f4", mode="r")
+            file = self.folder / f"{writer}.values"
+            # A killed writer may have left a part of a number at the end.
+            values = np.memmap(file, dtype="<f4", mode="r", shape=(file.stat().st_size // 4,))
             self._maps[writer] = values
         row = values[start : start + count]
         if zlib.crc32(row.tobytes()) != check:

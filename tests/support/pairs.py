@@ -29,7 +29,9 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def pair_batch(model: Any, processor: Any, *, pairs: int = 2, seed: int = 0, images: bool = True) -> PairBatch:
+def pair_batch(
+    model: Any, processor: Any, *, pairs: int = 2, seed: int = 0, images: bool = True
+) -> PairBatch:
     """Pairs with prompts and responses of different lengths, padded on the right."""
     random = np.random.default_rng(seed)
     tokenizer = getattr(processor, "tokenizer", processor)

@@ -1,0 +1,295 @@
+"""What the cache gives back is what the reference computed for that row, or an error."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+
+from aspo_plugin.core.fingerprint import settings_identity, weights_identity
+from aspo_plugin.core.reference_cache import (
+    ReferenceCache,
+    ReferenceCacheError,
+    image_digest,
+    row_keys,
+)
+from aspo_plugin.core.reference_fill import fill
+from tests.core.test_shared_prefix import language_model, token_batch
+from tests.support.pairs import picture, plain_logps
+
+MADE_WITH = {"model": "a", "adapter": "none", "dtype": "float32"}
+NO_IMAGES = [image_digest([])] * 6
+
+
+def batch(seed=0):
+    inputs, wanted = token_batch(seed=seed)
+    keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, NO_IMAGES)
+    values = torch.where(wanted, -torch.rand(wanted.shape), 0.0)
+    return keys, values, wanted
+
+
+def test_rows_come_back_over_runs_and_in_any_batch(tmp_path):
+    cache = ReferenceCache.open(tmp_path / "cache", MADE_WITH)
+    assert len(cache) == 0
+    keys, values, wanted = batch()
+    assert cache.lookup(keys, wanted) is None
+    cache.store(keys[:4], values[:4], wanted[:4])
+    assert cache.lookup(keys, wanted) is None
+    cache.store(keys, values, wanted)
+    assert len(cache) == 6
+    for again in (cache, ReferenceCache.open(tmp_path / "cache", MADE_WITH)):
+        assert torch.equal(again.lookup(keys, wanted), values)
+        order = [5, 2, 0, 1, 4, 3]
+        assert torch.equal(again.lookup([keys[i] for i in order], wanted[order]), values[order])
+    wider = torch.nn.functional.pad(wanted, (3, 2))
+    assert torch.equal(cache.lookup(keys, wider), torch.nn.functional.pad(values, (3, 2)))
+
+
+def test_the_first_value_of_a_row_stays(tmp_path):
+    cache = ReferenceCache.open(tmp_path, MADE_WITH)
+    keys, values, wanted = batch()
+    cache.store(keys, values, wanted)
+    cache.store(keys, values - 1, wanted)
+    assert torch.equal(cache.lookup(keys, wanted), values)
+
+
+def test_values_are_read_through_a_memory_map(tmp_path):
+    cache = ReferenceCache.open(tmp_path, MADE_WITH)
+    keys, values, wanted = batch()
+    cache.store(keys, values, wanted)
+    cache.lookup(keys, wanted)
+    assert all(isinstance(values, np.memmap) for values in cache._maps.values())
+
+
+@pytest.mark.parametrize("cut", [(".index", 5), (".values", 3)])
+def test_a_killed_writer_leaves_whole_rows(tmp_path, cut):
+    cache = ReferenceCache.open(tmp_path, MADE_WITH)
+    keys, values, wanted = batch()
+    for row in range(6):
+        cache.store(keys[row : row + 1], values[row : row + 1], wanted[row : row + 1])
+    (file,) = tmp_path.glob(f"*{cut[0]}")
+    file.write_bytes(file.read_bytes()[: -cut[1]])
+    again = ReferenceCache.open(tmp_path, MADE_WITH)
+    assert len(again) == 5
+    assert torch.equal(again.lookup(keys[:5], wanted[:5]), values[:5])
+    assert again.lookup(keys, wanted) is None
+    again.store(keys, values, wanted)
+    assert torch.equal(ReferenceCache.open(tmp_path, MADE_WITH).lookup(keys, wanted), values)
+
+
+def test_damage_is_an_error(tmp_path):
+    cache = ReferenceCache.open(tmp_path, MADE_WITH)
+    keys, values, wanted = batch()
+    cache.store(keys, values, wanted)
+    (file,) = tmp_path.glob("*.values")
+    data = bytearray(file.read_bytes())
+    data[9] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ReferenceCacheError, match="damaged: delete the folder"):
+        ReferenceCache.open(tmp_path, MADE_WITH).lookup(keys, wanted)
+
+
+def test_a_foreign_cache_is_an_error(tmp_path):
+    ReferenceCache.open(tmp_path, MADE_WITH)
+    with pytest.raises(ReferenceCacheError, match="dtype was float32, now bfloat16; model was a, now b"):
+        ReferenceCache.open(tmp_path, {**MADE_WITH, "model": "b", "dtype": "bfloat16"})
+    with pytest.raises(ReferenceCacheError, match="template was not set, now qwen2_vl"):
+        ReferenceCache.open(tmp_path, {**MADE_WITH, "template": "qwen2_vl"})
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "format": 0}))
+    with pytest.raises(ReferenceCacheError, match="another version"):
+        ReferenceCache.open(tmp_path, MADE_WITH)
+
+
+def test_a_folder_of_other_files_is_not_touched(tmp_path):
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(ReferenceCacheError, match="no reference cache"):
+        ReferenceCache.open(tmp_path, MADE_WITH)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_not_finite_is_not_stored(tmp_path):
+    cache = ReferenceCache.open(tmp_path, MADE_WITH)
+    keys, values, wanted = batch()
+    with pytest.raises(ReferenceCacheError, match="not finite"):
+        cache.store(keys, torch.where(wanted, torch.nan, values), wanted)
+    assert len(ReferenceCache.open(tmp_path, MADE_WITH)) == 0
+
+
+def _write(folder, seed):
+    cache = ReferenceCache.open(folder, MADE_WITH)
+    torch.manual_seed(seed)
+    for number in range(5):
+        cache.store(*batch(seed=10 * seed + number))
+
+
+def test_processes_fill_one_folder(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(tmp_path, seed)) for seed in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    cache = ReferenceCache.open(tmp_path, MADE_WITH)
+    assert len(cache) == 3 * 5 * 6
+    for seed in range(3):
+        torch.manual_seed(seed)
+        for number in range(5):
+            keys, values, wanted = batch(seed=10 * seed + number)
+            assert torch.equal(cache.lookup(keys, wanted), values)
+
+
+def test_keys_are_of_tokens_training_and_images():
+    inputs, wanted = token_batch()
+    ids, seen = inputs["input_ids"], inputs["attention_mask"]
+    keys = row_keys(ids, seen, wanted, NO_IMAGES)
+    assert len(set(keys)) == 6 and all(len(key) == 16 for key in keys)
+
+    def pad(x):
+        return torch.nn.functional.pad(x, (2, 4))
+
+    assert row_keys(pad(ids), pad(seen), pad(wanted), NO_IMAGES) == keys
+    assert row_keys(torch.where(seen.bool(), ids, 9), seen, wanted, NO_IMAGES) == keys
+    one_less = wanted.clone()
+    one_less[:, -1] = False
+    one_less[0, int(wanted[0].long().argmax())] = False
+    assert row_keys(ids, seen, one_less, NO_IMAGES)[0] != keys[0]
+    other = [image_digest([picture(row, 8, 8)]) for row in range(6)]
+    assert not set(row_keys(ids, seen, wanted, other)) & set(keys)
+
+
+def test_an_image_counts_by_its_content(tmp_path):
+    image, other = picture(0, 8, 9), picture(1, 8, 9)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    path = tmp_path / "a.png"
+    path.write_bytes(stream.getvalue())
+    moved = tmp_path / "b.png"
+    moved.write_bytes(stream.getvalue())
+    as_file = {
+        image_digest([form])
+        for form in (
+            str(path), moved, stream.getvalue(), {"bytes": stream.getvalue(), "path": None},
+            {"bytes": None, "path": str(path)},
+        )
+    }  # fmt: skip
+    assert len(as_file) == 1
+    digests = [image_digest(images) for images in ([], [image], [other], [image, other], [other, image])]
+    assert len({*digests}) == 5
+    assert image_digest([image.copy()]) == digests[1]
+    assert image_digest([image.rotate(180)]) != digests[1]
+    assert image_digest([np.zeros((2, 3))]) != image_digest([np.zeros((3, 2))])
+    with pytest.raises(TypeError):
+        image_digest([3])
+
+
+# --- filling ------------------------------------------------------------------------------------------
+
+
+def batches(model, seeds=range(4), calls=None):
+    for seed in seeds:
+        inputs, wanted = token_batch(seed=seed)
+        keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, NO_IMAGES)
+
+        def compute(inputs=inputs, wanted=wanted, seed=seed):
+            if calls is not None:
+                calls.append(seed)
+            return plain_logps(model, inputs, wanted)
+
+        yield keys, wanted, compute
+
+
+def fill_from(folder, model, seeds=range(4), dataset="train"):
+    cache, calls = ReferenceCache.open(folder, MADE_WITH), []
+    fill(
+        cache,
+        batches(model, seeds, calls),
+        precision=torch.float32,
+        device=torch.device("cpu"),
+        dataset=dataset,
+    )
+    return cache, calls
+
+
+def test_filled_once(tmp_path):
+    model = language_model("Llama")
+    cache, calls = fill_from(tmp_path, model)
+    assert calls == [0, 1, 2, 3]
+    for keys, wanted, compute in batches(model):
+        assert torch.equal(cache.lookup(keys, wanted), compute().detach())
+    # The second run computes one batch to check the first one's work, a third set only what is new.
+    assert fill_from(tmp_path, model)[1] == [0]
+    assert fill_from(tmp_path, model, [2, 3, 7], dataset="evaluation")[1] == [2, 7]
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path):
+    model = language_model("Llama")
+    fill_from(tmp_path, model, [0, 1], dataset="part")
+    assert fill_from(tmp_path, model)[1] == [0, 2, 3]
+
+
+def test_a_complete_set_is_not_gone_through_again(tmp_path):
+    model = language_model("Llama")
+    fill_from(tmp_path, model)
+    cache = ReferenceCache.open(tmp_path, MADE_WITH)
+    seen = []
+
+    def watched():
+        for item in batches(model):
+            seen.append(1)
+            yield item
+
+    fill(cache, watched(), precision=torch.float32, device=torch.device("cpu"), dataset="train")
+    assert len(seen) == 1
+
+
+def test_a_stale_cache_is_an_error(tmp_path):
+    """The same name and settings, other weights: the fingerprint cannot know, the first batch does."""
+    model = language_model("Llama")
+    fill_from(tmp_path, model)
+    model.model.layers[1].mlp.down_proj.weight.data *= 1.01
+    with pytest.raises(ReferenceCacheError, match="stale: it differs from the reference model"):
+        fill_from(tmp_path, model)
+
+
+# --- fingerprints -------------------------------------------------------------------------------------
+
+
+def test_weights_identity(tmp_path):
+    model = language_model("Llama")
+    model.save_pretrained(tmp_path / "a")
+    model.save_pretrained(tmp_path / "b")
+    first = weights_identity(tmp_path / "a")
+    assert first == weights_identity(str(tmp_path / "b"))
+    model.lm_head.weight.data[3, 3] += 1
+    model.save_pretrained(tmp_path / "b")
+    assert weights_identity(tmp_path / "b") != first
+    assert weights_identity(None) == "none"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError):
+        weights_identity(tmp_path / "empty")
+
+
+def test_large_files_are_sampled_all_over(tmp_path, monkeypatch):
+    from aspo_plugin.core import fingerprint
+
+    monkeypatch.setattr(fingerprint, "WHOLE_BELOW", 1000)
+    monkeypatch.setattr(fingerprint, "BLOCK", 100)
+    file = tmp_path / "model.safetensors"
+    data = np.random.default_rng(0).bytes(10_000)
+    file.write_bytes(data)
+    first = weights_identity(tmp_path)
+    for place in (0, 5_000, 9_999):
+        changed = bytearray(data)
+        changed[max(0, place - 200) : place + 200] = bytes(len(changed[max(0, place - 200) : place + 200]))
+        file.write_bytes(changed)
+        assert weights_identity(tmp_path) != first
+
+
+def test_settings_identity():
+    assert settings_identity({"a": 1, "b": [2]}) == settings_identity({"b": [2], "a": 1})
+    assert settings_identity({"a": 1}) != settings_identity({"a": 2})

@@ -1,0 +1,152 @@
+"""The first batch is compared with the plain path: faults stop the run, rounding does not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from aspo_plugin.core import logprobs, shared_prefix
+from aspo_plugin.core.logprobs import ResponseLogProbs
+from aspo_plugin.core.selfcheck import SelfCheckError
+from tests.core.test_shared_prefix import language_model, token_batch
+from tests.support.pairs import pair_batch
+
+
+def rejected_sees_chosen(monkeypatch):
+    right = shared_prefix.attention_masks
+
+    def wrong(layout, *args):
+        segment = torch.where(layout.segment == shared_prefix.REJECTED, shared_prefix.CHOSEN, layout.segment)
+        return right(dataclasses.replace(layout, segment=segment), *args)
+
+    monkeypatch.setattr(shared_prefix, "attention_masks", wrong)
+
+
+def positions_go_on_over_the_chosen_response(monkeypatch):
+    def wrong(model, inputs, layout, architecture):
+        return torch.arange(layout.segment.shape[1]).expand_as(layout.segment)
+
+    monkeypatch.setattr(shared_prefix, "_positions", wrong)
+
+
+def multimodal_positions_lost(monkeypatch):
+    monkeypatch.setattr(shared_prefix, "_multimodal_positions", lambda model, inputs: None)
+
+
+def rejected_predicted_by_the_chosen_end(monkeypatch):
+    right = shared_prefix.plan
+
+    def wrong(*args, **kwargs):
+        arrays = right(*args, **kwargs)
+        flat = arrays["segment"].ravel()
+        predictor, width = arrays["predictor"], token_batch()[0]["input_ids"].shape[1]
+        for n, place in enumerate(arrays["place"]):
+            first = n == 0 or arrays["place"][n - 1] != place - 1
+            if place // width >= len(arrays["segment"]) and first:
+                row = predictor[n] // arrays["segment"].shape[1]
+                size = arrays["segment"].shape[1]
+                start = (flat[row * size : (row + 1) * size] == shared_prefix.REJECTED).argmax()
+                predictor[n] = row * size + start - 1
+        return arrays
+
+    monkeypatch.setattr(logprobs, "plan", wrong)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        rejected_sees_chosen,
+        positions_go_on_over_the_chosen_response,
+        rejected_predicted_by_the_chosen_end,
+    ],
+)
+def test_a_fault_stops_the_run(monkeypatch, fault):
+    model = language_model("Llama")
+    inputs, wanted = token_batch()
+    fault(monkeypatch)
+    with pytest.raises(SelfCheckError, match="Set shared_prefix to false"):
+        ResponseLogProbs()(model, inputs, wanted)
+    # Nothing else would have said so.
+    ResponseLogProbs(self_check=False)(model, inputs, wanted)
+    ResponseLogProbs(shared_prefix="false")(model, inputs, wanted)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_lost_multimodal_positions_stop_the_run(backbones, monkeypatch, name):
+    model, processor = backbones(name)
+    batch = pair_batch(model, processor)
+    ResponseLogProbs()(model, batch.inputs, batch.response_mask)
+    multimodal_positions_lost(monkeypatch)
+    with pytest.raises(SelfCheckError):
+        ResponseLogProbs()(model, batch.inputs, batch.response_mask)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "paligemma"])
+def test_a_lost_two_way_mask_stops_the_run(backbones, monkeypatch, name):
+    model, processor = backbones(name)
+    batch = pair_batch(model, processor)
+    right = logprobs.describe
+    monkeypatch.setattr(logprobs, "describe", lambda model: dataclasses.replace(right(model), two_way=""))
+    with pytest.raises(SelfCheckError):
+        ResponseLogProbs()(model, batch.inputs, batch.response_mask)
+
+
+def test_a_lost_window_stops_the_run(monkeypatch):
+    model = language_model("Mistral", sliding_window=4)
+    right = logprobs.describe
+    monkeypatch.setattr(logprobs, "describe", lambda model: dataclasses.replace(right(model), window=None))
+    with pytest.raises(SelfCheckError):
+        ResponseLogProbs()(model, *token_batch())
+
+
+def test_a_boolean_mask_in_eager_attention_stops_the_run(monkeypatch):
+    model = language_model("Llama")
+    model.set_attn_implementation("eager")
+    right = logprobs.describe
+    monkeypatch.setattr(logprobs, "describe", lambda model: dataclasses.replace(right(model), additive=False))
+    with pytest.raises(SelfCheckError):
+        ResponseLogProbs()(model, *token_batch())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_rounding_does_not(backbones, name, dtype):
+    model, processor = backbones(name)
+    batch = pair_batch(model, processor, pairs=3)
+    logps = ResponseLogProbs()
+    logps(model.to(dtype), batch.inputs, batch.response_mask)
+    assert logps.verdict.holds
+    if dtype == torch.float32:
+        assert logps.verdict.limit < 1e-5
+
+
+def test_bfloat16_with_sharp_weights():
+    """Log-probs around -10 and attention far from uniform, under weights and under autocast."""
+    for seed in range(4):
+        inputs, wanted = token_batch(seed=seed, pairs=4, prompt=(30, 60), response=(10, 30))
+        logps = ResponseLogProbs()
+        logps(language_model("Qwen3").bfloat16(), inputs, wanted)
+        assert logps.verdict.holds
+        logps = ResponseLogProbs()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logps(language_model("Qwen3"), inputs, wanted)
+        assert logps.verdict.holds
+
+
+def test_only_the_first_shared_batch_is_checked(monkeypatch):
+    model = language_model("Llama")
+    forwards = []
+    model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    inputs, wanted = token_batch()
+    logps = ResponseLogProbs()
+    other = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    other["input_ids"][0, 0] += 1
+    counts = []
+    for batch in (other, inputs, inputs):
+        forwards.clear()
+        logps(model, batch, wanted.clone())
+        counts.append(len(forwards))
+    assert counts == [1, 3, 1]
+    assert logps.report()["pairs/shared"] == 6
