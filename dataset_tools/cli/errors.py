@@ -10,8 +10,8 @@ from typing import Any
 
 import typer
 
-from dataset_tools.cli.output import redact
-from dataset_tools.errors import DataError, UsageError
+from dataset_tools import installed
+from dataset_tools.cli.output import redact, warn
 
 _traceback = False
 
@@ -74,6 +74,9 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> Any:
         try:
+            foreign = installed.warning()
+            if foreign:
+                warn(foreign)
             return function(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
             if type(error).__module__.partition(".")[0] in ("typer", "click"):
@@ -89,6 +92,3 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(code) from None
 
     return command
-
-
-__all__ = ["DataError", "UsageError", "describe", "reported", "show_traceback"]
