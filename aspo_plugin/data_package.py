@@ -15,8 +15,9 @@ from importlib.util import find_spec
 def check_dataset_tools() -> None:
     """Raise `ImportError` naming the culprit where `dataset_tools` is not this distribution's package."""
     try:
+        import_module("dataset_tools").foreign_distributions  # noqa: B018  another package has no such name
         import_module("dataset_tools.installed")
-    except ImportError:
+    except (ImportError, AttributeError):
         spec = find_spec("dataset_tools")
         where = list(spec.submodule_search_locations or []) if spec else []
         owners = sorted(set(packages_distributions().get("dataset_tools", [])) - {"aspo-plugin"})
