@@ -36,8 +36,8 @@ DUAL_ENCODERS = ("clip", "siglip")
 VISION_LANGUAGE = tuple(name for name in BUILDERS if name not in (*DUAL_ENCODERS, "text"))
 
 
-def build(name: str, folder: Path | str) -> Path:
-    """Write the model called `name` (one of `BUILDERS`) to `folder` and return it; float32, seeded."""
+def build(name: str, folder: Path | str, dtype: Any = None) -> Path:
+    """Write the model `name` (one of `BUILDERS`) to `folder` and return it; seeded, float32 or `dtype`."""
     import torch
 
     folder = Path(folder)
@@ -46,6 +46,8 @@ def build(name: str, folder: Path | str) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, processor = BUILDERS[name]()
+    if dtype is not None:
+        model.to(dtype)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -1,0 +1,69 @@
+"""The command `aspo-plan`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe of LLaMA-Factory or Axolotl.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Argument(help="KEY=VALUE that replaces the recipe's key, as behind llamafactory-cli."),
+    ] = None,
+    more: Annotated[
+        Path | None,
+        typer.Option("--with", help="A file of recipes/shared (.args or .yaml) laid over the recipe."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs that share the run.", min=1)] = 1,
+    config: Annotated[
+        Path | None, typer.Option(help="Folder with the model's config.json, for models not in the table.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Estimate the memory that RECIPE needs on each GPU: an upper bound for its longest batch.
+
+    Example: aspo-plan recipes/llamafactory/llava-1.5-7b.yaml per_device_train_batch_size=2
+    """
+    from .memory import estimate
+    from .model import shape_of
+    from .recipe import read_run
+
+    try:
+        run = read_run(recipe, override or [], more, gpus)
+        parts = estimate(run, shape_of(run, config))
+    except (OSError, ValueError) as error:
+        typer.echo(f"aspo-plan: {error}", err=True)
+        raise typer.Exit(2) from None
+    total = sum(part.bytes for part in parts)
+    if as_json:
+        document = {"recipe": str(recipe), "gpus": gpus, "bytes": {part.name: part.bytes for part in parts}}
+        typer.echo(json.dumps({**document, "total": total}, indent=2))
+        return
+    sharing = f"{gpus} GPUs, {run.sharding}" if gpus > 1 else "1 GPU"
+    typer.echo(f"{recipe}: {run.model}, {run.method}, {sharing}; GiB on each GPU")
+    width = max(len(part.name) for part in parts)
+    for part in parts:
+        typer.echo(f"  {part.name:<{width}}  {part.bytes / 2**30:7.2f}  {part.formula}")
+    typer.echo(f"  {'total':<{width}}  {total / 2**30:7.2f}  {_fits(total)}")
+
+
+def _fits(total: float) -> str:
+    """The smallest common GPU that holds `total` bytes; a card has a little less than its name says."""
+    for size in (24, 40, 48, 80, 141):
+        if total <= 0.97 * size * 2**30:
+            return f"fits a {size} GB GPU"
+    return "more than one GPU holds: share it (--with, --gpus), or shorten the batch"
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(app())

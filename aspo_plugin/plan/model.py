@@ -1,0 +1,124 @@
+"""Sizes of a model and of what a run trains of it, counted on the real classes without weights."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .recipe import Run
+from .shapes import SHAPES
+
+# Parts of parameter names outside the language model. Both hosts leave them alone by default.
+VISION = ("vision", "visual", "qformer", "query_tokens", "image_newline")
+PROJECTOR = ("multi_modal_projector", "language_projection", "connector", "merger")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Counts of parameters, and widths of the language model.
+
+    `quantizable`: weights of its linear layers, which 4-bit loading shrinks. `attention`: width of queries,
+    keys and values together. `largest`: parameters of the largest piece that sharding gathers at once.
+    """
+
+    parameters: int
+    trainable: int
+    quantizable: int
+    hidden: int
+    inner: int
+    attention: int
+    layers: int
+    vocabulary: int
+    largest: int
+
+
+def shape_of(run: Run, folder: Path | None = None) -> Shape:
+    """The shape of the run's model; `ValueError` where its config is neither known nor given."""
+    return measure(config_of(run.model, folder), run)
+
+
+def config_of(name: str, folder: Path | None = None) -> Any:
+    """The config of the model called `name`: in `folder`, at `name` on disk, or of the known ones."""
+    from transformers import AutoConfig
+
+    place = folder or Path(name)
+    if (place / "config.json").is_file():
+        return AutoConfig.from_pretrained(place)
+    if name in SHAPES:
+        kind, values = SHAPES[name]
+        return AutoConfig.for_model(kind, **values)
+    raise ValueError(
+        f"the shape of {name} is not known here: give --config FOLDER with its config.json. "
+        f"Known: {', '.join(SHAPES)}."
+    )
+
+
+def empty_model(config: Any) -> Any:
+    """The model of `config` on the meta device: real classes, no memory."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kind = AutoModelForImageTextToText
+    if type(config) not in kind._model_mapping:
+        kind = AutoModelForCausalLM
+    with torch.device("meta"):
+        return kind.from_config(config)
+
+
+def measure(config: Any, run: Run) -> Shape:
+    """Counts for `run` on the model of `config`."""
+    from torch import nn
+
+    model = empty_model(config)
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not _has(name, (*VISION, *PROJECTOR, "lm_head"))
+    }
+    if run.method == "full":
+        trainable = sum(value.numel() for name, value in model.named_parameters() if _is_trained(name, run))
+    else:
+        wanted = [module for name, module in model.named_modules() if _is_target(name, module, run)]
+        trainable = sum(run.rank * (module.in_features + module.out_features) for module in wanted)
+    layers = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    blocks = [sum(value.numel() for value in block.parameters()) for group in layers for block in group]
+    embedding = text.vocab_size * text.hidden_size
+    return Shape(
+        parameters=sum(value.numel() for value in model.parameters()),
+        trainable=trainable,
+        quantizable=sum(module.weight.numel() for module in linear.values()),
+        hidden=text.hidden_size,
+        inner=text.intermediate_size,
+        attention=size * (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads)),
+        layers=text.num_hidden_layers,
+        vocabulary=text.vocab_size,
+        largest=max([*blocks, embedding]),
+    )
+
+
+def _has(name: str, parts: tuple[str, ...]) -> bool:
+    return any(part in name for part in parts)
+
+
+def _is_trained(name: str, run: Run) -> bool:
+    if run.trained:
+        return any(re.match(pattern, name) for pattern in run.trained)
+    return not _has(name, (*VISION, *PROJECTOR))
+
+
+def _is_target(name: str, module: Any, run: Run) -> bool:
+    """Whether the host puts an adapter at this module."""
+    from torch import nn
+
+    if not isinstance(module, nn.Linear):
+        return False
+    if isinstance(run.targets, str) and run.targets != "all":
+        return re.fullmatch(run.targets, name) is not None
+    if _has(name, (*VISION, *PROJECTOR, "lm_head")):
+        return False
+    return run.targets == "all" or name.rpartition(".")[2] in run.targets

@@ -1,0 +1,125 @@
+"""What of a recipe decides its memory, read from either host's keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Run:
+    """`pairs` per GPU and forward pass; `length` in tokens; `targets` as the host takes them."""
+
+    host: str
+    model: str
+    method: str  # lora, qlora or full
+    rank: int
+    targets: str | tuple[str, ...]
+    trained: tuple[
+        str, ...
+    ]  # full: patterns of trained parameters, () for the whole model but its vision parts
+    pairs: int
+    length: int
+    gpus: int
+    sharding: str  # none, zero2, zero3 or fsdp
+    checkpointing: bool
+    reference_copy: bool
+
+
+def read_run(recipe: Path, overrides: list[str], more: Path | None, gpus: int) -> Run:
+    """The run that `recipe` describes with `overrides` (KEY=VALUE) and the file `more` laid over it.
+
+    Raises `ValueError` naming what is missing or unreadable.
+    """
+    values = _mapping(recipe)
+    if more is not None:
+        if more.suffix == ".args":
+            values.update(_pairs(more.read_text(encoding="utf-8").split()))
+        else:  # Axolotl's --sweep: each key has a list of values, here of one
+            values.update({key: value[0] for key, value in _mapping(more).items()})
+    values.update(_pairs(overrides))
+    if "model_name_or_path" in values:
+        return _llamafactory(values, gpus)
+    if "base_model" in values:
+        return _axolotl(values, gpus)
+    raise ValueError(f"{recipe} names no model: expected model_name_or_path or base_model.")
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a mapping of keys.")
+    return values
+
+
+def _pairs(words: list[str]) -> dict[str, Any]:
+    made = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is not KEY=VALUE.")
+        made[key] = yaml.safe_load(value)
+    return made
+
+
+def _sharding(values: dict[str, Any], fsdp: Any) -> str:
+    if values.get("deepspeed"):
+        stage = _mapping(Path(values["deepspeed"])).get("zero_optimization", {}).get("stage", 0)
+        return {2: "zero2", 3: "zero3"}.get(stage, "none")
+    return "fsdp" if fsdp else "none"
+
+
+def _llamafactory(values: dict[str, Any], gpus: int) -> Run:
+    kind = values.get("finetuning_type", "lora")
+    if kind not in ("lora", "full"):
+        raise ValueError(f"finetuning_type is {kind!r}: aspo-plan knows lora and full.")
+    quantized = values.get("quantization_bit")
+    if quantized not in (None, 4):
+        raise ValueError(f"quantization_bit is {quantized!r}: aspo-plan knows 4.")
+    targets = str(values.get("lora_target", "all"))
+    return Run(
+        host="llamafactory",
+        model=values["model_name_or_path"],
+        method="full" if kind == "full" else "qlora" if quantized else "lora",
+        rank=int(values.get("lora_rank", 8)),
+        targets="all" if targets == "all" else tuple(name.strip() for name in targets.split(",")),
+        trained=(),
+        pairs=int(values.get("per_device_train_batch_size", 8)),
+        length=int(values.get("cutoff_len", 2048)),
+        gpus=gpus,
+        sharding=_sharding(values, values.get("fsdp")),
+        checkpointing=not values.get("disable_gradient_checkpointing", False),
+        reference_copy=(kind == "full" or bool(values.get("ref_model")))
+        and not values.get("aspo_reference_cache"),
+    )
+
+
+def _axolotl(values: dict[str, Any], gpus: int) -> Run:
+    adapter = values.get("adapter")
+    if adapter not in (None, "lora", "qlora"):
+        raise ValueError(f"adapter is {adapter!r}: aspo-plan knows lora, qlora and none.")
+    targets = values.get("lora_target_modules") or "all"
+    cache = (values.get("aspo") or {}).get("reference_cache")
+    return Run(
+        host="axolotl",
+        model=values["base_model"],
+        method=adapter or "full",
+        rank=int(values.get("lora_r") or 8),
+        targets=targets if isinstance(targets, str) else tuple(targets),
+        trained=tuple(values.get("unfrozen_parameters") or (".*",)),
+        pairs=int(values.get("micro_batch_size", 1)),
+        length=int(values.get("sequence_len", 2048)),
+        gpus=gpus,
+        sharding=_sharding(values, values.get("fsdp_config")),
+        checkpointing=bool(
+            values.get("gradient_checkpointing")
+            or (values.get("fsdp_config") or {}).get("activation_checkpointing")
+        ),
+        reference_copy=adapter is None and not cache,
+    )
