@@ -103,7 +103,10 @@ def score_shard(
                 unreadable += _unscored_ids(batch, mine)[: _NAMED_ROWS - len(unreadable)]
                 writer.write(_with_similarities(batch, mine, rejected), _image_bytes(batch))
                 progress(batch.num_rows)
-        state: dict[str, Any] = {**scorer.identity.as_dict(), "dtype": str(scorer.encoder.dtype).removeprefix("torch.")}
+        state: dict[str, Any] = {
+            **scorer.identity.as_dict(),
+            "dtype": str(scorer.encoder.dtype).removeprefix("torch."),
+        }
         state |= {"rejected": rejected, "counts": scorer.counts.as_dict(), "unreadable": unreadable}
         writer.add_metadata({SCORER_KEY: json.dumps(state).encode()})
         writer.close()

@@ -1,6 +1,36 @@
-"""`aspo-data stats`: under way."""
+"""`aspo-data stats`: what is in a converted dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
-def stats() -> None:
-    """Under way."""
-    raise NotImplementedError
+def stats(
+    out: Annotated[Path, typer.Argument(help="Folder of a converted dataset.", show_default=False)],
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw it into this PNG file.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Count rows, sentences, lengths, similarities and problems of a converted dataset.
+
+    Example: aspo-data stats rlaif-v --picture rlaif-v.png
+    """
+    from dataset_tools import schema
+    from dataset_tools import stats as module
+    from dataset_tools.cli import output
+    from dataset_tools.errors import UsageError
+
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UsageError(f"--picture writes PNG: name it {picture.with_suffix('.png').name}.")
+    with output.Progress("stats", schema.count_rows(out)) as progress:
+        found = module.collect(out, progress.advance)
+    if picture is not None:
+        from dataset_tools.picture import draw
+
+        draw(found, picture)
+        output.note(f"picture: {picture}")
+    output.result(found, module.table(found), as_json)

@@ -1,0 +1,211 @@
+"""The dataset card (README.md) of a converted dataset, made of its record."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+MARK = "<!-- written by aspo-data -->"
+METHOD = "arXiv 2505.19100"
+ASPO_CITATION = """@inproceedings{wang2025aspo,
+  title={{ASPO}: Adaptive Sentence-Level Preference Optimization for Fine-Grained Multimodal Reasoning},
+  author={Wang, Yeyuan and Gao, Dehong and Long, Rujiao and Yi, Lei and Jin, Linbo and Yang, Libin and
+    Cai, Xiaoyan},
+  booktitle={Findings of the Association for Computational Linguistics: ACL 2025},
+  year={2025},
+  note={arXiv:2505.19100}
+}"""
+
+# Identifiers that the Hub knows; anything else goes under `license: other` with its name.
+_HUB_LICENSES = frozenset(
+    "apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 "
+    "cc-by-sa-4.0 "
+    "cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 "
+    "cc-by-nc-sa-4.0 cc-by-nd-4.0 odc-by odbl pddl gpl-3.0 llama2 llama3 gemma openrail other unknown".split()
+)
+# Copies of non-commercial sets whose own cards say nothing.
+_COPIES = {
+    "trl-lib/rlaif-v": "cc-by-nc-4.0",
+    "huggingfaceh4/rlaif-v_formatted": "cc-by-nc-4.0",
+    "llamafactory/rlhf-v": "cc-by-nc-4.0",
+}
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def license_of(record: dict[str, Any]) -> str:
+    """The licence that the dataset is published under: the source's, and never a looser one.
+
+    A copy of a non-commercial source stays non-commercial, whatever the copy's own card says. "unknown" where
+    no licence is stated.
+    """
+    from dataset_tools.sources import REGISTRY, source_class
+
+    source = record["source"]
+    stated, name = source.get("license"), source.get("name")
+    known = source_class(name).license if name in REGISTRY else None
+    known = known or _COPIES.get((source.get("location") or "").lower())
+    if known and _is_non_commercial(known) and not _is_non_commercial(stated or ""):
+        return known
+    return stated or known or "unknown"
+
+
+def _is_non_commercial(name: str) -> bool:
+    return "nc" in re.split(r"[^a-z0-9]+", name.lower())
+
+
+def metadata(record: dict[str, Any], splits: list[str]) -> dict[str, Any]:
+    """The card's YAML header as a mapping."""
+    name, rows = license_of(record), record["counts"]["rows"]
+    source = record["source"]
+    known = name.lower() in _HUB_LICENSES
+    found = {
+        "license": name.lower() if known else "other",
+        **({} if known else {"license_name": re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")}),
+        "task_categories": ["image-text-to-text"],
+        "tags": ["aspo", "preference", "dpo", "vision-language", "sentence-annotated"],
+        "size_categories": [next((label for limit, label in _SIZES if rows < limit), "1M<n<10M")],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
+            }
+        ],
+    }
+    if _on_hub(source):
+        found["source_datasets"] = [source["location"]]
+    return found
+
+
+def render(record: dict[str, Any], splits: list[str], repo: str) -> str:
+    """The whole card. `repo` is the Hub id it is published under."""
+    import yaml
+
+    header = yaml.safe_dump(metadata(record, splits), sort_keys=False, allow_unicode=True)
+    sections = [
+        f"---\n{header}---\n\n{MARK}\n",
+        f"# {repo.split('/')[-1]}\n\n{_about(record)}",
+        f"## How it was made\n\n{_making(record)}",
+        f"## Columns\n\n{_COLUMNS}",
+        f"## Train with it\n\n{_training(record, splits, repo)}",
+        f"## Licence\n\n{_licence(record)}",
+        f"## Citation\n\n{_citations(record)}",
+    ]
+    return "\n".join(sections)
+
+
+def _on_hub(source: dict[str, Any]) -> bool:
+    """Whether the location is a Hub id (and not a folder's name)."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source.get("location") or "")) and str(
+        source.get("url") or ""
+    ).endswith(source["location"])
+
+
+def _origin(source: dict[str, Any]) -> str:
+    if _on_hub(source):
+        return f"[{source['location']}]({source['url']})"
+    return f"[{source['name']}]({source['url']})" if source.get("url") else source["name"]
+
+
+def _about(record: dict[str, Any]) -> str:
+    counts = record["counts"]
+    return (
+        f"{counts['rows']:,} preference pairs with images from {_origin(record['source'])}, each response "
+        f"cut into sentences for ASPO ({METHOD}), Adaptive Sentence-level Preference Optimization.\n"
+    )
+
+
+def _making(record: dict[str, Any]) -> str:
+    source, tool, splitter = record["source"], record["tool"], record["splitter"]
+    scorer, counts = record.get("scorer"), record["counts"]
+    rows = [
+        ("Source", _origin(source) + (f", split `{source['split']}`" if source.get("split") else "")),
+        ("Source revision", f"`{source['revision']}`" if source.get("revision") else "not known"),
+        ("Tool", f"aspo-data of {tool['name']} {tool['version']}"),
+        ("Sentence splitter", f"{splitter['name']} {splitter['version']}"),
+        ("Similarity", _scorer(scorer)),
+        ("Pairs", f"{counts['rows']:,} (rows read: {counts['read']:,}, refused: {counts['rejected']:,})"),
+        ("Sentences", f"{counts['sentences']:,}"),
+    ]
+    options = {
+        key: value for key, value in (record.get("options") or {}).items() if value not in (None, {}, [])
+    }
+    if options:
+        rows.append(("Settings", ", ".join(f"{key}: {value}" for key, value in options.items())))
+    reasons = [f"{count:,} x {reason}" for reason, count in (counts.get("reasons") or {}).items()]
+    if reasons:
+        rows.append(("Refused because of", "; ".join(reasons)))
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows)]) + "\n"
+
+
+def _scorer(scorer: dict[str, Any] | None) -> str:
+    if not scorer:
+        return "none: the sentences are not scored"
+    which = "chosen and rejected" if scorer.get("rejected") else "chosen"
+    revision = scorer.get("revision") or scorer.get("fingerprint") or "not known"
+    model = f"`{scorer['model']}` (revision `{revision}`, {scorer.get('dtype')})"
+    text = f"cosine of the {which} sentences with the image by {model}"
+    windowed = (scorer.get("counts") or {}).get("windowed_sentences")
+    return text + (f"; {windowed:,} long ones in windows" if windowed else "")
+
+
+def _cell(text: str) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+_COLUMNS = """| Column | Content |
+|---|---|
+| `images` | the source's image files, byte for byte |
+| `prompt`, `chosen`, `rejected` | messages of role and content |
+| `chosen_sentences`, `rejected_sentences` | start and end of each sentence, in characters of that response |
+| `chosen_similarity`, `rejected_similarity` | cosine of each sentence with its image; null: none |
+| `id`, `source` | the row's id and where it is from |
+"""
+
+
+def _training(record: dict[str, Any], splits: list[str], repo: str) -> str:
+    folder = repo.split("/")[-1]
+    split = "train" if "train" in splits else splits[0]
+    alpha = "0.5" if record.get("scorer") else "0  # perplexity only: the sentences are not scored"
+    return f"""```bash
+pip install aspo-plugin
+aspo-data pull {repo} {folder}
+```
+
+LLaMA-Factory, `llamafactory-cli train recipe.yaml`:
+
+```yaml
+stage: aspo            # dpo trains plain DPO on the same folder
+aspo_alpha: {alpha}
+dataset_dir: {folder}
+dataset: {split}
+# and the model, template, finetuning_type, ... of any DPO recipe
+```
+
+Axolotl, `axolotl train recipe.yaml`:
+
+```yaml
+plugins: [aspo_plugin.axolotl.AspoPlugin]
+rl: aspo
+aspo:
+  alpha: {alpha}
+datasets:
+  - path: {folder}     # or {repo}
+    split: {split}
+# and the model, adapter, ... of any DPO recipe
+```
+
+`datasets.load_dataset("{repo}")` reads it too, in the layout of TRL's vision-preference datasets.
+"""
+
+
+def _licence(record: dict[str, Any]) -> str:
+    name = license_of(record)
+    if name == "unknown":
+        return "The source states no licence: ask its authors before you use or share this copy.\n"
+    text = f"`{name}`, carried over from the source; texts and images are the source's."
+    return text + (" No commercial use.\n" if _is_non_commercial(name) else "\n")
+
+
+def _citations(record: dict[str, Any]) -> str:
+    entries = [record["source"].get("citation"), ASPO_CITATION]
+    return "".join(f"```bibtex\n{entry.strip()}\n```\n" for entry in entries if entry)

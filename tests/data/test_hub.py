@@ -1,0 +1,212 @@
+"""`aspo-data push` and `pull` with the real client against a stand-in Hub, with connections that break."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataset_tools.record import read_record, write_record
+from dataset_tools.schema import iter_rows, shards
+from tests.support import converted, data
+from tests.support.hub import TOKEN, StandInHub, apply_environment
+
+SCORER = {
+    "model": "openai/clip-vit-large-patch14-336",
+    "revision": "ab12",
+    "dtype": "float16",
+    "rejected": False,
+}
+
+
+@pytest.fixture
+def hub():
+    with StandInHub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = data.rows(30)
+    folder = tmp_path_factory.mktemp("converted") / "set"
+    return converted.write(folder, [rows[:10], rows[10:20], rows[20:]], scorer=SCORER)
+
+
+def client(
+    hub: StandInHub, home: Path, *command: str, code: int | None = 0
+) -> subprocess.CompletedProcess[str]:
+    """A process of its own: the client reads its endpoint when it is imported."""
+    environ = {**apply_environment(hub, dict(os.environ)), "HF_HOME": str(home)}
+    result = subprocess.run(
+        [sys.executable, *command], env=environ, capture_output=True, text=True, timeout=300
+    )
+    output = result.stdout + result.stderr
+    assert TOKEN not in output and TOKEN[:12] not in output, "a token was printed"
+    if code is not None:
+        assert result.returncode == code, output
+    return result
+
+
+def aspo_data(hub: StandInHub, home: Path, *arguments: str | Path, code: int | None = 0) -> Any:
+    return client(hub, home, "-m", "dataset_tools", *map(str, arguments), code=code)
+
+
+def test_push_then_pull_gives_the_same_dataset(hub, out, tmp_path):
+    pushed = json.loads(aspo_data(hub, tmp_path, "push", out, "user/set", "--private", "--json").stdout)
+    repo = hub.repo("user/set")
+    assert repo.private and pushed["commit"] == repo.branches["main"] and len(repo.messages) == 2
+    files = repo.files()
+    names = {path.name for path in shards(out)}
+    assert {name for name in files if name != ".gitattributes"} == {f"data/{name}" for name in names} | {
+        "aspo.json", "dataset_info.json", "README.md",
+    }  # fmt: skip
+    assert b"license: cc-by-nc-4.0" in files["README.md"]
+
+    copy = tmp_path / "copy"
+    pulled = json.loads(aspo_data(hub, tmp_path, "pull", "user/set", copy, "--json").stdout)
+    assert pulled["commit"] == pushed["commit"]
+    assert list(iter_rows(copy)) == list(iter_rows(out)) and read_record(copy) == read_record(out)
+    assert sorted(p.name for p in copy.iterdir()) == ["README.md", "aspo.json", "data", "dataset_info.json"]
+    assert not (tmp_path / "copy.incomplete").exists()
+
+    # Pushing the copy again is no new commit, and a folder that is there is not overwritten.
+    aspo_data(hub, tmp_path, "push", copy, "user/set")
+    assert len(repo.messages) == 2 or repo.files() == files
+    refused = aspo_data(hub, tmp_path, "pull", "user/set", copy, code=2)
+    assert "exists and is not empty" in refused.stderr
+
+
+def test_an_upload_cut_in_the_middle_is_taken_up_again(hub, out, tmp_path):
+    # Two files arrive; the line breaks in the middle of the largest, and at each of the client's attempts.
+    sizes = sorted(path.stat().st_size for path in shards(out))
+    hub.cut_next_upload(after=sizes[-2], times=50)
+    failed = aspo_data(hub, tmp_path, "push", out, "user/set", code=1)
+    assert "the upload was cut off. Run the same command again" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert list(hub.repo("user/set").files()) == [".gitattributes"], "half a dataset is visible"
+    hub.mend()
+    assert 1 <= len(hub.uploaded) < 3
+    arrived = list(hub.uploaded)
+    aspo_data(hub, tmp_path, "push", out, "user/set")
+    assert len(hub.uploaded) == len(set(hub.uploaded)) == 3 and hub.uploaded[: len(arrived)] == arrived
+    files = hub.repo("user/set").files()
+    assert all(files[f"data/{path.name}"] == path.read_bytes() for path in shards(out))
+
+
+def test_a_download_cut_in_the_middle_is_taken_up_again(hub, out, tmp_path):
+    aspo_data(hub, tmp_path, "push", out, "user/set")
+    copy = tmp_path / "copy"
+    hub.cut_next_download(after=4000, times=200)
+    failed = aspo_data(hub, tmp_path, "pull", "user/set", copy, code=1)
+    assert "the download was cut off. Run the same command again" in failed.stderr
+    assert not copy.exists() and (tmp_path / "copy.incomplete").exists()
+    hub.mend()
+    aspo_data(hub, tmp_path, "pull", "user/set", copy)
+    assert list(iter_rows(copy)) == list(iter_rows(out))
+
+
+READ = """
+import sys
+from datasets import load_dataset
+rows = load_dataset(sys.argv[1], split="train")
+streamed = list(load_dataset(sys.argv[1], split="train", streaming=True))
+assert len(rows) == len(streamed) == 30
+for row in (rows[0], streamed[0]):
+    assert row["images"][0].size == (72, 56), row["images"]
+    print(sorted(row), row["chosen"], row["chosen_sentences"], row["chosen_similarity"])
+"""
+
+
+def test_load_dataset_reads_it_also_streaming(hub, out, tmp_path):
+    aspo_data(hub, tmp_path, "push", out, "user/set")
+    lines = client(hub, tmp_path, "-c", READ, "user/set").stdout.splitlines()
+    row = next(iter_rows(out))
+    expected = f"{sorted(row)} {row['chosen']} {row['chosen_sentences']} {row['chosen_similarity']}"
+    assert lines == [expected, expected]
+
+
+def test_a_branch_and_files_that_are_gone(hub, out, tmp_path):
+    rows = data.rows(6)
+    small = converted.write(tmp_path / "small", [rows], scorer=SCORER)
+    aspo_data(hub, tmp_path, "push", out, "user/set", "--revision", "v2")
+    repo = hub.repo("user/set")
+    assert list(repo.files()) == [".gitattributes"] and len(repo.files("v2")) == 7
+    done = json.loads(
+        aspo_data(hub, tmp_path, "push", small, "user/set", "--revision", "v2", "--json").stdout
+    )
+    assert len(done["removed"]) == 3
+    assert [name for name in repo.files("v2") if name.startswith("data/")] == [
+        "data/train-00000-of-00001.parquet"
+    ]
+    aspo_data(hub, tmp_path, "pull", "user/set", tmp_path / "v2", "--revision", "v2")
+    assert len(list(iter_rows(tmp_path / "v2"))) == 6
+    missing = aspo_data(hub, tmp_path, "pull", "user/set", tmp_path / "v3", "--revision", "v3", code=1)
+    assert "no such --revision" in missing.stderr
+    empty = aspo_data(hub, tmp_path, "pull", "user/set", tmp_path / "main", code=2)
+    assert "has no aspo.json" in empty.stderr and "aspo-data convert user/set" in empty.stderr
+
+
+def test_private_never_means_public(hub, out, tmp_path):
+    aspo_data(hub, tmp_path, "push", out, "user/set")
+    refused = aspo_data(hub, tmp_path, "push", out, "user/set", "--private", code=2)
+    assert "exists and is public" in refused.stderr
+
+
+def test_dry_run_asks_nothing_of_the_hub(hub, out, tmp_path):
+    before = sorted(p.name for p in out.iterdir())
+    result = aspo_data(hub, tmp_path, "push", out, "user/other", "--dry-run", "--json")
+    shown = json.loads(result.stdout)
+    assert shown["license"] == "cc-by-nc-4.0" and "license: cc-by-nc-4.0" in shown["card"]
+    assert shown["files"]["data/train-00000-of-00003.parquet"] == shards(out)[0].stat().st_size
+    assert hub.requests == [] and sorted(p.name for p in out.iterdir()) == before
+
+
+def test_a_wrong_token_and_a_missing_repository(hub, out, tmp_path):
+    environ = {**apply_environment(hub, dict(os.environ)), "HF_HOME": str(tmp_path)}
+    environ["HF_TOKEN"] = "hf_" + "wrong" * 6
+    command = [sys.executable, "-m", "dataset_tools", "push", str(out), "user/set"]
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1 and "wrongwrong" not in result.stderr + result.stdout
+    missing = aspo_data(hub, tmp_path, "pull", "user/nothing", tmp_path / "x", code=1)
+    assert "no such dataset" in missing.stderr
+
+
+def test_what_may_not_be_pushed(out, tmp_path):
+    from dataset_tools import hub as module
+    from dataset_tools.errors import UsageError
+
+    rows = data.rows(4)
+    folder = converted.write(tmp_path / "set", [rows[:2], rows[2:]])
+    assert module.plan(folder, "user/set").scored is False
+    (folder / "README.md").write_text("# My own words")
+    with pytest.raises(UsageError, match="was not written by aspo-data"):
+        module.plan(folder, "user/set")
+    (folder / "README.md").unlink()
+    with pytest.raises(UsageError, match="not a Hub id"):
+        module.plan(folder, "../set")
+    shards(folder)[0].unlink()
+    with pytest.raises(UsageError, match="does not fit"):
+        module.plan(folder, "user/set")
+
+
+def test_half_scored_is_not_pushed(tmp_path):
+    import pyarrow.parquet as pq
+
+    from dataset_tools import hub as module
+    from dataset_tools.errors import UsageError
+    from dataset_tools.score import SCORER_KEY
+
+    rows = data.rows(4)
+    folder = converted.write(tmp_path / "set", [rows[:2], rows[2:]])
+    table = pq.read_table(shards(folder)[0])
+    metadata = {**table.schema.metadata, SCORER_KEY: b'{"model": "clip"}'}
+    pq.write_table(table.replace_schema_metadata(metadata), shards(folder)[0])
+    with pytest.raises(UsageError, match="1 of 2 shards .* are scored"):
+        module.plan(folder, "user/set")
+    write_record(folder, {**read_record(folder), "scorer": SCORER})
+    assert module.plan(folder, "user/set").scored
