@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from dataset_tools.record import read_record
 from dataset_tools.schema import COLUMNS, RESPONSES, invariants, iter_batches, shards, text_of
 
 BIN = 0.02
-"""Width of a similarity bin; the bins start at -1."""
+"""Width of a similarity bin; each starts at a multiple of it."""
 SINGLE = "one sentence only: trains as plain DPO"
 NO_SIMILARITY = "has an image, but no similarities"
 PARTLY_SCORED = "some sentences have no similarity"
@@ -58,11 +59,11 @@ class Response:
         values = [value for value in row[f"{name}_similarity"] or () if value is not None]
         self.scored += len(values)
         for value in values:
-            self.similarity[int((value + 1) // BIN)] += 1
+            self.similarity[_bin(value)] += 1
             self.total += value
             self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
         if len(values) > 1:
-            self.spread[int((max(values) - min(values)) // BIN)] += 1
+            self.spread[_bin(max(values) - min(values))] += 1
 
     def as_dict(self) -> dict[str, Any]:
         """The distributions with their summaries; similarity bins as (lower edge, count)."""
@@ -74,7 +75,7 @@ class Response:
                 "min": self.lowest,
                 "max": self.highest,
                 "bin_width": BIN,
-                "histogram": [[round(b * BIN - 1, 4), n] for b, n in sorted(self.similarity.items())],
+                "histogram": [[round(step * BIN, 4), n] for step, n in sorted(self.similarity.items())],
                 "mean_spread_in_response": _mean(self.spread, BIN, BIN / 2),
             }
         return {
@@ -86,6 +87,11 @@ class Response:
             "characters_per_sentence": _summary(self.sentence_characters),
             "similarity": similarity,
         }
+
+
+def _bin(value: float) -> int:
+    """The bin of a similarity; the margin keeps a float32 0.3 in the bin that starts at 0.30."""
+    return math.floor(value / BIN + 1e-4)
 
 
 def _mean(counts: Counter[int], scale: float = 1.0, offset: float = 0.0) -> float | None:

@@ -169,7 +169,11 @@ def test_two_processes_share_the_shards(out, unscored, encoder, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads(result.stdout)["counts"]["rows"] == 40
     assert "process 1): 20 of 20" in result.stderr and "score: 20 of 20" in result.stderr
-    assert similarities(out) == similarities(whole) and read_record(out) == read_record(whole)
+    assert read_record(out) == read_record(whole)
+    for found, expected in zip(iter_rows(out), iter_rows(whole), strict=True):
+        # The processes may use another number of threads, which changes the last bit.
+        found, expected = found["chosen_similarity"], expected["chosen_similarity"]
+        assert np.allclose(np.float32(found), np.float32(expected), atol=1e-5, equal_nan=True)
 
 
 def test_a_second_run_on_the_same_folder_is_refused(out, encoder):
