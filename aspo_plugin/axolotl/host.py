@@ -10,6 +10,9 @@
     Relies on: `utils.trainer.check_cuda_p2p_ib_support` asks CUDA for peers and fails without a driver;
     `device_map` is `{"": rank}`, which is no device of a CPU.
     Can go when: Axolotl trains with several processes on CPU.
+`merge_method: legacy` for `axolotl merge-lora`, where the config names none.
+    Relies on: `merge_lora` is in the raw config that the command loads.
+    Can go when: `cli.utils.lora_merge` composes the renamings of a LLaVA checkpoint.
 `save_adapter_alone`: the base model under an adapter is not written to the output folder.
     Relies on: `axolotl.train.save_trained_model` saves the adapter, then the model below it, whose layers
     then have names that nothing can load.
@@ -89,8 +92,11 @@ def is_aspo(cfg: Any) -> bool:
 def register(cfg: Any) -> None:
     """Check a raw config and turn `rl: aspo` into what Axolotl can run. A second call changes nothing.
 
-    Raises `ValueError` for an option that cannot work, or where the config does not say `rl: aspo`.
+    Raises `ValueError` for an option that cannot work, or where the config lists the plugin but does not say
+    `rl: aspo`. (Axolotl also calls the plugins of earlier configs of the same process.)
     """
+    if not any(name.startswith("aspo_plugin.") for name in cfg.get("plugins") or []):
+        return
     if is_aspo(cfg) and cfg.get("rl") == "dpo":  # Ray registers the validated config again in each worker
         return
     if cfg.get("rl") != "aspo":
@@ -105,6 +111,9 @@ def register(cfg: Any) -> None:
     cfg["aspo"] = dict(cfg.get("aspo") or {})
     if cfg.get("seed") is None:
         cfg["seed"] = 42  # without one, every process shuffles and splits the data in its own way
+    if cfg.get("merge_lora") and not cfg.get("merge_method"):
+        # The default, memory_efficient, finds no layer of a LLaVA and writes the base model unchanged.
+        cfg["merge_method"] = "legacy"
     _serve_evaluate()
     _skip_peer_probe()
 

@@ -31,6 +31,7 @@ class AspoPlugin(BasePlugin):
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         from . import host
 
-        host.check_trainer(trainer)
-        host.save_config(cfg)
-        host.save_adapter_alone(cfg, trainer)
+        if host.is_aspo(cfg):
+            host.check_trainer(trainer)
+            host.save_config(cfg)
+            host.save_adapter_alone(cfg, trainer)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from aspo_plugin.core.reference_cache import KEYS, image_digest, row_keys
+from aspo_plugin.core.shared_prefix import IMAGES_ONCE, images_twice
 from dataset_tools.scorer import open_image
 
 # Outputs of a processor that have one entry per prompt token; everything else describes the images.
@@ -22,12 +24,15 @@ _IMAGES_BY_ROW = ("Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor", 
 class AspoVisionCollator:
     """Batches of pairs, `[chosen_0..chosen_{B-1}, rejected_0..rejected_{B-1}]`, padded on the right.
 
-    Takes rows of `prepare_dataset`, with and without images, and gives what `model(**batch)` takes plus
+    Takes rows of `prepare_dataset`, with and without images, and gives what `ResponseLogProbs` takes plus
     `completion_mask` `[2B, L]` (1 at response tokens), `sentence_ids` `[B, L]` (-1 outside the chosen
-    response) and `similarity` `[B, K]` (NaN where missing). Each image is processed once per pair.
+    response) and `similarity` `[B, K]` (NaN where missing). A pair's images are processed once and are in
+    the batch once (`IMAGES_ONCE`; `images_twice` gives what `model(**batch)` takes). With
+    `reference_keys` also `KEYS`: what a row's reference log-probs are cached under.
     """
 
     processing_class: Any
+    reference_keys: bool = False
 
     def __post_init__(self) -> None:
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
@@ -46,7 +51,14 @@ class AspoVisionCollator:
                 value = value.new_zeros((len(rows), *value.shape[1:])).index_copy(
                     0, torch.tensor(with_images), value
                 )
-            batch[name] = torch.cat([value, value]) if isinstance(value, Tensor) else [*value, *value]
+            batch[name] = value
+            batch[IMAGES_ONCE] = True
+        if any(not isinstance(value, Tensor) for value in image_inputs.values()):
+            batch = images_twice(batch)
+        if self.reference_keys:
+            digests = [image_digest(row.get("images") or []) for row in rows]
+            seen, trained = batch["attention_mask"], batch["completion_mask"]
+            batch[KEYS] = row_keys(batch["input_ids"], seen, trained, digests * 2)
         return batch | _sentences(rows, prompts, batch["input_ids"].size(1))
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from datasets.config import HF_DATASETS_CACHE
 from torch import Tensor
-from transformers import AutoProcessor
+from transformers import AutoProcessor, set_seed
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id, use_adapter
@@ -20,16 +21,19 @@ from trl.trainer.utils import get_config_model_id, use_adapter
 from aspo_plugin.core.logprobs import ResponseLogProbs
 from aspo_plugin.core.loss import AspoOutput, aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
+from aspo_plugin.core.reference_cache import KEYS
+from aspo_plugin.reference import CachedReference
 
 from .collator import AspoVisionCollator
 from .config import AspoConfig, refuse_options, settings_of
 from .data import COLUMNS, prepare_dataset
+from .reference import cached_reference, no_reference_copy
 from .rows import LengthLimit
 from .similarity import dataset_scorer
 
 _TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained Multimodal Reasoning"
 # Not inputs of the model.
-_ASPO_KEYS = ("completion_mask", "sentence_ids", "similarity")
+_ASPO_KEYS = ("completion_mask", "sentence_ids", "similarity", KEYS)
 
 
 class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -83,16 +87,19 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
         datasets = {"train": train_dataset, "eval": eval_dataset}
         with args.main_process_first(desc="preparing the pairs"):
             train, evaluation = (self._prepare(datasets[k], processing_class, args, k) for k in datasets)
-        super().__init__(  # type: ignore[call-arg]
-            model=model,
-            ref_model=ref_model,
-            args=args,
-            data_collator=data_collator or AspoVisionCollator(processing_class),
-            train_dataset=train,
-            eval_dataset=evaluation,
-            processing_class=processing_class,
-            **kwargs,
-        )
+        set_seed(args.seed)  # `Trainer` does so too late for the weights of a new adapter
+        cached = self.aspo_settings.reference_cache is not None
+        with no_reference_copy(model) if cached else nullcontext():
+            super().__init__(  # type: ignore[call-arg]
+                model=model,
+                ref_model=ref_model,
+                args=args,
+                data_collator=data_collator or AspoVisionCollator(processing_class, cached),
+                train_dataset=train,
+                eval_dataset=evaluation,
+                processing_class=processing_class,
+                **kwargs,
+            )
         if self.aux_loss_enabled:
             raise ValueError(
                 "this mixture-of-experts model would get a load-balancing loss, which ASPO does not compute: "
@@ -101,6 +108,10 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
         self._logps = ResponseLogProbs(shared_prefix=self.aspo_settings.shared_prefix)
         self._aspo_metrics = {mode: AspoMetrics() for mode in ("train", "eval")}
         self._rewards = {mode: RewardMeans() for mode in ("train", "eval")}
+        self._cached: CachedReference | None = None
+        if cached:
+            self._cached = cached_reference(self, self.aspo_settings.reference_cache)
+            self.add_callback(self._cached)
 
     def _prepare(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
         if dataset is None:
@@ -143,9 +154,11 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         mode = "train" if self.model.training else "eval"
-        model_inputs = {key: value for key, value in inputs.items() if key not in _ASPO_KEYS}
-        mask = inputs["completion_mask"].bool()
-        reference = self._reference_logps(model_inputs, mask)
+        model_inputs, mask = self._model_inputs(inputs)
+        if self._cached is not None and self._cached.filled:
+            reference = self._cached.logps(inputs[KEYS], mask)
+        else:
+            reference = self._reference_logps(model, model_inputs, mask)
         policy = self._logps(model, model_inputs, mask)
         chosen, rejected = policy.chunk(2)
         ref_chosen, ref_rejected = reference.chunk(2)
@@ -165,8 +178,15 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
         loss = output.losses.mean()
         return (loss, {}) if return_outputs else loss
 
-    def _reference_logps(self, model_inputs: dict[str, Any], mask: Tensor) -> Tensor:
-        """Of the reference model; with an adapter, of the policy without it or with its frozen copy."""
+    @staticmethod
+    def _model_inputs(inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
+        """What the model takes of a batch, and the response tokens `[2B, L]`."""
+        model_inputs = {key: value for key, value in inputs.items() if key not in _ASPO_KEYS}
+        return model_inputs, inputs["completion_mask"].bool()
+
+    def _reference_logps(self, model: Any, model_inputs: dict[str, Any], mask: Tensor) -> Tensor:
+        """Of the reference model; with an adapter, of the policy without it or with its frozen copy; with a
+        cache and neither of the two, of the policy before its first step."""
         with (
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
@@ -175,7 +195,7 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
                 unwrapped = self.accelerator.unwrap_model(self.model)
                 with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
                     return self._logps(self.model, model_inputs, mask)
-            return self._logps(self.ref_model, model_inputs, mask)
+            return self._logps(model if self.ref_model is None else self.ref_model, model_inputs, mask)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Every rank calls this at each logging step: the one place where metrics are gathered."""

@@ -1,0 +1,77 @@
+"""The reference cache of a `DPOTrainer`. Checked with TRL 1.9.0."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from accelerate.utils import is_peft_model
+from trl.trainer import dpo_trainer
+from trl.trainer.utils import get_config_model_id
+
+from aspo_plugin.core.fingerprint import settings_identity, weights_identity
+from aspo_plugin.reference import CachedReference
+
+
+@contextmanager
+def no_reference_copy(model: Any) -> Iterator[None]:
+    """While open, a `DPOTrainer` made without a reference model loads none.
+
+    Relies on: `DPOTrainer.__init__` loads it with `create_model_from_path`, after the policy where that is a
+    path. Can go when: TRL takes a trainer without reference model whose loss needs none.
+    """
+    load, loaded = dpo_trainer.create_model_from_path, not isinstance(model, str)
+
+    def policy_only(*args: Any, **kwargs: Any) -> Any:
+        nonlocal loaded
+        if loaded:
+            return None
+        loaded = True
+        return load(*args, **kwargs)
+
+    with patch.object(dpo_trainer, "create_model_from_path", policy_only):
+        yield
+
+
+def cached_reference(trainer: Any, folder: str) -> CachedReference:
+    """The callback that fills the cache in `folder` and answers from it."""
+    peft = is_peft_model(trainer.model)
+    return CachedReference(
+        trainer,
+        folder,
+        _fingerprint(trainer, peft),
+        split=trainer._model_inputs,
+        live=trainer._reference_logps,
+        always_live=trainer.ref_model is not None or peft,
+    )
+
+
+def _fingerprint(trainer: Any, peft: bool) -> dict[str, str]:
+    model = trainer.ref_model if trainer.ref_model is not None else trainer.model
+    config, args = trainer.accelerator.unwrap_model(model).config, trainer.args
+    image_processor = getattr(trainer.processing_class, "image_processor", None)
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
+    quantization = getattr(config, "quantization_config", None)
+    return {
+        "model": weights_identity(get_config_model_id(config), getattr(config, "_commit_hash", None)),
+        "adapter": _adapter(trainer.model) if peft and trainer.ref_model is None else "none",
+        "dtype": f"{config.dtype}, training in {precision}",
+        "quantisation": "none" if quantization is None else settings_identity(quantization),
+        "images": "none" if image_processor is None else settings_identity(image_processor),
+    }
+
+
+def _adapter(model: Any) -> str:
+    """Of the frozen copy that TRL keeps of an adapter that is trained further; "none" for a new adapter."""
+    if "ref" not in model.peft_config:
+        return "none"
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in sorted(model.named_parameters()):
+        if ".ref." in name:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""What a user may write, and the one message met before anything is loaded where it cannot work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from axolotl.utils.dict import DictDefault
+
+from aspo_plugin.axolotl import host
+
+BASE = {
+    "base_model": "nothing",
+    "plugins": [host.PLUGIN],
+    "rl": "aspo",
+    "datasets": [{"path": "somewhere"}],
+}
+
+
+def register(**changes: Any) -> DictDefault:
+    cfg = DictDefault({key: value for key, value in {**BASE, **changes}.items() if value is not None})
+    host.register(cfg)
+    return cfg
+
+
+def test_the_config_becomes_what_axolotl_runs_and_a_second_call_changes_nothing() -> None:
+    cfg = register(aspo={"alpha": 1})
+    assert (cfg.rl, cfg.trainer_cls, cfg.seed) == ("dpo", host.TRAINER, 42)
+    before = cfg.to_dict()
+    host.register(cfg)
+    assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aspo": {"alhpa": 0.5}}, "unknown aspo: alhpa: the keys are aspo: alpha, aspo: normalization"),
+        ({"aspo": {"alpha": 1.5}}, "aspo: alpha is 1.5.*number from 0 to 1"),
+        ({"aspo": {"alpha": "half"}}, "aspo: alpha is 'half'"),
+        (
+            {"aspo": {"normalization": "length"}},
+            "aspo: normalization is 'length': choose one of weight, reward, none",
+        ),
+        ({"aspo": 0.5}, "write a block of settings"),
+        ({"aspo_alpha": 0.5}, "aspo_alpha is not a key of Axolotl.*block `aspo:`"),
+        ({"rl": "dpo"}, "rl is dpo: nothing of ASPO would happen"),
+        ({"rl": "dpo", "aspo": {"alpha": 0.5}}, "rl is dpo"),
+        ({"rl": None}, "rl is None"),
+        ({"trainer_cls": "mine.Trainer"}, "trainer_cls: mine.Trainer would replace"),
+        ({"sample_packing": True}, "sample_packing: True does not work with rl: aspo, because packed rows"),
+        ({"pad_to_multiple_of": 64}, "pad_to_multiple_of: 64"),
+        ({"dpo_use_liger_kernel": True}, "no per-token log-probs"),
+        ({"dpo_loss_type": ["ipo"]}, "dpo_loss_type"),
+        ({"dpo_label_smoothing": 0.1}, "no label smoothing"),
+        ({"precompute_ref_log_probs": True}, "reference_cache"),
+        ({"skip_prepare_dataset": True}, "sentences are placed on the tokens"),
+        ({"context_parallel_size": 2}, "spread over processes"),
+        ({"streaming": True}, "every pair is checked"),
+        ({"datasets": None}, "rl: aspo needs datasets"),
+        (
+            {"datasets": [{"path": "a", "name": "b"}]},
+            "has name, which rl: aspo does not read. The keys are path",
+        ),
+        ({"test_datasets": [{"split": "b"}]}, "test_datasets: .* has no path"),
+    ],
+)
+def test_mistakes_are_met_with_one_message(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        register(**changes)
+
+
+def test_values_that_say_no_are_fine() -> None:
+    register(
+        sample_packing=False, dpo_use_liger_kernel=False, context_parallel_size=1, dpo_loss_type=["sigmoid"]
+    )
+
+
+def test_every_place_of_axolotl_we_rely_on_is_there() -> None:
+    host.check_host(host._TOUCHED)
+
+
+def test_a_place_that_moved_is_named() -> None:
+    with pytest.raises(RuntimeError, match="relies on axolotl.common.datasets:gone, which Axolotl 0.19"):
+        host.check_host(("axolotl.common.datasets:gone",))
+
+
+def test_a_trainer_of_someone_else_stops_the_run() -> None:
+    with pytest.raises(RuntimeError, match="Axolotl built object"):
+        host.check_trainer(object())
+
+
+def test_other_kinds_of_rl_are_left_alone() -> None:
+    other = DictDefault({"rl": "dpo", "plugins": ["another.Plugin"]})
+    host.register(other)
+    assert other == {"rl": "dpo", "plugins": ["another.Plugin"]}
+    assert host.load_datasets(other) is None
+    assert host.training_args(other) is None

@@ -1,0 +1,215 @@
+"""Axolotl's own commands with `rl: aspo` on tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import history, write
+
+NUMBERS = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
+
+
+def launch(*arguments: str) -> None:
+    """Axolotl's command line in a process of its own."""
+    bin_dir = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
+        "AXOLOTL_IS_PREPROCESS": "0",
+    }
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    subprocess.run([str(bin_dir / "axolotl"), *arguments], env=environment, check=True, timeout=500)
+
+
+def same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], rel: float, names: Any = NUMBERS) -> None:
+    assert len(ours) == len(theirs) > 0
+    for step, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        for name in names:
+            assert a[name] == pytest.approx(b[name], rel=rel, abs=rel), (step, name)
+
+
+@pytest.mark.host
+def test_the_default_launcher_and_two_processes(
+    config: Any, train: Any, datasets: Path, tmp_path: Path
+) -> None:
+    """`axolotl train` as users type it; 1 process with batch 2 equals 2 processes with batch 1."""
+    changes = {
+        "test_datasets": [{"path": str(datasets / "eval")}],
+        "eval_steps": 3,
+        "max_steps": 3,
+        "save_steps": 3,
+        "gradient_accumulation_steps": 2,
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch("train", write({**config, **changes, "output_dir": str(one)}, tmp_path / "c1"))
+    halves = {**config, **changes, "micro_batch_size": 1, "output_dir": str(two)}
+    launch("train", write(halves, tmp_path / "c2"), "--launcher", "torchrun", "--", "--nproc_per_node=2")
+    # The adapter starts from the same seed; sums of different order differ in the last places.
+    same(history(one), history(two), rel=2e-4)
+    state = json.loads((one / "checkpoint-3" / "trainer_state.json").read_text())
+    evaluated = [entry for entry in state["log_history"] if "eval_loss" in entry]
+    assert evaluated and {"eval_aspo/weight_mean", "eval_rewards/margins"} <= set(evaluated[-1])
+
+    assert yaml.safe_load((one / "aspo_config.yaml").read_text())["rl"] == "aspo"
+    card = (one / "README.md").read_text()
+    assert "trained with ASPO" in card and "2505.19100" in card and "- aspo" in card and "- dpo" not in card
+    assert (one / "adapter_model.safetensors").exists() and not (one / "model.safetensors").exists()
+
+
+def test_preprocess_evaluate_and_merge_use_the_run(command: Any, datasets: Path, monkeypatch: Any) -> None:
+    from aspo_plugin.axolotl import data as aspo_data
+
+    changes = {"test_datasets": [{"path": str(datasets / "eval")}], "eval_steps": 2}
+    command("preprocess", **changes)
+    with monkeypatch.context() as patch:  # the rows are ready: nothing is prepared again
+        patch.setattr(aspo_data, "prepared_entry", lambda *args, **kwargs: pytest.fail("prepared twice"))
+        out = Path(command("train", **changes))
+    state = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())
+    trained = [entry for entry in state["log_history"] if "eval_loss" in entry][-1]
+
+    command("evaluate", **changes)
+    summary = dict(line.split(",")[::2] for line in (out / "eval_summary.csv").read_text().splitlines()[1:])
+    assert float(summary["loss"]) == pytest.approx(trained["eval_loss"], rel=1e-5)
+    assert float(summary["loss"]) != pytest.approx(0.6931, abs=1e-4)  # the adapter was there
+    assert float(summary["aspo/weight_mean"]) == pytest.approx(trained["eval_aspo/weight_mean"], rel=1e-5)
+
+    command("merge_lora", **changes)
+    assert merged_differs(out)
+
+
+def merged_differs(out: Path) -> bool:
+    """Whether the merged weights are the base's plus the adapter's."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    base = yaml.safe_load((out / "aspo_config.yaml").read_text())["base_model"]
+    models = [
+        AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
+        for path in (base, out / "merged")
+    ]
+    first, second = (dict(model.named_parameters()) for model in models)
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    return bool(changed) and all(
+        "q_proj" in name or "v_proj" in name or "down_proj" in name for name in changed
+    )
+
+
+def test_one_sentence_is_axolotls_own_dpo_on_text(
+    train: Any, models: Path, datasets: Path, tmp_path: Path
+) -> None:
+    common = {
+        "base_model": str(models / "text"),
+        "datasets": [{"path": str(datasets / "plain.jsonl"), "split": "train"}],
+        "adapter": None,
+        "lora_target_modules": None,
+        "learning_rate": 1e-4,
+        "max_steps": 6,
+        "save_steps": 6,
+        "seed": 7,
+    }
+    dpo = train(**common, rl="dpo", plugins=None, aspo=None, output_dir=str(tmp_path / "dpo"))
+    aspo = train(**common, output_dir=str(tmp_path / "aspo"))
+    same(aspo, dpo, rel=2e-5)
+    assert max(entry["loss"] for entry in dpo) - min(entry["loss"] for entry in dpo) > 1e-3
+    assert all(entry["aspo/single_sentence_share"] == 1 for entry in aspo)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(train: Any, tmp_path: Path) -> None:
+    """With accumulation, gradient checkpointing, dropout of the adapter and a cosine schedule."""
+    common = {
+        "max_steps": 4,
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": True,
+        "lora_dropout": 0.1,
+        "lr_scheduler": "cosine",
+        "save_steps": 2,
+    }
+    whole = train(**common, output_dir=str(tmp_path / "whole"))
+    resumed = train(
+        **common,
+        resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"),
+        output_dir=str(tmp_path / "resumed"),
+    )
+    for ours, theirs in zip(resumed, whole, strict=True):
+        numbers = {
+            name for name, value in theirs.items() if isinstance(value, float) and "runtime" not in name
+        }
+        assert {name: ours[name] for name in numbers} == {name: theirs[name] for name in numbers}
+
+
+def test_sets_without_similarities_stop_before_the_model_loads(
+    command: Any, datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from axolotl.loaders import ModelLoader
+
+    monkeypatch.setattr(ModelLoader, "load", lambda self: pytest.fail("the model was loaded"))
+    both = [{"path": str(datasets / "many")}, {"path": str(datasets / "unscored")}]
+    for changes in ({"datasets": both}, {"test_datasets": [{"path": str(datasets / "trl")}]}):
+        with pytest.raises(
+            ValueError, match=r"aspo-data score.*`aspo: similarity_model`.*`aspo: alpha` to 0"
+        ):
+            command(**changes)
+    with pytest.raises(ValueError, match="leave no room in sequence_len 20"):
+        command(sequence_len=20)
+    with pytest.raises(ValueError, match="row 0 of .*many: a pair is .* tokens longer than sequence_len 60"):
+        command(sequence_len=60, excess_length_strategy="raise")
+    with pytest.raises(ValueError, match="no split train"):
+        command(
+            datasets=[{"path": str(datasets / "many"), "split": None, "data_files": None}]
+            and split_only(datasets)
+        )
+
+
+def split_only(datasets: Path) -> list[dict[str, Any]]:
+    from datasets import Dataset, DatasetDict
+
+    folder = datasets / "saved"
+    DatasetDict({"pairs": Dataset.from_dict({"chosen": ["a"], "rejected": ["b"]})}).save_to_disk(folder)
+    return [{"path": str(folder)}]
+
+
+def test_sets_of_every_kind_are_mixed_and_scored_once(
+    train: Any, models: Path, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Scored, unscored (TRL's layout) and text-only rows; long rows dropped with a count; full tuning."""
+    import dataset_tools.scorer
+
+    common = {
+        "aspo": {"alpha": 0.5, "similarity_model": str(models / "clip"), "normalization": "reward"},
+        "datasets": [{"path": str(datasets / name)} for name in ("many", "trl", "plain.jsonl")],
+        "sequence_len": 150,
+        "excess_length_strategy": "drop",
+        "adapter": None,
+        "lora_target_modules": None,
+        "micro_batch_size": 4,
+        "max_steps": 4,
+        "save_steps": 4,
+    }
+    first = train(**common, output_dir=str(tmp_path / "first"))
+    assert "pairs left out" in caplog.text and "longer than sequence_len 150" in caplog.text
+    assert 0 < sum(entry["aspo/missing_similarity_share"] for entry in first) < 4  # the text-only rows
+    monkeypatch.setattr(dataset_tools.scorer, "SentenceScorer", lambda *args: pytest.fail("scored twice"))
+    for prepared in (tmp_path / "prepared").glob("*"):
+        if prepared.is_dir() and prepared.name != "similarity":
+            __import__("shutil").rmtree(prepared)
+    second = train(**common, output_dir=str(tmp_path / "second"))
+    assert [entry["loss"] for entry in first] == [entry["loss"] for entry in second]
+
+
+@pytest.mark.parametrize("option", ["qlora", "reference"])
+def test_other_ways_to_hold_the_models(option: str, train: Any) -> None:
+    changes = {
+        "qlora": {"adapter": "qlora", "load_in_4bit": True},
+        "reference": {"rl_adapter_ref_model": True},  # the reference is a model of its own beside the adapter
+    }[option]
+    log = train(**changes)
+    assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and log[1]["loss"] != log[0]["loss"]
