@@ -44,6 +44,14 @@ help:
 	$(UV) pip install --quiet --python .venv/$*/bin/python --constraint $< --group $* --editable '.$(EXTRA)'
 	@touch $@
 
+# Another tested version of a host: its constraint file names it.
+.venv/llamafactory-0.9.4/.installed: constraints/llamafactory-0.9.4.txt pyproject.toml .venv/tools/.installed
+	@echo "installing .venv/llamafactory-0.9.4"
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/llamafactory-0.9.4
+	$(UV) pip install --quiet --python .venv/llamafactory-0.9.4/bin/python --constraint $< --group test \
+		--editable '.[llamafactory]'
+	@touch $@
+
 env: $(STAMPS)
 
 # --- the main job and the tests -----------------------------------------------------------------
@@ -69,7 +77,7 @@ test-recipes: .venv/llamafactory/.installed .venv/axolotl/.installed
 test-browser: .venv/llamafactory/.installed
 	$(PYTHON) tools/run_tests.py browser
 
-test-hosts: .venv/llamafactory-0.9.4/.installed .venv/llamafactory/.installed
+test-hosts: .venv/llamafactory-0.9.4/.installed
 	$(PYTHON) tools/run_tests.py hosts
 
 check: .venv/tools/.installed
