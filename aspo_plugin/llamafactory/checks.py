@@ -115,14 +115,17 @@ def check_tokenized(dataset_module: dict[str, Any], path: str | None, alpha: flo
                     f"`tokenized_path: {path}` holds data that another stage tokenized, without sentences: "
                     "set another `tokenized_path`, and the run writes one with them."
                 )
-            if (
-                path is not None
-                and alpha > 0
-                and hasattr(part, "select_columns")
-                and hasattr(part, "__len__")
-            ):
-                pairs = part.select_columns(["images", "chosen_similarity"])
-                if any(row["images"] for row in pairs) and not any(
-                    value == value for row in pairs for value in row["chosen_similarity"]
-                ):
+            if path is not None and alpha > 0 and hasattr(part, "data"):
+                images, similarity = (part.data.column(name) for name in ("images", "chosen_similarity"))
+                if has_value(images) and not has_value(similarity):
                     raise no_similarities(f"in `tokenized_path: {path}`", alpha)
+
+
+def has_value(column: Any) -> bool:
+    """Whether an Arrow column of lists holds an item that is neither null nor NaN."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    flat = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+    missing = pc.is_null(flat, nan_is_null=pa.types.is_floating(flat.type))
+    return pc.sum(missing).as_py() not in (None, len(flat))

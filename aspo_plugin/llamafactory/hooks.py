@@ -44,6 +44,11 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("data.processor.processor_utils", "infer_seqlen", ("source_len", "target_len", "cutoff_len")),
     ("data.template", "ReasoningTemplate.remove_thought", ("content",)),
     ("data.collator", "PairwiseDataCollatorWithPadding.__call__", ("features",)),
+    (
+        "data.mm_plugin",
+        "MMPluginMixin._get_mm_inputs",
+        ("images", "videos", "audios", "processor", "imglens"),
+    ),
     ("train.dpo", "run_dpo", ("model_args", "data_args", "training_args", "finetuning_args", "callbacks")),
     ("train.dpo.trainer", "CustomDPOTrainer.get_batch_loss_metrics", ("model", "batch", "train_eval")),
     ("train.dpo.trainer", "CustomDPOTrainer.prediction_step", ("model", "inputs", "prediction_loss_only")),

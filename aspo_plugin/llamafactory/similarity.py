@@ -10,7 +10,7 @@ from typing import Any
 
 from llamafactory.extras import logging
 
-from .checks import no_similarities
+from .checks import has_value, no_similarities
 
 logger = logging.get_logger("llamafactory.aspo")
 
@@ -21,7 +21,7 @@ STREAM_PEEK = 64
 def check_similarities(dataset: Any, name: str, alpha: float) -> None:
     """Refuse an aligned dataset that has images and not one similarity. Raises `ValueError`."""
     if hasattr(dataset, "__len__"):
-        if _any_value(dataset.data.column("_images")) and not _any_value(
+        if has_value(dataset.data.column("_images")) and not has_value(
             dataset.data.column("_chosen_similarity")
         ):
             raise no_similarities(name, alpha)
@@ -31,14 +31,6 @@ def check_similarities(dataset: Any, name: str, alpha: float) -> None:
         value is not None for row in rows for value in row["_chosen_similarity"] or []
     ):
         raise no_similarities(f"{name} (its first {len(rows)} rows)", alpha)
-
-
-def _any_value(column: Any) -> bool:
-    """Whether a list column holds a value that is not null."""
-    import pyarrow.compute as pc
-
-    flat = pc.list_flatten(column)
-    return flat.null_count < len(flat)
 
 
 def sentences_of(row: dict[str, Any]) -> list[str]:

@@ -142,7 +142,7 @@ def warnings() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-def cli(*arguments: str | Path, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: str | Path, timeout: int = 420, **environment: str) -> subprocess.CompletedProcess[str]:
     """The host's own `llamafactory-cli` in a process of its own; torchrun is found on PATH."""
     folder = Path(sys.executable).parent
     return subprocess.run(

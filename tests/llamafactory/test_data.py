@@ -86,7 +86,7 @@ def test_converted_rows_carry_their_sentences(load: Any, datasets: Path) -> None
 
 
 def test_every_ranking_layout_of_the_host(load: Any, tmp_path: Path) -> None:
-    """Rows without annotations are split by our splitter; sets of different layouts mix, text-only ones too."""
+    """Rows without annotations are split by our splitter; sets of different layouts mix."""
     rows = data.rows(4, 5, sentences=(2, 4))
     data.write_llamafactory(tmp_path, rows, "sharegpt")
     alpaca = [
@@ -112,7 +112,7 @@ def test_every_ranking_layout_of_the_host(load: Any, tmp_path: Path) -> None:
 
 
 def test_text_rows_before_images(load: Any, tmp_path: Path) -> None:
-    """More text-only rows than the writer's first block, then images: types are not guessed from the first."""
+    """More text-only rows than the writer's first block, then images: types are not guessed."""
     text, pictures = data.rows(1, 8, text_only=True) * 1100, data.rows(2, 9)
     write_sets(tmp_path, {"mixed": [*text, *pictures]})
     module = load(tmp_path, "mixed")

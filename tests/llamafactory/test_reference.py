@@ -18,6 +18,8 @@ BETA, LEARNING_RATE = 0.2, 1e-2
 def per_token(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """log p of each token given those before it, from all logits; `[2B, L]`, column 0 is 0."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    if len(inputs["pixel_values"]) < len(inputs["input_ids"]):  # the image of a pair is in the batch once
+        inputs["pixel_values"] = torch.cat([inputs["pixel_values"]] * 2)
     logits = model(**inputs).logits.double()
     chosen = logits[:, :-1].log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None]).squeeze(2)
     return torch.nn.functional.pad(chosen, (1, 0))

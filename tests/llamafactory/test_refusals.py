@@ -54,8 +54,9 @@ def test_fields(changes: dict[str, Any], message: str, train: Any) -> None:
 
 @pytest.mark.parametrize("variable", ["USE_MCA"])
 def test_megatron_by_environment(variable: str, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aspo_plugin.llamafactory.fields import extend
     from llamafactory.hparams.finetuning_args import FinetuningArguments
+
+    from aspo_plugin.llamafactory.fields import extend
 
     monkeypatch.setenv(variable, "1")
     with pytest.raises(ValueError, match="would bypass ASPO"):

@@ -1,0 +1,157 @@
+"""The unmodified `llamafactory-cli` in processes of its own: YAML, flags, torchrun, Ray, plain stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support import data
+
+from .conftest import cli, history
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+
+
+def steps(output_dir: Path) -> list[dict[str, Any]]:
+    return [entry for entry in history(output_dir) if "loss" in entry]
+
+
+def write_recipe(folder: Path, recipe: dict[str, Any]) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_one_process_equals_two(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """YAML with `key=value` overrides; 1 process of batch 4 and 2 of batch 2 log the same numbers."""
+    path = write_recipe(tmp_path, {**recipe, "max_steps": 4})
+    one = cli("train", path, "aspo_alpha=0.3", f"output_dir={tmp_path / 'one'}")
+    assert one.returncode == 0, one.stderr[-3000:]
+    two = cli(
+        "train",
+        path,
+        "aspo_alpha=0.3",
+        "per_device_train_batch_size=2",
+        f"output_dir={tmp_path / 'two'}",
+        FORCE_TORCHRUN="1",
+        NPROC_PER_NODE="2",
+    )
+    assert two.returncode == 0, two.stderr[-3000:]
+    saved = json.loads((tmp_path / "two" / "aspo_args.json").read_text())
+    assert saved["finetuning_args"]["aspo_alpha"] == 0.3
+    first, second = steps(tmp_path / "one"), steps(tmp_path / "two")
+    assert len(first) == len(second) == 4
+    for alone, together in zip(first, second, strict=True):
+        assert alone.keys() == together.keys()
+        for key in alone:
+            assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=2e-5), key
+
+
+def test_flags_and_help(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = {**recipe, "max_steps": 1, "aspo_normalization": "none", "aspo_shared_prefix": "false"}
+    flags = [part for key, value in recipe.items() for part in (f"--{key}", value)]
+    run = cli("train", *flags)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert steps(tmp_path / "out")[0]["aspo/factor_mean"] == 1.0
+    shown = cli("train", "-h")
+    assert shown.returncode == 0
+    text = " ".join(shown.stdout.split())
+    assert "{pt,sft,rm,ppo,dpo,kto,aspo}" in text
+    for name in ("alpha", "normalization", "similarity_model", "shared_prefix", "reference_cache"):
+        assert f"--aspo_{name}" in text
+    wrong = cli("train", *flags, "--aspo_normalization", "sum")
+    assert wrong.returncode != 0 and "invalid choice: 'sum'" in wrong.stderr
+
+
+def test_switched_off_by_environment(recipe: dict[str, Any], tmp_path: Path) -> None:
+    run = cli("train", write_recipe(tmp_path, recipe), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    assert run.returncode != 0 and not (tmp_path / "out" / "trainer_state.json").exists()
+
+
+def test_plain_stages_are_unchanged(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """DPO and SFT log the same numbers, to the last digit, with this package and without it."""
+    rows = data.rows(12, 30)
+    data.write_llamafactory(tmp_path / "sets", rows)
+    info_path = tmp_path / "sets" / "dataset_info.json"
+    info = json.loads(info_path.read_text())
+    content = json.loads((tmp_path / "sets" / "drawn.json").read_text())
+    for row in content:
+        row["conversations"].append(row["chosen"])
+    (tmp_path / "sets" / "plain.json").write_text(json.dumps(content))
+    columns = {"messages": "conversations", "images": "images"}
+    info["plain"] = {"file_name": "plain.json", "formatting": "sharegpt", "columns": columns}
+    info_path.write_text(json.dumps(info))
+    program = """
+import json, sys
+from llamafactory.train.tuner import run_exp
+for recipe in json.loads(sys.argv[1]):
+    run_exp(recipe)
+print("ASPO-LOADED", "aspo_plugin.llamafactory.hooks" in sys.modules)
+"""
+    logs = {}
+    for switch in ("1", "0"):
+        recipes = [
+            {
+                **recipe,
+                "stage": stage,
+                "dataset_dir": str(tmp_path / "sets"),
+                "dataset": name,
+                "cache_dir": str(tmp_path / f"cache-{switch}"),
+                "output_dir": str(tmp_path / f"{stage}-{switch}"),
+            }
+            for stage, name in (("dpo", "drawn"), ("sft", "plain"))
+        ]
+        run = subprocess.run(
+            [sys.executable, "-c", program, json.dumps(recipes)],
+            capture_output=True,
+            text=True,
+            timeout=420,
+            env={**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": switch},
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert f"ASPO-LOADED {switch == '1'}" in run.stdout
+        logs[switch] = [steps(tmp_path / f"{stage}-{switch}") for stage in ("dpo", "sft")]
+    assert logs["1"] == logs["0"]
+
+
+RAY_PROGRAM = """
+import json, sys
+import ray
+from ray.util.placement_group import placement_group
+from llamafactory.train import tuner
+
+# The host asks for ten processors a worker, as many workers as processors, and Ray's dashboard.
+original = tuner.get_ray_remote_config_for_worker
+tuner.get_ray_remote_config_for_worker = lambda **kwargs: {**original(**kwargs), "num_cpus": 1}
+tuner.get_placement_group = lambda count: (placement_group([{"CPU": 1}]), {"CPU": 1})
+tuner.get_ray_head_node_ip = ray.util.get_node_ip_address
+tuner.run_exp(json.loads(sys.argv[1]))
+"""
+
+
+def test_ray(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """The host's Ray path: the worker is an interpreter of Ray's, which finds `stage: aspo` by itself."""
+    pytest.importorskip("ray")
+    from llamafactory.train import tuner
+
+    ray_recipe = {
+        **recipe,
+        "use_ray": True,
+        "ray_num_workers": 1,
+        "ray_init_kwargs": {"num_cpus": 1, "include_dashboard": False},
+    }
+    if hasattr(tuner, "_ray_training_function"):
+        command = [sys.executable, "-c", RAY_PROGRAM, json.dumps(ray_recipe)]
+    else:  # 0.9.4 leaves the workers to Ray Train
+        pytest.skip("Ray Train of 0.9.4 wants more processors than a test machine has")
+    environment = {**os.environ, "USE_RAY": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+    assert run.returncode == 0, run.stdout[-1500:] + run.stderr[-3000:]
+    assert "aspo/weight_mean" in steps(tmp_path / "out")[0]
