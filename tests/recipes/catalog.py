@@ -107,6 +107,7 @@ def sized_down(recipe: Recipe, model: Path, dataset: Path, output: Path) -> dict
         "output_dir": str(output / "out"),
         "max_steps": 2,
         "logging_steps": 1,
+        "save_steps": 2,
         "micro_batch_size": min(2, recipe.values["micro_batch_size"]),
         "gradient_accumulation_steps": 1,
         "dataset_num_proc": 1,

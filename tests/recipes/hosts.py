@@ -47,7 +47,7 @@ def run_axolotl(config: Path) -> None:
 
 
 def train(recipe: Recipe, changes: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Train `recipe` with `changes` and return the host's log; `AssertionError` with its output if it fails."""
+    """Train `recipe` with `changes`; the host's log, or `AssertionError` with its output."""
     values = {**recipe.values, **changes}
     values = {key: value for key, value in values.items() if value is not None}
     if recipe.host == "llamafactory":
