@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from aspo_plugin.config import AspoSettings, settings_from
 
 from .checks import check_stage_fields
+from .hooks import check_way
 
 PREFIX = "aspo_"
 STAGE = "aspo"
@@ -55,6 +56,7 @@ def extend(base: type) -> type:
             for name, value in dataclasses.asdict(settings).items():
                 setattr(self, PREFIX + name, value)
             check_stage_fields(self)
+            check_way()
             self.stage = HOST_STAGE
         elif changed:
             raise ValueError(

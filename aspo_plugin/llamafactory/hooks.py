@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -112,18 +113,37 @@ def check_host() -> None:
         )
 
 
+def check_way() -> None:
+    """Stop `stage: aspo`, which the host takes for `dpo`, where no way leads from there to our workflow.
+
+    Raises `RuntimeError`. Called where the arguments are parsed: the last place that every version passes.
+    """
+    tuner = sys.modules.get(f"{PACKAGE}.train.tuner")
+    if tuner is not None and not getattr(getattr(tuner, "run_dpo", None), "leads_to_aspo", False):
+        problems[f"{PACKAGE}.train.tuner"] = "it does not call the run_dpo of train.dpo"
+    if problems:
+        raise RuntimeError(
+            f"`stage: aspo` would train plain DPO on LLaMA-Factory {host_version()}: "
+            f"{'; '.join(f'{name}: {what}' for name, what in problems.items())}. "
+            f"Tested versions: {', '.join(TESTED)}."
+        )
+
+
 def adjust(module: ModuleType) -> None:
     """Apply the adjustment of one module that has just been imported."""
     name = module.__name__.removeprefix(f"{PACKAGE}.")
-    for place, path, parameters in PLACES:
-        if place == name and (found := missing_place(module, path, parameters)):
-            problems[module.__name__] = found
-            return
-    try:
-        ADJUSTMENTS[name](module)
-    except Exception as error:
-        # A host that changed must not lose its plain stages: `check_host` stops the runs this concerns.
-        problems[module.__name__] = repr(error)
+    found = [missing_place(module, path, parameters) for place, path, parameters in PLACES if place == name]
+    missing = next((what for what in found if what), None)
+    if missing is None:
+        try:
+            ADJUSTMENTS[name](module)
+        except Exception as error:
+            # A host that changed must not lose its plain stages; `stage: aspo` stops with this.
+            missing = repr(error)
+    if missing is not None:
+        problems[module.__name__] = missing
+        if name == "hparams.finetuning_args":  # no later check will run: the host knows no `stage: aspo`
+            sys.stderr.write(f"aspo-plugin could not add `stage: aspo` to LLaMA-Factory: {missing}\n")
 
 
 def _finetuning_args(module: Any) -> None:
@@ -199,6 +219,7 @@ def _train_dpo(module: Any) -> None:
 
         return run_aspo(model_args, data_args, training_args, finetuning_args, *rest, **more)
 
+    run_dpo.leads_to_aspo = True  # type: ignore[attr-defined]
     module.run_dpo = run_dpo
 
 

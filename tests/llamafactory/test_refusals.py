@@ -151,9 +151,33 @@ def test_another_version_warns(train: Any, monkeypatch: pytest.MonkeyPatch, warn
 
 
 def test_a_way_around_the_workflow_is_refused(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamafactory.hparams.finetuning_args import FinetuningArguments
     from llamafactory.train import tuner
     from llamafactory.train.dpo import run_dpo
+    from llamafactory.train.dpo.trainer import CustomDPOTrainer
 
-    monkeypatch.setattr(tuner, "run_dpo", run_dpo.__wrapped__)
+    from aspo_plugin.llamafactory import hooks
+
     with pytest.raises(RuntimeError, match="reached CustomDPOTrainer, which would train plain DPO"):
+        CustomDPOTrainer(finetuning_args=FinetuningArguments(stage="aspo"))
+    monkeypatch.setattr(hooks, "problems", {})
+    monkeypatch.setattr(tuner, "run_dpo", run_dpo.__wrapped__)
+    with pytest.raises(RuntimeError, match="would train plain DPO.*train.tuner: it does not call"):
         train()
+
+
+def test_a_changed_host_keeps_its_plain_stages(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """An adjustment that does not find its place changes nothing, and is remembered with the place's name."""
+    from types import ModuleType
+
+    from aspo_plugin.llamafactory import hooks
+
+    monkeypatch.setattr(hooks, "problems", {})
+    changed = ModuleType("llamafactory.train.dpo")
+    changed.run_dpo = lambda arguments: arguments
+    before = dict(vars(changed))
+    hooks.adjust(changed)
+    assert vars(changed) == before
+    assert "run_dpo takes no model_args" in hooks.problems["llamafactory.train.dpo"]
+    hooks.adjust(ModuleType("llamafactory.hparams.finetuning_args"))
+    assert "FinetuningArguments.__post_init__ does not exist" in capsys.readouterr().err
