@@ -175,6 +175,7 @@ class Conversion:
     def preview(self, rows: int) -> tuple[Tally, dict[str, Any] | None]:
         """Convert the first `rows` rows without writing anything; the counts and an example."""
         tally, example = Tally(), None
+        rows = min(rows, self.settings.limit or rows)
         with _Images(self) as images:
             for chunk, pictures in self.reader.chunks():
                 found = self.annotate(chunk)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from dataset_tools.archive import Archive
 from dataset_tools.errors import DataError
 from dataset_tools.sources.base import BadRow
 
@@ -76,7 +77,8 @@ class ImageStore:
             [str(pure)] if pure.suffix.lower() in ENDINGS else [str(pure), *(f"{pure}{e}" for e in ENDINGS)]
         )
         for name in names:
-            data = self._from_folders(name) or self._from_archives(name)
+            data = self._from_folders(name)
+            data = self._from_archives(name) if data is None else data
             if data is not None:
                 return data
         raise BadRow(f"image file not found: {path}")
@@ -96,34 +98,17 @@ class ImageStore:
     def _from_archives(self, name: str) -> bytes | None:
         for archive in self._archives:
             try:
-                member = archive.getinfo(name)
-            except KeyError:
-                continue
-            if member.file_size > MAX_BYTES:
-                raise BadRow(f"the image file is larger than {MAX_BYTES >> 20} MiB: {name}")
-            try:
-                return archive.read(member)
-            except (
-                zipfile.BadZipFile,
-                OSError,
-                RuntimeError,
-                NotImplementedError,
-                EOFError,
-                ValueError,
-            ) as error:
-                raise BadRow(
-                    f"{name} cannot be read from {Path(archive.filename or '').name}: {error}"
-                ) from None
-            except Exception as error:  # zlib.error has no base class of its own
-                if type(error).__module__ != "zlib":
-                    raise
-                raise BadRow(f"{name} is damaged in {Path(archive.filename or '').name}: {error}") from None
+                data = archive.read(name, MAX_BYTES)
+            except (zipfile.BadZipFile, OSError) as error:
+                raise BadRow(f"image cannot be read from {archive.path.name}: {name}: {error}") from None
+            if data is not None:
+                return data
         return None
 
 
-def _open_archive(path: Path) -> zipfile.ZipFile:
+def _open_archive(path: Path) -> Archive:
     try:
-        return zipfile.ZipFile(path)
+        return Archive(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(
             f"{path} is not a whole zip file: {error}. Join a zip in several parts first (`zip -s 0`), "

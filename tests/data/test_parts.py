@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dataset_tools.archive import Archive
 from dataset_tools.ids import IdSet
 from dataset_tools.images import ImageStore, check_header
 from dataset_tools.schema import default_markers, invariants
@@ -90,6 +91,57 @@ def test_a_folder_or_a_missing_file_is_no_image(tmp_path):
     for path in ("a.jpg", "b.jpg", ""):
         with pytest.raises(BadRow, match="not found"):
             store.read(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_archive_gives_what_zipfile_gives(method, wide, tmp_path, monkeypatch):
+    if wide:
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 50)
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 10)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.comment = b"a comment"
+        for index in range(300):
+            with archive.open(f"图/{index}.jpg", "w", force_zip64=wide) as member:
+                member.write(f"{index}|".encode() * (index % 40))
+    ours = Archive(path)
+    assert len(ours) == 300
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            assert ours.read(name, 1 << 20) == archive.read(name)
+    assert ours.read("图/300.jpg", 1 << 20) is None
+    with pytest.raises(zipfile.BadZipFile, match="larger than"):
+        ours.read("图/39.jpg", 50)
+
+
+def test_a_damaged_archive_is_never_read_wrongly(tmp_path):
+    path, hurt = tmp_path / "a.zip", tmp_path / "b.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for index in range(3):
+            archive.writestr(f"{index}.jpg", jpeg(index))
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        hurt.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            found = Archive(hurt)
+            for index in range(3):
+                assert found.read(f"{index}.jpg", 1 << 20) in (None, jpeg(index))
+        except zipfile.BadZipFile:
+            continue
+        hurt.write_bytes(whole[:place])
+        with pytest.raises(zipfile.BadZipFile):
+            Archive(hurt)
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", b"\0" * 5_000_000)
+    data = path.read_bytes().replace((5_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little"))
+    path.write_bytes(data)
+    with pytest.raises(zipfile.BadZipFile, match="checksum"):
+        Archive(path).read("a.jpg", 1 << 20)
 
 
 @pytest.mark.parametrize(
