@@ -71,12 +71,12 @@ def recipes_of(host: str) -> list[Recipe]:
     return [recipe for recipe in all_recipes() if recipe.host == host]
 
 
-def write_dataset(folder: Path, count: int = 8, **options: Any) -> Path:
+def write_dataset(folder: Path, count: int = 8, seed: int = 7, **options: Any) -> Path:
     """A folder like one of `aspo-data`, read by both hosts."""
     from dataset_tools.layout import llamafactory_entry
     from dataset_tools.record import FORMAT, write_record
 
-    data.write_converted(folder, data.rows(count, 7, **{"sentences": (2, 4), **options}))
+    data.write_converted(folder, data.rows(count, seed, **{"sentences": (2, 4), **options}))
     (folder / "dataset_info.json").write_text(json.dumps({"train": llamafactory_entry()}))
     write_record(folder, {"format": FORMAT, "source": {"name": "drawn"}})
     return folder

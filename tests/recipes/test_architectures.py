@@ -1,0 +1,179 @@
+"""For each architecture: sentences sit on the right tokens, and one-sentence ASPO is the host's DPO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import backbones, data
+
+from . import catalog, hosts
+
+HOST = hosts.installed_host()
+LLAMAFACTORY = pytest.mark.skipif(HOST != "llamafactory", reason="needs LLaMA-Factory")
+AXOLOTL = pytest.mark.skipif(HOST != "axolotl", reason="needs Axolotl")
+
+# Architecture -> LLaMA-Factory's template: those of the recipes, and three without a recipe.
+TEMPLATES = {recipe.tiny: recipe.values["template"] for recipe in catalog.recipes_of("llamafactory")}
+TEMPLATES |= {"paligemma": "paligemma", "mllama": "mllama", "idefics3": "smolvlm"}
+CASES = sorted(TEMPLATES.items()) + [("qwen3_vl", "qwen3_vl")]  # the last puts an empty thinking block first
+STEPS = 3
+
+
+def check_sentences(tokenizer: Any, response: list[int], ids: list[int], row: dict[str, Any]) -> None:
+    """`ids` (one per token of `response`) against the spans of `row`, through the tokenizer's own decoding.
+
+    The tokens up to sentence k must hold its last character, and without their last token must not: so a
+    sentence ends with the token that holds its end, and the next token is the next sentence's.
+    """
+    text = row["chosen"][0]["content"]
+    spans = row["chosen_sentences"]
+    assert len(ids) == len(response) and ids == sorted(ids)
+    assert sorted(set(ids)) == list(range(len(spans)))
+    whole = tokenizer.decode(response)
+    start = whole.index(text)
+    for sentence, span in enumerate(spans[:-1]):
+        upto = [token for token, i in zip(response, ids, strict=True) if i <= sentence]
+        end = start + span["end"]
+        assert whole.startswith(text, start)
+        assert len(tokenizer.decode(upto)) >= end > len(tokenizer.decode(upto[:-1])), (sentence, text)
+    assert ids[-1] == len(spans) - 1  # what the template puts after the text belongs to the last sentence
+
+
+def encoded_rows(values: dict[str, Any]) -> tuple[Any, Any, list[dict[str, Any]]]:
+    """Tokenizer, processor and the rows that a `stage: aspo` run of LLaMA-Factory would train on."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    from aspo_plugin.llamafactory.data import SentenceData
+    from aspo_plugin.llamafactory.fields import settings_of
+    from aspo_plugin.llamafactory.hooks import sentence_data
+
+    model, arguments, training, method, _ = get_train_args({**values, "stage": "aspo"})
+    module = load_tokenizer(model)
+    template = get_template_and_fix_tokenizer(module["tokenizer"], arguments)
+    with sentence_data(SentenceData(settings_of(method), model.cache_dir)):
+        rows = get_dataset(template, model, arguments, training, stage="rm", **module)["train_dataset"]
+    return module["tokenizer"], module["processor"], list(rows)
+
+
+def image_tokens(config: Any) -> set[int]:
+    names = ("image_token_id", "image_token_index")
+    return {value for name in names if (value := getattr(config, name, None)) is not None}
+
+
+def compare_in_child(model: Path, template: str, folder: Path) -> None:
+    """Sentence ids on several sentences; then DPO and ASPO on single ones, their logs left in `folder`."""
+    from transformers import AutoConfig
+
+    values: dict[str, Any] = {
+        "do_train": True,
+        "model_name_or_path": str(model),
+        "template": template,
+        "finetuning_type": "lora",
+        "lora_rank": 4,
+        "dataset": "train",
+        "cutoff_len": 2048,
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "cache_dir": str(folder / "cache"),
+    }
+    many = data.rows(6, 5, sentences=(3, 5))
+    data_folder = catalog.write_dataset(folder / "many", 6, seed=5, sentences=(3, 5))
+    several = {**values, "dataset_dir": str(data_folder), "output_dir": str(folder / "none")}
+    tokenizer, _, rows = encoded_rows(several)
+    assert len(rows) == len(many)
+    marks = image_tokens(AutoConfig.from_pretrained(model))
+    for encoded in rows:
+        ids, sentences = encoded["chosen_input_ids"], encoded["chosen_sentence_ids"]
+        prompt = sentences.count(-1)
+        assert all(i == -1 for i in sentences[:prompt]) and encoded["chosen_labels"][prompt] == ids[prompt]
+        # Images are expanded, all of them in the prompt. (Cross-attention models have one token each.)
+        images = sum(token in marks for token in ids[:prompt])
+        assert images >= (1 if "mllama" in str(model) else 4) and not marks & set(ids[prompt:])
+        decoded = tokenizer.decode(ids[prompt:])
+        row = next(row for row in many if row["chosen"][0]["content"] in decoded)
+        check_sentences(tokenizer, ids[prompt:], sentences[prompt:], row)
+    from llamafactory.train.tuner import run_exp
+
+    single = {**values, "dataset_dir": str(catalog.write_dataset(folder / "one", 8, seed=6, sentences=1))}
+    for stage in ("dpo", "aspo"):
+        run_exp(args={**single, "stage": stage, "output_dir": str(folder / stage)})
+
+
+@LLAMAFACTORY
+@pytest.mark.parametrize(("architecture", "template"), CASES, ids=lambda value: value)
+def test_sentences_and_dpo_in_llamafactory(
+    architecture: str, template: str, workspace: Path, tmp_path: Path, row: Any
+) -> None:
+    model = workspace / "float32" / architecture
+    log = tmp_path / "log.txt"
+
+    def child() -> None:
+        backbones.build(architecture, model)
+        compare_in_child(model, template, tmp_path)
+
+    with row(f"sentences, DPO: {template}", "llamafactory", architecture, done="equal"):
+        hosts.forked(child, log)
+        dpo, aspo = (
+            [entry for entry in hosts.history(tmp_path / stage) if "loss" in entry]
+            for stage in ("dpo", "aspo")
+        )
+        assert len(dpo) == len(aspo) == STEPS
+        for ours, theirs in zip(aspo, dpo, strict=True):
+            # Sums of log-probs are rounded: float32 on sums of a few hundred.
+            rounding = 1e-7 * (abs(theirs["logps/chosen"]) + abs(theirs["logps/rejected"]))
+            for key in ("loss", "rewards/chosen", "rewards/rejected"):
+                assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=rounding), key
+            assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-4)
+            assert ours["logps/chosen"] == pytest.approx(theirs["logps/chosen"], rel=1e-5)
+        assert abs(dpo[-1]["loss"] - dpo[0]["loss"]) > 1e-5
+
+
+@AXOLOTL
+@pytest.mark.parametrize("architecture", backbones.VISION_LANGUAGE)
+def test_sentences_in_axolotl(architecture: str, tmp_path: Path, row: Any) -> None:
+    from transformers import AutoConfig, AutoProcessor
+
+    from aspo_plugin.trl.rows import LengthLimit, RowPreparer
+
+    folder = backbones.build(architecture, tmp_path / architecture)
+    processor = AutoProcessor.from_pretrained(folder)
+    if architecture == "instructblip":  # its processor brings no template; the recipe has one
+        recipe = next(r for r in catalog.recipes_of("axolotl") if r.tiny == architecture)
+        processor.chat_template = recipe.values["chat_template_jinja"]
+    marks = image_tokens(AutoConfig.from_pretrained(folder))
+    prepare = RowPreparer(processor, LengthLimit(2048, "raise", "sequence_len"))
+    with row("sentences", "axolotl", architecture, done="right"):
+        for item in data.rows(6, 5, sentences=(3, 5)):
+            made = prepare(item, item["images"])
+            assert not marks & set(made["chosen_ids"])
+            check_sentences(processor.tokenizer, made["chosen_ids"], made["sentence_ids"], item)
+
+
+def test_the_check_of_sentences_notices_a_shift() -> None:
+    """The check itself: ids shifted by one token do not pass."""
+    if HOST is None:
+        pytest.skip("no transformers here")
+    from tests.support.tokenizers import tokenizer
+
+    item = data.rows(1, 5, sentences=4)[0]
+    bytelevel = tokenizer("byte_level")
+    from aspo_plugin.core.alignment import sentence_ids
+
+    text = item["chosen"][0]["content"]
+    tokens = bytelevel(text, add_special_tokens=False)["input_ids"]
+    spans = [(span["start"], span["end"]) for span in item["chosen_sentences"]]
+    right = sentence_ids(bytelevel, tokens, text, spans)
+    check_sentences(bytelevel, tokens, right, item)
+    for wrong in ([*right[1:], right[-1]], [right[0], *right[:-1]]):
+        with pytest.raises(AssertionError):
+            check_sentences(bytelevel, tokens, wrong, item)
