@@ -17,7 +17,7 @@ from dataset_tools.scorer import open_image
 # Outputs of a processor that have one entry per prompt token; everything else describes the images.
 _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")
 # Processors whose image tensors have one entry per row, also for rows without an image.
-_IMAGES_BY_ROW = ("Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor", "MllamaProcessor")
+_IMAGES_BY_ROW = ("Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor")
 
 
 @dataclass
@@ -45,6 +45,12 @@ class AspoVisionCollator:
         with_images = [index for index, row in enumerate(rows) if row.get("images")]
         if with_images:
             image_inputs = self._process([rows[index] for index in with_images], with_images, prompts)
+            if "cross_attention_mask" in prompts[with_images[0]] and len(with_images) < len(rows):
+                raise ValueError(
+                    "this model (Mllama) lets every row of a batch with images attend to images, so a "
+                    "text-only pair beside them would train on other log-probs: use sets with images only, "
+                    "or sets without."
+                )
         batch = _concatenate(prompts, rows, self.pad_token_id, self._response_type)
         for name, value in image_inputs.items():
             if type(self.processing_class).__name__ in _IMAGES_BY_ROW and isinstance(value, Tensor):
@@ -77,6 +83,7 @@ class AspoVisionCollator:
             return_tensors="pt",
             add_special_tokens=False,
         )
+        outputs.pop("labels", None)  # PaliGemma's makes some; the loss here is not the model's
         mask = outputs["attention_mask"].bool()
         per_token = {name: outputs.pop(name) for name in _PER_TOKEN if name in outputs}
         per_token.pop("attention_mask")

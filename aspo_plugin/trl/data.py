@@ -194,7 +194,7 @@ def processing_fingerprint(processing_class: Any) -> str:
     return Hasher.hash(
         (
             type(processing_class).__name__,
-            getattr(processing_class, "chat_template", None),
+            getattr(processing_class, "chat_template", None) or tokenizer.chat_template,
             sorted(tokenizer.get_vocab().items()),
             image_processor.to_json_string() if image_processor is not None else None,
         )

@@ -121,6 +121,10 @@ class RowPreparer:
         self.tokenizer = processing_class.tokenizer if self.processor is not None else processing_class
         self.limit = limit
         self._image_tokens: dict[tuple[tuple[int, int], ...], int] = {}
+        # Some processors (InstructBLIP's) keep no template of their own.
+        own = getattr(processing_class, "chat_template", None)
+        self._template = own or self.tokenizer.chat_template
+        self._template_option = {} if own else {"chat_template": self._template}
         self._forbidden = set(_image_token_ids(self.processor, self.tokenizer))
 
     def __call__(self, row: dict[str, Any], images: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -171,7 +175,7 @@ class RowPreparer:
             end = self.tokenizer.eos_token or ""
             responses = [text if text.endswith(end) else text + end for text in (chosen, rejected)]
             return messages[0]["content"], responses[0], responses[1]
-        if not getattr(self.processing_class, "chat_template", None):
+        if not self._template:
             raise ValueError(
                 f"{type(self.processing_class).__name__} has no chat template to turn messages into text: "
                 "set one (`chat_template` in Axolotl), or use a model that has one."
@@ -182,7 +186,7 @@ class RowPreparer:
         example: dict[str, Any] = {"prompt": messages, "chosen": answers[0], "rejected": answers[1]}
         if self.processor is not None:
             example = {k: _parts(v, images if k == "prompt" else 0) for k, v in example.items()}
-        rendered = apply_chat_template(example, self.processing_class)
+        rendered = apply_chat_template(example, self.processing_class, **self._template_option)
         return rendered["prompt"], rendered["chosen"], rendered["rejected"]
 
     def _encode(self, text: str, plain: bool) -> list[int]:
@@ -217,7 +221,7 @@ class RowPreparer:
                 }
             ]
             text = self.processing_class.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                messages, tokenize=False, add_generation_prompt=True, **self._template_option
             )
             blank = [Image.new("RGB", size) for size in sizes]
             expanded = self.processing_class(images=[blank], text=[text], add_special_tokens=False)[

@@ -110,7 +110,7 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
         self._rewards = {mode: RewardMeans() for mode in ("train", "eval")}
         self._cached: CachedReference | None = None
         if cached:
-            self._cached = cached_reference(self, self.aspo_settings.reference_cache)
+            self._cached = cached_reference(self, str(self.aspo_settings.reference_cache))
             self.add_callback(self._cached)
 
     def _prepare(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aspo_plugin.core.shared_prefix import images_twice
 from aspo_plugin.trl.collator import AspoVisionCollator
 
 STEPS = 10
@@ -55,7 +56,7 @@ def test_axolotl_dumps_its_batches(
     plain = AspoVisionCollator.__call__
 
     def dumping(self: AspoVisionCollator, rows: Any) -> dict[str, Any]:
-        batch = plain(self, rows)
+        batch = images_twice(plain(self, rows))
         number = len(list(batches.glob("*.safetensors")))
         if number < STEPS:
             save_file(

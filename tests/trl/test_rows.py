@@ -150,8 +150,9 @@ def test_a_response_that_the_template_rewrites_is_refused(processing: Any, text:
 
     rewriting = copy.deepcopy(text)
     rewriting.chat_template = (
-        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content | upper }}{% else %}{{ m.content }}: "
-        "{% endif %}{% endfor %}"
+        "{% for m in messages %}"
+        "{{ m.content | upper if m.role == 'assistant' else m.content + ': ' }}"
+        "{% endfor %}"
     )
     with pytest.raises(RefusedRow, match="the template changes the response"):
         prepare(rewriting, ROW)

@@ -1,0 +1,84 @@
+"""A run with the reference cache is the run without it, and loads no reference model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from aspo_plugin.core.shared_prefix import IMAGES_ONCE
+from aspo_plugin.trl import trainer as module
+from aspo_plugin.trl.config import AspoConfig
+from tests.support import data
+
+from .conftest import as_dataset
+
+
+def run(model, tmp_path, name, *, lora=False, rows=None, **options):
+    args = AspoConfig(
+        str(tmp_path / name), use_cpu=True, per_device_train_batch_size=2, logging_steps=1,
+        learning_rate=1e-3, report_to="none", save_strategy="no", bf16=False,
+        **{"max_steps": 5, **options},
+    )  # fmt: skip
+    trainer = module.AspoTrainer(
+        str(model),
+        args=args,
+        train_dataset=as_dataset(rows or data.rows(8, 1, sentences=(3, 5))),
+        peft_config=LoraConfig(target_modules=["q_proj"], r=4) if lora else None,
+    )
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return trainer, logs
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for got, want in zip(found, expected, strict=True):
+        for name in ("loss", "rewards/chosen", "rewards/margins", "logps/rejected"):
+            assert got[name] == pytest.approx(want[name], abs=2e-5), name
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_cached_run_is_the_live_run(model, tmp_path, lora):
+    _, live = run(model("llava"), tmp_path, "live", lora=lora)
+    folder = str(tmp_path / "reference")
+    trainer, first = run(model("llava"), tmp_path, "first", lora=lora, aspo_reference_cache=folder)
+    assert trainer.ref_model is None
+    forwards = []
+    again, second = run(model("llava"), tmp_path, "second", lora=lora, aspo_reference_cache=folder)
+    assert_same(first, live)
+    assert_same(second, live)
+    # The reference costs nothing in a step: a forward each for the policy, and no other.
+    batch = again._prepare_inputs(next(iter(again.get_train_dataloader())))
+    again.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    again._compute_loss(again.model, batch)
+    assert len(forwards) == 1
+    assert again._logps.pairs["plain"] == 0 and again._logps.pairs["shared"] > 0
+
+
+def test_images_go_through_processor_and_model_once(model, processing, tmp_path, monkeypatch):
+    counts = []
+    processor = type(processing("llava").image_processor)
+    right = processor.preprocess
+    monkeypatch.setattr(
+        processor,
+        "preprocess",
+        lambda self, images, *a, **k: counts.append(images) or right(self, images, *a, **k),
+    )
+    trainer, _ = run(model("llava"), tmp_path, "out", max_steps=1)
+    counts.clear()
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch[IMAGES_ONCE] and len(batch["pixel_values"]) == 2 == len(batch["input_ids"]) // 2
+    for images in counts:  # the loader is a batch ahead
+        assert len([image for row in images for image in (row if isinstance(row, list) else [row])]) == 2
+
+
+def test_a_cache_of_another_model_is_refused(model, tmp_path):
+    folder = str(tmp_path / "reference")
+    trainer, _ = run(model("llava"), tmp_path, "out", aspo_reference_cache=folder, max_steps=1)
+    other = tmp_path / "other"
+    with torch.no_grad():
+        trainer.model.lm_head.weight += 1
+    trainer.save_model(str(other))
+    with pytest.raises(RuntimeError, match="was made with something else: model was"):
+        run(other, tmp_path, "again", aspo_reference_cache=folder, max_steps=1)

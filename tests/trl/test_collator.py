@@ -1,0 +1,132 @@
+"""Batches for every architecture: the same tokens and pixels as TRL's collator, and rows without images."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from aspo_plugin.core.shared_prefix import images_twice
+from aspo_plugin.trl.collator import AspoVisionCollator
+from aspo_plugin.trl.data import prepare_dataset
+from tests.support import backbones, data
+
+from .conftest import as_dataset
+
+NAMES = backbones.VISION_LANGUAGE
+
+
+def batch_of(processor: Any, rows: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    prepared = prepare_dataset(as_dataset(rows), processor, alpha=0.5)
+    return prepared, collate(processor, [prepared[i] for i in range(len(prepared))])
+
+
+def collate(processor: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch whose rejected rows have their own copy of the images."""
+    return images_twice(AspoVisionCollator(processor)(rows))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_and_pixels_are_those_of_the_processor(name: str, processing: Any) -> None:
+    """Each row alone: the processor's prompt, the response's tokens, the pixels of the decoded file."""
+    processor = processing(name)
+    rows = data.rows(3, sentences=(2, 3))
+    prepared, batch = batch_of(processor, rows)
+    length = batch["input_ids"].size(1)
+    decoded = as_dataset(rows)["images"]
+    for index, row in enumerate(prepared):
+        expected = processor(
+            images=[decoded[index]], text=[row["prompt"]], return_tensors="pt", add_special_tokens=False
+        )
+        prompt = expected["input_ids"][0]
+        for place, key in ((index, "chosen_ids"), (index + 3, "rejected_ids")):
+            whole = torch.cat([prompt, torch.tensor(row[key])])
+            mask = batch["attention_mask"][place].bool()
+            assert torch.equal(batch["input_ids"][place][mask], whole)
+            assert torch.equal(mask.long(), (torch.arange(length) < len(whole)).long())
+            trained = batch["completion_mask"][place].bool()
+            assert batch["input_ids"][place][trained].tolist() == row[key]
+        ids = batch["sentence_ids"][index]
+        assert ids[ids >= 0].tolist() == row["sentence_ids"]
+        assert torch.equal(ids >= 0, batch["completion_mask"][index].bool())
+        known = batch["similarity"][index][: len(row["similarity"])]
+        assert known.tolist() == pytest.approx(row["similarity"])
+        assert batch["similarity"][index][len(row["similarity"]) :].isnan().all()
+        assert_pixels(batch, expected, index)
+
+
+def assert_pixels(batch: dict[str, Any], expected: Any, index: int) -> None:
+    """The images are 72 x 56, one a row, so row `index` has an equal share of every image tensor."""
+    alone = expected["pixel_values"]
+    share = batch["pixel_values"].size(0) // 6
+    for place in (index, index + 3):
+        part = batch["pixel_values"][place * share : (place + 1) * share]
+        assert torch.equal(part.reshape(-1)[: alone.numel()], alone.reshape(-1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_goes_through_the_model_and_pairs_do_not_disturb_each_other(
+    name: str, processing: Any, model: Any
+) -> None:
+    """Log-probs of a pair alone equal those in a batch with a text-only pair and a pair of other sizes."""
+    from transformers import AutoModelForImageTextToText
+
+    from aspo_plugin.core.logprobs import ResponseLogProbs
+
+    processor = processing(name)
+    network = AutoModelForImageTextToText.from_pretrained(model(name), dtype=torch.float32).eval()
+    rows = [*data.rows(1, 1), *data.rows(1, 2, text_only=True), *data.rows(1, 3, size=(56, 90))]
+    if name == "mllama":
+        with pytest.raises(ValueError, match="text-only pair beside them"):
+            batch_of(processor, rows)
+        del rows[1]
+    prepared, batch = batch_of(processor, rows)
+
+    def logps(batch: dict[str, Any]) -> torch.Tensor:
+        mask = batch["completion_mask"].bool()
+        inputs = {
+            k: v for k, v in batch.items() if k not in ("completion_mask", "sentence_ids", "similarity")
+        }
+        with torch.no_grad():
+            values = ResponseLogProbs(shared_prefix="false")(network, inputs, mask)
+        return [row[chosen] for row, chosen in zip(values, mask, strict=True)]
+
+    together = logps(batch)
+    for index in range(len(rows)):
+        alone = logps(collate(processor, [prepared[index]]))
+        for place, values in ((index, alone[0]), (index + len(rows), alone[1])):
+            torch.testing.assert_close(together[place], values, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "gemma3", "internvl"])
+def test_trls_own_collator_gives_the_same_batch(name: str, processing: Any) -> None:
+    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+    processor = processing(name)
+    rows = data.rows(2, sentences=2)
+    _, ours = batch_of(processor, rows)
+    decoded = as_dataset(rows)
+    theirs = DataCollatorForVisionPreference(processor)(
+        [{k: decoded[i][k] for k in ("images", "prompt", "chosen", "rejected")} for i in range(2)]
+    )
+    same = ["pixel_values", "attention_mask", "completion_mask", "input_ids"]
+    if name == "llava":  # SentencePiece: tokenized alone, TRL's responses begin with one more space
+        same = same[:1]
+    for key in same:
+        assert torch.equal(ours[key], theirs[key]), key
+
+
+def test_missing_similarities_are_nan(processing: Any) -> None:
+    rows = data.rows(2, sentences=3)
+    rows[0]["chosen_similarity"] = None
+    rows[1]["chosen_similarity"][1] = None
+    _, batch = batch_of(processing("llava"), rows)
+    assert batch["similarity"].isnan().tolist() == [[True] * 3, [False, True, False]]
+    assert not math.isnan(batch["similarity"][1, 0])
+
+
+def test_text_only_batches_of_a_vision_language_model_have_no_image_inputs(processing: Any) -> None:
+    _, batch = batch_of(processing("llava"), data.rows(2, text_only=True))
+    assert "pixel_values" not in batch

@@ -1,0 +1,122 @@
+"""Whole datasets: what reaches the collator, what is kept away from it, and what is said about it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from datasets import Dataset, Image, List, load_dataset
+
+from aspo_plugin.trl.data import COLUMNS, prepare_dataset
+from aspo_plugin.trl.rows import LengthLimit
+from tests.support import data
+
+from .conftest import as_dataset
+
+
+@pytest.fixture(scope="module")
+def llava(processing: Any) -> Any:
+    return processing("llava")
+
+
+def test_a_converted_folder_is_read_by_its_name_alone(llava: Any, tmp_path: Any) -> None:
+    rows = data.rows(6, sentences=(2, 4))
+    folder = data.write_converted(tmp_path / "set", rows)
+    prepared = prepare_dataset(load_dataset(str(folder), split="train"), llava, alpha=0.5)
+    assert prepared.column_names == ["images", *COLUMNS]
+    assert len(prepared) == 6
+    for row, source in zip(prepared, rows, strict=True):
+        assert row["similarity"] == pytest.approx(source["chosen_similarity"])
+        assert max(row["sentence_ids"]) + 1 == len(source["chosen_sentences"])
+        # A JPEG that was decoded and encoded again would have other bytes.
+        assert [image["bytes"] for image in row["images"]] == [image["bytes"] for image in source["images"]]
+    assert prepare_dataset(prepared, llava, alpha=0.5) is prepared
+
+
+def test_images_of_every_column_type_stay_encoded(llava: Any, tmp_path: Any) -> None:
+    rows = data.rows(3)
+    files = [tmp_path / row["images"][0]["path"] for row in rows]
+    for file, row in zip(files, rows, strict=True):
+        file.write_bytes(row["images"][0]["bytes"])
+    texts = {name: [row[name] for row in rows] for name in ("prompt", "chosen", "rejected")}
+    encoded = [[row["images"][0]] for row in rows]
+    given = [
+        Dataset.from_dict({**texts, "images": encoded}).cast_column("images", List(Image())),
+        Dataset.from_dict({**texts, "image": [item[0] for item in encoded]}).cast_column("image", Image()),
+        Dataset.from_dict({**texts, "images": [[str(file)] for file in files]}),
+        Dataset.from_dict({**texts, "image": [str(file) for file in files]}),
+    ]
+    for dataset in given:
+        prepared = prepare_dataset(dataset, llava, alpha=0.0)
+        stored = [row["images"][0] for row in prepared]
+        read = [item["bytes"] or open(item["path"], "rb").read() for item in stored]
+        assert read == [row["images"][0]["bytes"] for row in rows]
+
+
+def test_selected_and_shuffled_rows_keep_their_images(llava: Any) -> None:
+    dataset = as_dataset(data.rows(6)).shuffle(seed=1).select([4, 1])
+    prepared = prepare_dataset(dataset, llava, alpha=0.5)
+    expected = [row["images"][0]["bytes"] for row in dataset.cast_column("images", List(Image(decode=False)))]
+    assert [row["images"][0]["bytes"] for row in prepared] == expected
+
+
+def test_rows_left_out_are_counted_and_named(llava: Any, caplog: Any) -> None:
+    rows = data.rows(5, sentences=2)
+    rows[1]["chosen"][0]["content"] = " "
+    rows[3]["rejected"][0]["content"] = "An <image>."
+    with caplog.at_level(logging.WARNING):
+        prepared = prepare_dataset(as_dataset(rows), llava, alpha=0.5, name="mine")
+    assert [row["images"][0]["bytes"] for row in prepared] == [
+        rows[i]["images"][0]["bytes"] for i in (0, 2, 4)
+    ]
+    assert (
+        "mine: 2 of 5 pairs left out (1: chosen is empty; 1: rejected holds a literal <image>)" in caplog.text
+    )
+
+
+def test_no_row_left_is_an_error(llava: Any) -> None:
+    with pytest.raises(
+        ValueError, match="no pair of mine can be trained: 2: prompt and image tokens leave no room"
+    ):
+        prepare_dataset(as_dataset(data.rows(2)), llava, alpha=0.5, limit=LengthLimit(10), name="mine")
+
+
+def test_images_without_similarities_need_alpha_zero_or_a_scorer(llava: Any) -> None:
+    unscored = as_dataset(data.rows(3, similarity=False))
+    with pytest.raises(ValueError, match="aspo-data score.*aspo_similarity_model.*aspo_alpha` to 0"):
+        prepare_dataset(unscored, llava, alpha=0.5)
+    assert prepare_dataset(unscored, llava, alpha=0.0)[0]["similarity"] is None
+    one = data.rows(3)
+    one[0]["chosen_similarity"] = one[2]["chosen_similarity"] = None  # some rows without is fine
+    assert prepare_dataset(as_dataset(one), llava, alpha=0.5)[0]["similarity"] is None
+    assert len(prepare_dataset(as_dataset(data.rows(3, text_only=True)), llava, alpha=1.0)) == 3
+
+
+def test_scores_are_made_once_and_kept(model: Any, llava: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    import dataset_tools.scorer
+    from aspo_plugin.trl.similarity import dataset_scorer
+
+    rows = data.rows(4, similarity=False, sentences=(2, 4))
+    rows.append({**rows[0], "chosen": [{"role": "assistant", "content": " "}], "chosen_sentences": []})
+    unscored = as_dataset(rows)
+    score = dataset_scorer(str(model("clip")), tmp_path)
+    first = prepare_dataset(unscored, llava, alpha=0.5, score=score)
+    assert all(-1 <= value <= 1 for row in first for value in row["similarity"]) and len(first) == 4
+    assert len({value for row in first for value in row["similarity"]}) > 4
+    monkeypatch.setattr(dataset_tools.scorer, "SentenceScorer", lambda *args: pytest.fail("scored twice"))
+    assert prepare_dataset(unscored, llava, alpha=0.5, score=score)["similarity"] == first["similarity"]
+
+
+def test_images_need_a_processor_and_pairs_need_columns(processing: Any) -> None:
+    with pytest.raises(ValueError, match="has images, but .* is a tokenizer"):
+        prepare_dataset(as_dataset(data.rows(2)), processing("text"), alpha=0.0)
+    with pytest.raises(ValueError, match="has no column chosen or rejected; it has text"):
+        prepare_dataset(Dataset.from_dict({"text": ["a"]}), processing("text"), alpha=0.0)
+    with pytest.raises(ValueError, match="load it whole"):
+        prepare_dataset(as_dataset(data.rows(2)).to_iterable_dataset(), processing("text"), alpha=0.0)
+
+
+def test_a_tokenizer_gets_no_image_column(processing: Any) -> None:
+    prepared = prepare_dataset(as_dataset(data.rows(2, text_only=True)), processing("text"), alpha=0.0)
+    assert prepared.column_names == list(COLUMNS)
