@@ -191,8 +191,6 @@ def image_digest(images: Iterable[Any]) -> bytes:
 def _append(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _other(folder: Path, found: dict, wanted: dict) -> str:

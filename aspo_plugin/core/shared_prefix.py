@@ -52,10 +52,11 @@ def images_twice(batch: Mapping[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in batch.items() if key != IMAGES_ONCE}
     if not batch.get(IMAGES_ONCE):
         return rest
-    return {
-        key: torch.cat([value, value]) if key in IMAGE_INPUTS and torch.is_tensor(value) else value
-        for key, value in rest.items()
-    }
+    return {key: _repeated(value) if key in IMAGE_INPUTS else value for key, value in rest.items()}
+
+
+def _repeated(value: Any) -> Any:
+    return torch.cat([value, value]) if torch.is_tensor(value) else [*value, *value]
 
 
 def _twice(value: Any) -> bool:

@@ -2,31 +2,86 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from llamafactory.data import PairwiseDataCollatorWithPadding
+from llamafactory.extras.constants import IGNORE_INDEX
 from torch import Tensor
 
+from aspo_plugin.core.reference_cache import KEYS, image_digest, row_keys
+from aspo_plugin.core.shared_prefix import images_once
 
+
+@dataclass
 class SentencePairCollator(PairwiseDataCollatorWithPadding):
     """Adds to the host's batch of 2B rows (B chosen, then B rejected):
 
     - `sentence_ids`: `[B, L]` long, the sentence of each trained token of the chosen rows, -1 elsewhere.
     - `similarity`: `[B, K]` float32, NaN where unknown; K is the most sentences of a response in the batch.
+    - with `reference_keys`, `KEYS`: what a row's reference log-probs are cached under.
+
+    A pair's images are processed once, and are in the batch once where `images_once` can say so.
     """
+
+    reference_keys: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        template = copy.copy(self.template)  # type: ignore[has-type]
+        template.mm_plugin = copy.copy(template.mm_plugin)
+        template.mm_plugin._get_mm_inputs = processed_once(template.mm_plugin._get_mm_inputs)
+        self.template = template
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         ids = [torch.tensor(feature["chosen_sentence_ids"]) for feature in features]
         values = [feature["chosen_similarity"] for feature in features]
-        batch = super().__call__(features)
+        digests: list[bytes] = []
+        if self.reference_keys:
+            digests = [image_digest(feature["images"] or []) for feature in features]
+        batch = images_once(super().__call__(features))
         inner = batch.get("data", batch)  # MiniCPM-V nests what the model takes
         batch["sentence_ids"] = scatter(ids, inner["attention_mask"][: len(features)])
         similarity = torch.full((len(values), max(len(value) for value in values)), torch.nan)
         for row, value in zip(similarity, values, strict=True):
             row[: len(value)] = torch.tensor(value)
         batch["similarity"] = similarity
+        if self.reference_keys:
+            trained = batch["labels"] != IGNORE_INDEX
+            batch[KEYS] = row_keys(inner["input_ids"], inner["attention_mask"], trained, digests * 2)
         return batch
+
+
+def processed_once(process: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The host's `_get_mm_inputs` on the chosen rows' images alone where the rejected rows have the very same
+    ones, its result repeated."""
+
+    def once(
+        images: list[Any], videos: list[Any], audios: list[Any], processor: Any, imglens: Any = None
+    ) -> dict[str, Any]:
+        half = len(images) // 2
+        same = len(images) == 2 * half > 0 and all(
+            a is b for a, b in zip(images[:half], images[half:], strict=True)
+        )
+        if imglens is not None:
+            rows = len(imglens) // 2
+            same, imglens_once = same and imglens[:rows] == imglens[rows:], imglens[:rows]
+        if not same or videos or audios:
+            return process(images, videos, audios, processor, imglens)
+        if imglens is None:
+            inputs = process(images[:half], videos, audios, processor)
+        else:
+            inputs = process(images[:half], videos, audios, processor, imglens_once)
+        return {key: torch.cat([v, v]) if torch.is_tensor(v) else _twice(v) for key, v in inputs.items()}
+
+    return once
+
+
+def _twice(value: Any) -> Any:
+    return [*value, *value] if isinstance(value, list) else value
 
 
 def scatter(ids: list[Tensor], attention_mask: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import is_peft_model
 from llamafactory.extras.constants import IGNORE_INDEX
 from llamafactory.train.dpo.trainer import CustomDPOTrainer
 from torch import Tensor
@@ -15,6 +16,8 @@ from aspo_plugin.config import AspoSettings
 from aspo_plugin.core.logprobs import ResponseLogProbs
 from aspo_plugin.core.loss import aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
+from aspo_plugin.core.reference_cache import KEYS
+from aspo_plugin.reference import CachedReference
 
 from .card import describe
 
@@ -28,23 +31,38 @@ class AspoTrainer(CustomDPOTrainer):
 
     trains_aspo = True  # `hooks` lets no other DPO trainer of the host begin a `stage: aspo` run
 
-    def __init__(self, *args: Any, settings: AspoSettings, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, settings: AspoSettings, fingerprint: dict[str, str] | None = None, **kwargs: Any
+    ) -> None:
+        """`fingerprint`: what the reference's log-probs depend on, where they are cached."""
         super().__init__(*args, **kwargs)
         self.settings = settings
         self.response_logps = ResponseLogProbs(shared_prefix=settings.shared_prefix)
+        self.cached: CachedReference | None = None
+        if settings.reference_cache is not None and fingerprint is not None:
+            self.cached = CachedReference(
+                self,
+                settings.reference_cache,
+                fingerprint,
+                split=self.model_inputs,
+                live=self.reference_logps,
+                always_live=self.ref_model is not None or is_peft_model(self.model),
+            )
+            self.add_callback(self.cached)
         self.aspo_metrics = {"train": AspoMetrics(), "eval": AspoMetrics()}
 
     def get_batch_loss_metrics(
         self, model: Any, batch: dict[str, Any], train_eval: Literal["train", "eval"] = "train"
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of a batch, and the host's metrics of it as tensors that stay on the device."""
-        inputs = dict(batch)
-        sentence_ids, similarity = inputs.pop("sentence_ids"), inputs.pop("similarity")
-        labels = inputs.pop("labels")
-        response_mask = labels != IGNORE_INDEX
+        sentence_ids, similarity = batch["sentence_ids"], batch["similarity"]
+        inputs, response_mask = self.model_inputs(batch)
 
         logps = self.response_logps(model, inputs, response_mask)
-        ref_logps = self.reference_logps(model, inputs, response_mask)
+        if self.cached is not None and self.cached.filled:
+            ref_logps = self.cached.logps(batch[KEYS], response_mask)
+        else:
+            ref_logps = self.reference_logps(model, inputs, response_mask)
         chosen, rejected = logps.chunk(2)
         ref_chosen, ref_rejected = ref_logps.chunk(2)
         output = aspo_loss(
@@ -79,12 +97,21 @@ class AspoTrainer(CustomDPOTrainer):
         }
         return losses.mean(), {prefix + name: value.mean() for name, value in metrics.items()}
 
+    @staticmethod
+    def model_inputs(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
+        """What the model takes of a batch, and the response tokens `[2B, L]`."""
+        others = ("sentence_ids", "similarity", "labels", KEYS)
+        inputs = {key: value for key, value in batch.items() if key not in others}
+        return inputs, batch["labels"] != IGNORE_INDEX
+
     def reference_logps(self, model: Any, inputs: dict[str, Any], response_mask: Tensor) -> Tensor:
-        """Per-token log-probs of the reference: the model given, or the policy without its adapter."""
-        if self.ref_model is None:
-            reference, context = model, self.accelerator.unwrap_model(model).disable_adapter()
-        else:
-            reference, context = self.ref_model, nullcontext()
+        """Per-token log-probs of the reference: the model given, or the policy without its adapter.
+
+        With a cache and neither of the two it is the policy itself, before its first step.
+        """
+        reference, context = model if self.ref_model is None else self.ref_model, nullcontext()
+        if self.ref_model is None and (self.cached is None or is_peft_model(self.model)):
+            context = self.accelerator.unwrap_model(model).disable_adapter()
         with torch.no_grad(), context:
             return self.response_logps(reference, inputs, response_mask)
 

@@ -17,6 +17,7 @@ from .collator import SentencePairCollator
 from .data import SentenceData
 from .fields import settings_of
 from .hooks import check_host, host_version, sentence_data
+from .reference import reference_fingerprint
 from .trainer import AspoTrainer
 
 
@@ -42,6 +43,7 @@ def run_aspo(
         )
     check_tokenized(dataset_module, data_args.tokenized_path, settings.alpha)
 
+    cached = settings.reference_cache is not None and training_args.do_train
     model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
     # PEFT's model card takes its tags from here.
     (model.get_base_model() if hasattr(model, "get_base_model") else model).add_model_tags(TAGS)
@@ -50,15 +52,23 @@ def run_aspo(
         model=model,
         pad_to_multiple_of=8,
         label_pad_token_id=IGNORE_INDEX,
+        reference_keys=cached,
         **tokenizer_module,
     )
     if finetuning_args.ref_model is None and not training_args.do_train:
         ref_model = model  # nothing was trained: policy and reference are one
+    elif finetuning_args.ref_model is None and cached:
+        ref_model = None  # the cache is filled from the policy before its first step
     else:
         ref_model = create_ref_model(model_args, finetuning_args)
 
     trainer = AspoTrainer(
         settings=settings,
+        fingerprint=reference_fingerprint(
+            model_args, data_args, training_args, finetuning_args, tokenizer_module
+        )
+        if cached
+        else None,
         model=model,
         ref_model=ref_model,
         args=training_args,

@@ -47,7 +47,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def call(self: Any, features: Any) -> Any:
         batch = original(self, features)
-        kept.append({name: value.clone() for name, value in batch.items()})
+        kept.append({name: value.clone() for name, value in batch.items() if torch.is_tensor(value)})
         return batch
 
     monkeypatch.setattr(collator.SentencePairCollator, "__call__", call)
