@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 ARTIFACTS = Path(__file__).resolve().parents[2] / ".artifacts"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1400,1900"
+    "--disable-component-update --disable-sync --window-size=1400,3000"
 )
 
 
@@ -83,38 +83,49 @@ class Page:
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
-    def find(self, xpath: str) -> Any:
-        return wait(xpath, lambda: next(iter(self.driver.find_elements("xpath", xpath)), None))
+    def act(self, xpath: str, action: Callable[[Any], Any] = lambda element: True) -> Any:
+        """Do something with an element once it is there; again where Gradio replaced it meanwhile."""
+        from selenium.common.exceptions import ElementClickInterceptedException as Covered
+        from selenium.common.exceptions import StaleElementReferenceException as Replaced
 
-    def field(self, label: str, kind: str) -> Any:
+        def attempt() -> bool:
+            try:
+                element = next(iter(self.driver.find_elements("xpath", xpath)), None)
+                if element is None:
+                    return False
+                self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+                action(element)
+                return True
+            except (Covered, Replaced):
+                return False
+
+        return wait(xpath, attempt)
+
+    def field(self, label: str, kind: str) -> str:
         title = f"//span[@data-testid='block-info' and normalize-space()='{label}']"
-        return self.find(f"{title}/ancestor::*[contains(@class,'block')][1]//{kind}")
+        return f"{title}/ancestor::*[contains(@class,'block')][1]//{kind}"
 
     def options(self, label: str) -> list[str]:
-        field = self.field(label, "input")
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
-        field.click()
-        found = "//li[@role='option']"
-        wait(f"options of {label}", lambda: self.driver.find_elements("xpath", found))
-        return [option.get_attribute("aria-label") for option in self.driver.find_elements("xpath", found)]
+        self.act(self.field(label, "input"), lambda field: field.click())
+        script = "return [...document.querySelectorAll('li[role=option]')].map(e => e.ariaLabel)"
+        return wait(f"options of {label}", lambda: self.driver.execute_script(script))
 
     def choose(self, label: str, option: str) -> None:
         self.options(label)
-        self.find(f"//li[@role='option' and @aria-label='{option}']").click()
+        self.act(f"//li[@role='option' and @aria-label='{option}']", lambda item: item.click())
 
     def write(self, label: str, text: str) -> None:
         from selenium.webdriver.common.keys import Keys
 
-        area = self.field(label, "textarea")
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", area)
-        area.click()
-        area.send_keys(Keys.CONTROL + "a")
-        area.send_keys(text + Keys.TAB)
+        def fill(area: Any) -> None:
+            area.click()
+            area.send_keys(Keys.CONTROL + "a")
+            area.send_keys(text + Keys.TAB)
+
+        self.act(self.field(label, "textarea"), fill)
 
     def press(self, name: str) -> None:
-        button = self.find(f"//button[normalize-space()='{name}']")
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-        button.click()
+        self.act(f"//button[normalize-space()='{name}']", lambda button: button.click())
 
     def text(self) -> str:
         return self.driver.find_element("tag name", "body").text
@@ -141,7 +152,7 @@ def test_board_trains_aspo(board: tuple[str, Path], page: Page, tmp_path: Path) 
     address, folder = board
     model = backbones.build("llava", tmp_path / "llava")
     page.driver.get(address)
-    page.find("//button[normalize-space()='Preview command']")
+    page.act("//button[contains(normalize-space(), 'Preview command')]")
     time.sleep(2)  # Gradio binds its events after the first paint, with nothing to wait for
 
     page.choose("Model name", "Custom")
@@ -154,8 +165,8 @@ def test_board_trains_aspo(board: tuple[str, Path], page: Page, tmp_path: Path) 
     page.write("Data dir", str(folder / "data"))
     assert page.options("Dataset") == ["drawn"]  # only sets of pairs
     page.choose("Dataset", "drawn")
-    page.find("//button[contains(., 'Extra configurations')]").click()
-    settings = {"optim": "adamw_torch", "aspo_alpha": 0.7, "max_steps": 2, "preprocessing_num_workers": 1}
+    page.act("//button[contains(., 'Extra configurations')]", lambda button: button.click())
+    settings = {"optim": "adamw_torch", "aspo_alpha": 0.7, "max_steps": 2, "logging_steps": 1}
     page.write("Extra arguments", json.dumps(settings))
 
     page.press("Preview command")
