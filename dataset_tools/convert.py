@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from dataset_tools.annotate import Annotate, Annotated
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.ids import IdSet
-from dataset_tools.images import MAX_PIXELS, ImageStore, check_header
+from dataset_tools.images import MAX_PIXELS, Image, ImageStore, check_header
 from dataset_tools.layout import REJECTED, Workplace, is_complete
 from dataset_tools.locate import Located, find_images, locate
 from dataset_tools.reading import Chunk, Pictures, Reader
@@ -214,31 +214,30 @@ class _Images:
         located = conversion.located
         self._store = ImageStore(located.roots, located.archives)
         self._max_pixels = conversion.settings.max_pixels
-        self._last: tuple[Any, dict[str, Any]] | None = None
+        self._last: tuple[Pictures, int | str, Image] | None = None
         self._quiet = warnings.catch_warnings()
 
     def __enter__(self) -> _Images:
-        from PIL import Image
+        from PIL.Image import DecompressionBombWarning
 
         self._quiet.__enter__()
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked by us
+        warnings.simplefilter("ignore", DecompressionBombWarning)  # the limit is checked by us
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._quiet.__exit__(None, None, None)
 
-    def get(self, image: int | str, pictures: Pictures) -> dict[str, Any]:
-        key = (id(pictures), image)
-        if self._last and self._last[0] == key:
-            return self._last[1]
+    def get(self, image: int | str, pictures: Pictures) -> Image:
+        if self._last and self._last[0] is pictures and self._last[1] == image:
+            return self._last[2]
         if isinstance(image, int):
             data, path = pictures.get(image)
-            path = path.replace("\\", "/").rpartition("/")[2] if path else None
+            name = path.replace("\\", "/").rpartition("/")[2] if path else None
+            found = Image(data, name, image)
         else:
-            data, path = self._store.read(image), image
-        check_header(data, self._max_pixels)
-        found = {"bytes": data, "path": path}
-        self._last = (key, found)
+            found = Image(self._store.read(image), image)
+        check_header(found.data, self._max_pixels)
+        self._last = (pictures, image, found)
         return found
 
 
@@ -247,7 +246,7 @@ class _Row:
     """What became of one row of the source: pairs kept (their index in the chunk's table), and refused."""
 
     kept: list[int]
-    images: list[list[dict[str, Any]]]
+    images: list[list[Image]]
     rejected: list[tuple[str, str]]
     skipped: list[str]
 
@@ -358,7 +357,7 @@ class _Run:
         limit = self.settings.limit
         left = chunk.count if limit is None else limit - chunk.start
         kept: list[int] = []
-        images: list[list[dict[str, Any]]] = []
+        images: list[list[Image]] = []
         for offset, row in enumerate(_rows(chunk, found, pictures, self.images, self.ids, left)):
             tally_row(self.tally, row)
             for name, reason in row.rejected:
@@ -367,10 +366,10 @@ class _Run:
             images += row.images
             self.next_row = chunk.start + offset + 1
             if self._shard_rows() + len(kept) >= self.settings.shard_rows:
-                self._write(table, kept, images)
+                self._write(table, kept, images, pictures)
                 kept, images = [], []
                 self._close_shard()
-        self._write(table, kept, images)
+        self._write(table, kept, images, pictures)
         self.advance(min(chunk.count, left))
 
     def _reject(self, name: str, reason: str, where: str) -> None:
@@ -380,7 +379,7 @@ class _Run:
     def _shard_rows(self) -> int:
         return self._writer.rows if self._writer else 0
 
-    def _write(self, table: Any, kept: list[int], images: list[list[dict[str, Any]]]) -> None:
+    def _write(self, table: Any, kept: list[int], images: list[list[Image]], pictures: Pictures) -> None:
         if not kept:
             return
         if self._writer is None:
@@ -389,8 +388,8 @@ class _Run:
         rows = table.take(kept)
         for name in RESPONSES:
             self.tally.sentences += pc.sum(pc.list_value_length(rows.column(f"{name}_sentences"))).as_py()
-        sizes = [sum(len(image["bytes"]) for image in row) for row in images]
-        self._writer.write(with_images(rows, images), sizes)
+        sizes = [sum(image.size for image in row) for row in images]
+        self._writer.write(with_images(rows, images, pictures), sizes)
 
     def _close_shard(self) -> None:
         if self._writer:

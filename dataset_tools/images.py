@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+import pyarrow as pa
+from PIL import Image as PillowImage
 
 from dataset_tools.archive import Archive
 from dataset_tools.errors import DataError
@@ -19,40 +20,59 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 512 << 20
 
 
-def check_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+@dataclass
+class Image:
+    """One image of a row: its encoded bytes, a name for it, and its place if it is embedded in the chunk."""
+
+    data: bytes | pa.Buffer
+    path: str | None
+    index: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data) if isinstance(self.data, bytes) else self.data.size
+
+
+def check_header(data: bytes | pa.Buffer, max_pixels: int = MAX_PIXELS) -> None:
     """Raise `BadRow` where the bytes are no image, are visibly cut short, or hold too many pixels.
 
-    Nothing is decoded. Callers silence `Image.DecompressionBombWarning`: the limit is checked here.
+    Nothing is decoded. Callers silence Pillow's `DecompressionBombWarning`: the limit is checked here.
     """
-    if not data:
+    buffer = pa.py_buffer(data)
+    if not buffer.size:
         raise BadRow("the image is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with PillowImage.open(pa.BufferReader(buffer), formats=FORMATS) as image:
             width, height = image.size
             kind = image.format
-    except Image.DecompressionBombError:
+    except PillowImage.DecompressionBombError:
         raise BadRow(f"the image has more than {max_pixels:,} pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError) as error:
         raise BadRow(f"not an image ({', '.join(FORMATS)}): {_plain(error)}") from None
     if width * height > max_pixels:
         raise BadRow(f"the image has {width} x {height} pixels, more than {max_pixels:,}")
-    if _is_cut(data, kind):
+    if _is_cut(memoryview(buffer), kind):
         raise BadRow(f"the image is cut short: the end of the {kind} data is missing")
 
 
 def _plain(error: Exception) -> str:
     """An error text without the memory address of a stream."""
-    return "unknown format" if "BytesIO" in str(error) else str(error)
+    return "unknown format" if isinstance(error, PillowImage.UnidentifiedImageError) else str(error)
 
 
-def _is_cut(data: bytes, kind: str | None) -> bool:
+def _is_cut(data: memoryview, kind: str | None) -> bool:
+    tail = bytes(data[-4096:])
     if kind in ("JPEG", "MPO"):
+        if tail.endswith(b"\xff\xd9"):
+            return False
         # The end mark cannot occur inside a scan, only in what comes before one (a thumbnail) or after it.
-        return not data.endswith(b"\xff\xd9") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+        whole = bytes(data)
+        return whole.rfind(b"\xff\xd9") < whole.rfind(b"\xff\xda")
     if kind == "PNG":
-        return b"IEND" not in data[-4096:]
+        return b"IEND" not in tail
     if kind == "GIF":
-        return b";" not in data[-4096:]
+        return b";" not in tail
     if kind == "WEBP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     return False

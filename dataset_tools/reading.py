@@ -47,13 +47,22 @@ class Pictures:
         valid = data.is_valid().to_pylist()
         return [base + index if there else paths[index] for index, there in enumerate(valid)]
 
-    def get(self, index: int) -> tuple[bytes, str | None]:
-        """Bytes and stored path of an image."""
+    def get(self, index: int) -> tuple[pa.Buffer, str | None]:
+        """Bytes and stored path of an image; nothing is copied."""
         for data, paths in self._arrays:
             if index < len(data):
-                return data[index].as_py(), paths[index]
+                return data[index].as_buffer(), paths[index]
             index -= len(data)
         raise IndexError(index)
+
+    def column(self, indices: list[int]) -> pa.Array:
+        """The bytes of some images as one array, without a copy where they follow each other."""
+        data = self._arrays[0][0] if len(self._arrays) == 1 else pa.concat_arrays(a for a, _ in self._arrays)
+        if indices == list(range(indices[0], indices[0] + len(indices))):
+            column = data.slice(indices[0], len(indices))
+        else:
+            column = data.take(pa.array(indices, pa.int64()))
+        return column.cast(pa.binary())
 
 
 @dataclass

@@ -135,7 +135,7 @@ def turns(value: Any, tags: Mapping[str, str] | None = None) -> Messages:
         short = "from" in turn
         role = turn.get(tags.get("role_tag") or ("from" if short else "role"))
         content = turn.get(tags.get("content_tag") or ("value" if short else "content"))
-        if role not in names:
+        if not isinstance(role, str) or role not in names:
             raise BadRow(f"a turn has the role {role!r}, expected one of {', '.join(sorted(names))}")
         messages.append({"role": names[role], "content": content_text(content)})
     return messages

@@ -326,6 +326,14 @@ def test_one_huge_row_group_is_read_in_small_pieces(tmp_path, monkeypatch):
     assert pa.total_allocated_bytes() < 50e6
 
 
+def test_each_row_keeps_its_own_image_whatever_the_chunks(tmp_path, monkeypatch):
+    fixture = rlaif_v(tmp_path / "source", rows=30)
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 1)
+    run(tmp_path / "source", tmp_path / "out")
+    for row in iter_rows(tmp_path / "out"):
+        assert [image["bytes"] for image in row["images"]] == fixture.rows[row["id"]].images
+
+
 @pytest.mark.parametrize("skip", [0, 1, 127, 128, 129, 211, 217, 300, 433])
 def test_reading_can_start_at_any_row(source, skip):
     reader = reading.Reader([(path, path.name) for path in sorted(source.iterdir())])
