@@ -41,6 +41,10 @@ class AspoVisionCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         prompts: list[dict[str, Tensor]] = [{"input_ids": torch.tensor(row["prompt_ids"])} for row in rows]
+        if self._response_type:  # a text-only prompt is read in both directions too
+            prompts = [
+                {**prompt, "token_type_ids": torch.zeros_like(prompt["input_ids"])} for prompt in prompts
+            ]
         image_inputs: dict[str, Any] = {}
         with_images = [index for index, row in enumerate(rows) if row.get("images")]
         if with_images:

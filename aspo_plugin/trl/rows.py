@@ -130,6 +130,8 @@ class RowPreparer:
     def __call__(self, row: dict[str, Any], images: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The prepared row. Raises `RefusedRow`, or `ValueError` for annotations that contradict the text."""
         messages, chosen, rejected = text_pair(row, len(images))
+        if not images and type(self.processor).__name__ == "InstructBlipProcessor":
+            raise RefusedRow("the model takes no pair without an image")
         plain = messages[0]["role"] == PLAIN
         shown = self._without_end_tokens(chosen) if plain else chosen
         spans = sentence_spans(row, shown)

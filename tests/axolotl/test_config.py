@@ -95,3 +95,47 @@ def test_other_kinds_of_rl_are_left_alone() -> None:
     assert other == {"rl": "dpo", "plugins": ["another.Plugin"]}
     assert host.load_datasets(other) is None
     assert host.training_args(other) is None
+
+
+@pytest.mark.parametrize(
+    "sharding",
+    [
+        {},
+        {
+            "fsdp_version": 2,
+            "fsdp_config": {
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "transformer_layer_cls_to_wrap": "Qwen2VLDecoderLayer",
+                "state_dict_type": "FULL_STATE_DICT",
+                "reshard_after_forward": True,
+            },
+        },
+        {"deepspeed": {"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}},
+    ],
+    ids=["plain", "fsdp2", "deepspeed"],
+)
+def test_axolotl_validates_what_we_registered(sharding: dict[str, Any]) -> None:
+    """Axolotl's own schema takes the block with its defaults, beside FSDP2 and DeepSpeed."""
+    from axolotl.cli.config import prepare_plugins
+    from axolotl.utils.config import validate_config
+
+    cfg = DictDefault(
+        {
+            **BASE,
+            **sharding,
+            "aspo": {"alpha": 1, "shared_prefix": True},
+            "micro_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "num_epochs": 1,
+            "learning_rate": 1e-5,
+            "optimizer": "adamw_torch",
+            "bf16": True,
+        }
+    )
+    prepare_plugins(cfg)
+    capabilities = {"bf16": True, "fp8": False, "tf32": False, "n_gpu": 2, "compute_capability": "sm_90"}
+    checked = validate_config(cfg, capabilities=capabilities, env_capabilities={"torch_version": "2.12.1"})
+    assert checked.aspo == {"alpha": 1.0, "normalization": "weight", "shared_prefix": "true"}
+    assert isinstance(checked.aspo["alpha"], float)
+    assert host.is_aspo(checked) and checked.rl == "dpo"
+    assert all(checked[key] for key in sharding)
