@@ -1,0 +1,155 @@
+"""`AspoTrainer` against TRL's own DPO, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aspo_plugin.trl import AspoConfig, AspoTrainer
+from tests.support import data
+
+from .conftest import as_dataset
+
+COMMON: dict[str, Any] = {
+    "per_device_train_batch_size": 2,
+    "max_steps": 4,
+    "logging_steps": 1,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "use_cpu": True,
+    "save_strategy": "no",
+    "report_to": [],
+    "seed": 3,
+}
+NUMBERS = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
+
+
+def log_of(trainer: Any) -> list[dict[str, Any]]:
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.fixture
+def run(model: Any, tmp_path: Path) -> Any:
+    def go(rows: Any, name: str = "llava", evaluated: Any = None, keep: Any = None, **changes: Any) -> Any:
+        more = {key: changes.pop(key) for key in ("peft_config", "ref_model") if key in changes}
+        trainer = AspoTrainer(
+            str(model(name)),
+            args=AspoConfig(str(tmp_path / "aspo"), **{**COMMON, **changes}),
+            train_dataset=as_dataset(rows),
+            eval_dataset=evaluated,
+            **more,
+        )
+        return trainer if keep else log_of(trainer)
+
+    return go
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "text"])
+def test_one_sentence_is_trls_own_dpo(name: str, run: Any, model: Any, tmp_path: Path) -> None:
+    from trl import DPOConfig, DPOTrainer
+
+    rows = data.rows(8, sentences=1, text_only=name == "text")
+    pairs = as_dataset(rows).select_columns(["prompt", "chosen", "rejected"] + ["images"] * (name != "text"))
+    args = DPOConfig(str(tmp_path / "dpo"), **COMMON)
+    dpo = log_of(DPOTrainer(str(model(name)), args=args, train_dataset=pairs))
+    for normalization in ("weight", "reward"):
+        aspo = run(rows, name, aspo_normalization=normalization)
+        for step, (ours, theirs) in enumerate(zip(aspo, dpo, strict=True)):
+            for number in NUMBERS:
+                assert ours[number] == pytest.approx(theirs[number], rel=5e-5, abs=2e-5), (step, number)
+    assert max(entry["loss"] for entry in dpo) - min(entry["loss"] for entry in dpo) > 1e-2
+
+
+def test_several_sentences_are_not_dpo_and_every_setting_matters(run: Any) -> None:
+    rows = data.rows(8, sentences=(3, 5))
+    runs = [
+        run(rows, max_steps=2, aspo_alpha=alpha, aspo_normalization=normalization)
+        for alpha, normalization in ((0.5, "weight"), (1.0, "weight"), (0.0, "weight"), (0.5, "none"))
+    ]
+    assert len({entry[-1]["loss"] for entry in runs}) == 4
+    assert runs[0][0]["aspo/factor_mean"] < 1 == runs[3][0]["aspo/factor_mean"]
+
+
+def test_the_adapter_is_off_for_the_reference(run: Any) -> None:
+    """After a step with an adapter the rewards are not 0, and they are those of a reference of its own."""
+    from peft import LoraConfig
+    from transformers import AutoModelForImageTextToText
+
+    rows = data.rows(8, sentences=(2, 4))
+    lora = {"r": 4, "target_modules": r".*language_model.*\.(q_proj|v_proj)", "init_lora_weights": "gaussian"}
+    off = run(rows, peft_config=LoraConfig(**lora))
+    trainer = run(rows, keep=True, peft_config=LoraConfig(**lora))
+    path = trainer.model.get_base_model().config._name_or_path
+    trainer.ref_model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
+    apart = log_of(trainer)
+    assert [e["loss"] for e in off] == pytest.approx([e["loss"] for e in apart], rel=1e-5)
+    assert off[-1]["rewards/margins"] != 0
+
+
+def test_similarities_keep_their_digits_under_deepspeed(run: Any, monkeypatch: Any) -> None:
+    from transformers import Trainer
+
+    trainer = run(data.rows(2), keep=True)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    given = batch["similarity"].clone()
+
+    def cast(self: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.to(torch.bfloat16) if torch.is_tensor(value) and value.is_floating_point() else value
+            for key, value in inputs.items()
+        }
+
+    monkeypatch.setattr(Trainer, "_prepare_inputs", cast)
+    prepared = trainer._prepare_inputs(batch)
+    assert torch.equal(prepared["similarity"], given) and prepared["pixel_values"].dtype == torch.bfloat16
+
+
+def test_evaluation_takes_raw_sets_and_names_its_metrics(run: Any) -> None:
+    trainer = run(data.rows(4), keep=True)
+    metrics = trainer.evaluate(as_dataset(data.rows(3, 5)), metric_key_prefix="test")
+    assert {"test_loss", "test_rewards/margins", "test_aspo/weight_mean"} <= set(metrics)
+    assert not any(name.startswith("eval_") for name in metrics)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aspo_alpha": 2}, "aspo_alpha is 2"),
+        ({"aspo_normalization": "length"}, "aspo_normalization is 'length'"),
+        ({"loss_type": ["ipo"]}, r"loss_type is \['ipo'\], which ASPO cannot use: the loss of ASPO"),
+        ({"use_liger_kernel": True}, "no per-token log-probs"),
+        ({"label_smoothing": 0.1}, "no label smoothing"),
+        ({"precompute_ref_log_probs": True}, "aspo_reference_cache"),
+        ({"sync_ref_model": True, "aspo_reference_cache": "cache"}, "stale"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(changes: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        AspoConfig(str(tmp_path), **{**COMMON, **changes})
+
+
+def test_compute_metrics_is_refused(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="compute_metrics needs logits"):
+        AspoTrainer(
+            str(model("llava")),
+            args=AspoConfig(str(tmp_path), **COMMON),
+            train_dataset=as_dataset(data.rows(2)),
+            compute_metrics=lambda _: {},
+        )
+
+
+def test_the_example_runs(model: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    import runpy
+
+    folder = data.write_converted(tmp_path / "set", data.rows(4))
+    out = tmp_path / "out"
+    arguments = ["--model", model("llava"), "--dataset", folder, "--output", out, "--max-steps", "1", "--cpu"]
+    monkeypatch.setattr("sys.argv", ["trl_aspo.py", *map(str, arguments)])
+    runpy.run_path("docs/examples/trl_aspo.py", run_name="__main__")
+    assert (out / "adapter_model.safetensors").exists()
