@@ -2,9 +2,9 @@
 
     python -m benchmarks.import_cost [repeats]
 
-Runs each program in fresh interpreters, interleaved with and without the hook (TORCH_DEVICE_BACKEND_AUTOLOAD),
-and prints medians. `import json` never meets the hook, which torch loads; `import torch` installs it; the third
-program imports a large library after it. Last: the hook's own time, measured inside one process.
+Runs each program in fresh interpreters, interleaved with the hook and without (TORCH_DEVICE_BACKEND_AUTOLOAD),
+and prints medians. `import json` never meets the hook, which torch loads; `import torch` installs it; the
+third program imports a large library after it. Last: the hook's own time, measured inside one process.
 """
 
 from __future__ import annotations
