@@ -2,7 +2,7 @@
 
     python -m benchmarks.import_cost [repeats]
 
-Runs each program in fresh interpreters, interleaved with the hook and without (TORCH_DEVICE_BACKEND_AUTOLOAD),
+Runs each program in fresh interpreters with and without the hook in turn (TORCH_DEVICE_BACKEND_AUTOLOAD),
 and prints medians. `import json` never meets the hook, which torch loads; `import torch` installs it; the
 third program imports a large library after it. Last: the hook's own time, measured inside one process.
 """
