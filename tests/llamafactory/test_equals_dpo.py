@@ -23,7 +23,7 @@ def compare(aspo: list[dict], dpo: list[dict], beta: float = 0.1) -> None:
             )
         for name in ("grad_norm", "logps/chosen", "logps/rejected"):
             assert ours[name] == pytest.approx(theirs[name], rel=5e-5), (step, name)
-    assert dpo[-1]["loss"] != pytest.approx(dpo[0]["loss"], rel=1e-2)  # the runs moved
+    assert max(abs(entry["rewards/margins"]) for entry in dpo) > 1e-3  # the policy moved
 
 
 def test_one_sentence_lora(train, tmp_path):
