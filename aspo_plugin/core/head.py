@@ -94,10 +94,10 @@ class HeadReader:
             if tuple(hidden.shape[:2]) != rows.shape:
                 call.reason = "the output layer's input is not [batch, length, hidden]"
                 return forward(hidden, *args, **kwargs)
-            wanted = hidden.flatten(0, 1)[rows.index]
+            wanted = hidden.flatten(0, 1)[rows.index.to(hidden.device)]
             if self.whole:
                 return forward(wanted.unsqueeze(0), *args, **kwargs)
-            call.logps = self._logps(forward, wanted, rows.targets, own is None)
+            call.logps = self._logps(forward, wanted, rows.targets.to(hidden.device), own is None)
             if self.probed:
                 return call.logps.view(1, -1, 1)
             call.probe = forward(wanted[:PROBE_ROWS].unsqueeze(0), *args, **kwargs)

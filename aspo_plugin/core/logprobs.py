@@ -7,6 +7,7 @@ the plain way, which gives the same numbers; `report()` says how often and why.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import Counter
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from aspo_plugin.core.shared_prefix import (
     to_layout,
     unfit,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class ResponseLogProbs:
@@ -71,6 +74,10 @@ class ResponseLogProbs:
         """Counts since the start: pairs by path taken, calls by reason not to take a faster one."""
         return {**{f"pairs/{key}": n for key, n in self.pairs.items()}, **self.fallbacks}
 
+    def counts(self, prefix: str) -> dict[str, float]:
+        """For a trainer's log: pairs by path taken since the start, on this rank; always the same names."""
+        return {f"{prefix}pairs_{path}": float(self.pairs[path]) for path in ("shared", "plain")}
+
     def why_not(self, model: nn.Module) -> str:
         """Why `model` cannot share a prefix, or "": to tell a user before training starts."""
         known = self._architecture(model)
@@ -110,8 +117,17 @@ class ResponseLogProbs:
         logps, reason = read_logps(model, {**given, "use_cache": False}, rows, self._readers)
         if count:
             self.pairs["shared" if shared else "plain"] += len(batch.inputs["input_ids"]) // 2
-            self.fallbacks.update(text for text in (batch.reason, reason) if text)
+            for text in (batch.reason, reason):
+                if text:
+                    self._explain(text)
         return logps
+
+    def _explain(self, reason: str) -> None:
+        if not self.fallbacks[reason] and not reason.startswith("switched off"):
+            logger.warning(
+                "a batch goes a slower way, with the same result: %s (counted from here on)", reason
+            )
+        self.fallbacks[reason] += 1
 
     def _check(self, model: nn.Module, batch: _Batch, logps: Tensor) -> None:
         device = logps.device
@@ -192,7 +208,7 @@ class _Batch:
 
     def scatter(self, logps: Tensor) -> Tensor:
         flat = torch.zeros(self.shape[0] * self.shape[1], dtype=torch.float32, device=logps.device)
-        return flat.index_put((self.place,), logps).view(self.shape)
+        return flat.index_put((self.place.to(logps.device),), logps).view(self.shape)
 
 
 def _has_images(inputs: Mapping[str, Any]) -> bool:

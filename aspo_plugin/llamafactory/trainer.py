@@ -131,9 +131,10 @@ class AspoTrainer(CustomDPOTrainer):
         super().log(logs, *args, **kwargs)
 
     def _measured(self, train_eval: str, prefix: str) -> dict[str, float]:
-        return self.aspo_metrics[train_eval].compute(
+        measured = self.aspo_metrics[train_eval].compute(
             self.accelerator.gather, self.accelerator.device, prefix + "aspo/"
         )
+        return measured | self.response_logps.counts(prefix + "aspo/")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card of `transformers` (TRL's would call this run DPO), with a section on ASPO."""

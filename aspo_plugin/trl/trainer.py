@@ -202,7 +202,7 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
         mode = "train" if self.model.training else "eval"
         gather, device = self.accelerator.gather, self.accelerator.device
         values = self._rewards[mode].compute(gather, device)
-        values |= self._aspo_metrics[mode].compute(gather, device)
+        values |= self._aspo_metrics[mode].compute(gather, device) | self._logps.counts("aspo/")
         prefix = "" if mode == "train" else f"{self._evaluated}_"
         logs.update({prefix + name: value for name, value in values.items()})
         super().log(logs, start_time)
