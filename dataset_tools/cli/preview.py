@@ -20,8 +20,10 @@ def preview(
     """
     from dataset_tools.cli import output
     from dataset_tools.preview import write_preview
+    from dataset_tools.record import read_record
     from dataset_tools.schema import count_rows
 
+    read_record(out)  # a folder of another kind is met before any progress is shown
     with output.Progress("preview", count_rows(out)) as progress:
         found = write_preview(out, html, rows, progress.advance)
     size = html.stat().st_size / 1e6

@@ -23,9 +23,11 @@ def stats(
     from dataset_tools import stats as module
     from dataset_tools.cli import output
     from dataset_tools.errors import UsageError
+    from dataset_tools.record import read_record
 
     if picture is not None and picture.suffix.lower() != ".png":
         raise UsageError(f"--picture writes PNG: name it {picture.with_suffix('.png').name}.")
+    read_record(out)  # a folder of another kind is met before any progress is shown
     with output.Progress("stats", schema.count_rows(out)) as progress:
         found = module.collect(out, progress.advance)
     if picture is not None:
