@@ -30,8 +30,8 @@ def estimate(run: Run, shape: Shape) -> list[Part]:
     parts = [
         *_states(run, shape),
         _activations(run, shape, tokens),
-        _layer(run, shape, tokens),
-        _logits(shape, tokens),
+        # Logits are gone when the first layer is computed again, so only the larger counts.
+        max(_layer(run, shape, tokens), _logits(shape, tokens), key=lambda part: part.bytes),
     ]
     known = sum(part.bytes for part in parts)
     parts.append(

@@ -85,6 +85,9 @@ def measure(config: Any, run: Run) -> Shape:
     else:
         wanted = [module for name, module in model.named_modules() if _is_target(name, module, run)]
         trainable = sum(run.rank * (module.in_features + module.out_features) for module in wanted)
+    if not trainable:
+        patterns = run.trained if run.method == "full" else run.targets
+        raise ValueError(f"no part of {run.model} is trained by {patterns!r}.")
     layers = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     blocks = [sum(value.numel() for value in block.parameters()) for group in layers for block in group]
     embedding = text.vocab_size * text.hidden_size

@@ -66,7 +66,7 @@ def history(output: Path) -> list[dict[str, Any]]:
     return json.loads(states[-1].read_text())["log_history"]
 
 
-def forked(call: Callable[[], None], log: Path, timeout: float = 300) -> None:
+def forked(call: Callable[[], None], log: Path, timeout: float = 560) -> None:
     """Run `call` in a forked child, its output in `log`; `AssertionError` with the log's end if it fails."""
     child = os.fork()
     if child == 0:

@@ -146,8 +146,9 @@ def test_activations_are_near_a_measured_run(tmp_path: Path) -> None:
     shape = shape_of(run)
     tokens = 2 * pairs * length
     parts = [_activations(run, shape, tokens), _layer(run, shape, tokens), _logits(shape, tokens // 2)]
-    # The formulas are for bfloat16: twice that in float32 but for logits; gradients of the weights are kept too.
-    expected = 2 * (parts[0].bytes + parts[1].bytes) + parts[2].bytes + 4 * shape.trainable
+    # The formulas are for bfloat16: twice that in float32, but for logits; and the gradients of the weights.
+    working = max(2 * parts[1].bytes, parts[2].bytes)
+    expected = 2 * parts[0].bytes + working + 4 * shape.trainable
     measured = measured_peak(folder, pairs, length)["peak"]
     assert measured / 1.5 < expected < measured * 1.5, (expected / 2**20, measured / 2**20)
 

@@ -54,7 +54,7 @@ def torchrun(command: list[str], log: Path, **environment: str) -> None:
             env={**catalog.environment(), **more},
             stdout=stream,
             stderr=stream,
-            timeout=400,
+            timeout=560,
         )
     assert done.returncode == 0, log.read_text(errors="replace")[-4000:]
 
