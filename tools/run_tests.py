@@ -49,6 +49,8 @@ def run_suite(name: str) -> tuple[str, str, float]:
     env_name, arguments = SUITES[name]
     bin_dir = ROOT / ".venv" / env_name / "bin"
     environment = dict(os.environ, OMP_NUM_THREADS="1", PATH=f"{bin_dir}{os.pathsep}{os.environ['PATH']}")
+    # DeepSpeed compiles against one torch: builds of two environments must not meet.
+    environment["TORCH_EXTENSIONS_DIR"] = str(ROOT / ".venv" / env_name / "torch_extensions")
     environment.pop("VIRTUAL_ENV", None)
     environment.pop("PYTHONPATH", None)
     began = time.monotonic()

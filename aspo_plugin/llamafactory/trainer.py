@@ -51,6 +51,11 @@ class AspoTrainer(CustomDPOTrainer):
             self.add_callback(self.cached)
         self.aspo_metrics = {"train": AspoMetrics(), "eval": AspoMetrics()}
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # DeepSpeed casts every float input to the model's dtype; bfloat16 would round the similarities.
+        similarity = inputs.pop("similarity")
+        return {**super()._prepare_inputs(inputs), "similarity": similarity.to(self.args.device)}
+
     def get_batch_loss_metrics(
         self, model: Any, batch: dict[str, Any], train_eval: Literal["train", "eval"] = "train"
     ) -> tuple[Tensor, dict[str, Tensor]]:
