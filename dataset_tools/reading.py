@@ -22,7 +22,7 @@ from dataset_tools.errors import DataError
 from dataset_tools.sources.base import BadRow
 
 CHUNK_ROWS = 128
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 4 << 20
 LINE_BYTES = 64 << 20
 SAMPLE_ROWS = 20
 _ITEM_START = re.compile(r"[\s,]*")

@@ -14,7 +14,7 @@ from dataset_tools.reading import Pictures
 from dataset_tools.schema import arrow_schema
 
 GROUP_ROWS = 100
-GROUP_BYTES = 32 << 20
+GROUP_BYTES = 16 << 20
 IMAGE_BYTES = "images.list.element.bytes"
 
 
