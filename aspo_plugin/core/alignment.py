@@ -49,6 +49,8 @@ def sentence_ids(
     if starts is None:
         starts = _first_characters_by_offsets(tokenizer, token_ids, text, spans)
     if starts is None:
+        starts = _first_characters(tokenizer, token_ids, text, behind_other_text=True)
+    if starts is None:
         raise AlignmentError(
             f"the response {_shorten(text)!r} cannot be found in the tokens that are trained, "
             f"{_shorten(tokenizer.decode(list(token_ids)))!r}: the template changes it"
@@ -58,10 +60,14 @@ def sentence_ids(
     return list(accumulate(ids, max))
 
 
-def _first_characters(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[int] | None:
+def _first_characters(
+    tokenizer: Any, token_ids: Sequence[int], text: str, behind_other_text: bool = False
+) -> list[int] | None:
     """Character of `text` that decides each token: its first non-space one, else its first; by exact bytes.
 
-    Tokens before the text get -1, tokens after it `len(text)`. None if the bytes are not there.
+    Tokens before the text get -1, tokens after it `len(text)`. None if the bytes are not there. A text
+    that is cut off must follow added tokens and white space only, unless `behind_other_text`: a repeated
+    sentence at the end would look like one.
     """
     lookup = token_bytes(tokenizer)
     pieces = [lookup(token) for token in token_ids]
@@ -70,7 +76,7 @@ def _first_characters(tokenizer: Any, token_ids: Sequence[int], text: str) -> li
         encoded = candidate.encode("utf-8", "replace")
         place = stream.rfind(encoded) if encoded else -1
         if place < 0:
-            place = _find_cut(stream, encoded, lookup.leading_template(token_ids))
+            place = _find_cut(stream, encoded, lookup.leading_template(token_ids), behind_other_text)
         if place >= 0:
             offset = text.find(candidate)
             decisive = _decisive_characters(candidate)
@@ -100,14 +106,15 @@ def _decisive_characters(text: str) -> list[int]:
     return result
 
 
-def _find_cut(stream: bytes, encoded: bytes, template: int) -> int:
+def _find_cut(stream: bytes, encoded: bytes, template: int, behind_other_text: bool) -> int:
     """Where a text that a length limit cut off begins in the stream, or -1; `template` bytes lead it."""
     if template == len(stream):  # cut before the first character of the text
         return template
     place = stream.find(encoded[:1]) if encoded else -1
     while place >= 0:
         if encoded.startswith(stream[place:]):
-            return place if place <= template or len(stream) - place >= _SURE_BYTES else -1
+            long_enough = behind_other_text and len(stream) - place >= _SURE_BYTES
+            return place if place <= template or long_enough else -1
         place = stream.find(encoded[:1], place + 1)
     return -1
 

@@ -154,6 +154,27 @@ def test_normalising_tokenizer_with_template_text_around():
     assert sentence_ids(tok, [*template, *own, *eos], text, spans) == [0] * len(template) + expected + [2]
 
 
+def test_a_repeated_sentence_at_the_end_is_no_cut_response():
+    tok = tokenizer("unigram")
+    text = (
+        "The große. 红色 The große. "  # the unknown characters hide the whole text from the search by bytes
+    )
+    token_ids, expected = by_offsets(tok, text, [(0, 10), (11, 24)])
+    assert 1 in expected
+    assert sentence_ids(tok, token_ids, text, [(0, 10), (11, 24)]) == expected
+
+
+def test_a_cut_response_behind_a_templates_own_text():
+    tok = tokenizer("byte_level")
+    text = "A red square lies on a table. The blue circle is next to it."
+    prefix = tok.encode("Answer: ", add_special_tokens=False)
+    token_ids = (prefix + tok.encode(text, add_special_tokens=False))[:-4]
+    ids = sentence_ids(tok, token_ids, text, [(0, 29), (30, 60)])
+    assert (
+        "".join(tok.decode([t]) for t in token_ids[: ids.index(1)]) == "Answer: A red square lies on a table."
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rewritten_text_is_refused(kind):
     tok = tokenizer(kind)
