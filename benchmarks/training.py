@@ -118,11 +118,11 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
         mask = batch["labels"] != -100
         inputs = images_once({key: value for key, value in batch.items() if key != "labels"})
         keys = [key for key in step.keys] if cached else []  # type: ignore[attr-defined]
-        reference = cache.lookup(keys, mask) if cache else None
+        reference = None if cache is None else cache.lookup(keys, mask)
         if reference is None:
             with torch.no_grad(), model.disable_adapter():
                 reference = logps(model, inputs, mask)
-            if cache:
+            if cache is not None:
                 cache.store(keys, reference, mask)
         policy = logps(model, inputs, mask)
         pairs = len(mask) // 2

@@ -19,7 +19,7 @@ _FULL = {"llava": 32 * 4096, "qwen2_5_vl": 28 * 3584}
 _SHAPES = {
     "7B": {"llava": (32, 4096), "qwen2_5_vl": (28, 3584)},
     "time": {"llava": (2, 512), "qwen2_5_vl": (2, 512)},
-    "memory": {"llava": (32, 128), "qwen2_5_vl": (28, 128)},
+    "memory": {"llava": (32, 256), "qwen2_5_vl": (28, 256)},
 }
 
 
