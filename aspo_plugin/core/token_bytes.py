@@ -51,6 +51,8 @@ class TokenBytes:
         total = 0
         for token_id in token_ids:
             piece = self(token_id)
+            if token_id == self._unknown:  # text, only of characters that the tokenizer does not know
+                return total
             if token_id not in self._added and piece.strip() not in (b"", NO_TEXT):
                 rest = piece.lstrip()
                 return total + len(piece) - len(rest)

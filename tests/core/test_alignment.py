@@ -164,6 +164,13 @@ def test_a_repeated_sentence_at_the_end_is_no_cut_response():
     assert sentence_ids(tok, token_ids, text, [(0, 10), (11, 24)]) == expected
 
 
+def test_a_text_of_unknown_characters_is_no_template():
+    tok = tokenizer("unigram")
+    text, spans = "红色 红色 ", [(0, 2), (3, 5)]
+    token_ids, expected = by_offsets(tok, text, spans)
+    assert sentence_ids(tok, token_ids, text, spans) == expected
+
+
 def test_a_cut_response_behind_a_templates_own_text():
     tok = tokenizer("byte_level")
     text = "A red square lies on a table. The blue circle is next to it."
