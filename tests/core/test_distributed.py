@@ -1,0 +1,141 @@
+"""Two gloo processes: log-probs and gradients under DDP and `fully_shard` are those of one process."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from aspo_plugin.core.logprobs import ResponseLogProbs
+from aspo_plugin.core.reference_cache import ReferenceCache, image_digest, row_keys
+from aspo_plugin.core.reference_fill import fill
+from tests.core.test_shared_prefix import TOLERANCE, language_model, token_batch
+from tests.support.pairs import plain_logps
+
+CASES = {
+    "ddp": {},
+    "ddp, tied": {"tie_word_embeddings": True},
+    "ddp, capped": {"final_logit_softcapping": 2.0},
+    "fsdp": {},
+    "fsdp, tied": {"tie_word_embeddings": True},
+    "fsdp, head apart": {},
+    "fsdp, capped": {"final_logit_softcapping": 2.0},
+    "fsdp, lora": {},
+}
+
+
+def model_of(case):
+    if "capped" in case:
+        return language_model("Gemma2", **CASES[case], query_pre_attn_scalar=8, sliding_window=5)
+    model = language_model("Llama", **CASES[case])
+    if "lora" in case:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(1)
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj", "lm_head"], r=4))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def wrapped(case, model):
+    if case.startswith("ddp"):
+        return DistributedDataParallel(model)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    for layer in base.model.layers:
+        fully_shard(layer, mesh=mesh)
+    if "apart" in case:
+        fully_shard(base.lm_head, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def loss_of(logps, wanted):
+    weights = torch.linspace(-1, 1, wanted.numel()).view(wanted.shape)
+    return (logps * weights).sum()
+
+
+def whole(gradient):
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+
+
+def run_case(case, rank):
+    expected_model = model_of(case)
+    model = wrapped(case, copy.deepcopy(expected_model))
+    batches = [token_batch(seed=seed) for seed in range(2)]
+    # One rank's pairs can share their prompts, the other's in the second batch cannot.
+    broken = {**batches[1][0], "input_ids": batches[1][0]["input_ids"].clone()}
+    broken["input_ids"][0, 0] += 1
+    for inputs, wanted in (batches[rank], (broken, batches[1][1]) if rank else batches[0]):
+        logps = ResponseLogProbs()
+        for _ in range(2):  # the second call no longer probes the head
+            model.zero_grad()
+            found = logps(model, inputs, wanted)
+            loss_of(found, wanted).backward()
+        reference = plain_logps(expected_model, inputs, wanted)
+        assert (found - reference).abs().max() <= TOLERANCE, case
+        expected_model.zero_grad()
+        loss_of(reference, wanted).backward()
+        for (name, parameter), got in zip(expected_model.named_parameters(), model.parameters(), strict=True):
+            if parameter.grad is None:
+                continue
+            mean = parameter.grad.clone()
+            dist.all_reduce(mean)
+            mean /= 2
+            gradient = whole(got.grad)
+            assert (gradient - mean).norm() <= TOLERANCE * (mean.norm() + 1), (case, name)
+    with torch.no_grad():
+        assert (logps(model, inputs, wanted) - reference).abs().max() <= TOLERANCE, case
+
+
+def run_fill(folder, rank):
+    """Each rank's rows end up in what both read; ranks miss different rows and still run together."""
+    model = wrapped("fsdp", language_model("Llama"))
+    calls = []
+
+    def batches(seeds):
+        for seed in seeds:
+            inputs, wanted = token_batch(seed=seed)
+            keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, [image_digest([])] * 6)
+            logps = ResponseLogProbs(self_check=False)
+
+            def compute(inputs=inputs, wanted=wanted, logps=logps, seed=seed):
+                calls.append(seed)
+                return logps(model, inputs, wanted)
+
+            yield keys, wanted, compute
+
+    options = {"precision": torch.float32, "device": torch.device("cpu")}
+    cache = ReferenceCache.open(folder, {"model": "a"})
+    fill(cache, batches([0, 1] if rank == 0 else [2, 3]), dataset="first", **options)
+    assert len(cache) == 4 * 6
+    calls.clear()
+    fill(cache, batches([3, 0, 1] if rank == 0 else [1, 2, 7]), dataset="second", **options)
+    assert calls == ([3, 1] if rank == 0 else [1, 7])
+    assert len(cache) == 5 * 6
+    local = language_model("Llama")
+    for seed in (0, 1, 2, 3, 7):
+        for keys, wanted, _ in batches([seed]):
+            expected = plain_logps(local, token_batch(seed=seed)[0], wanted)
+            assert (cache.lookup(keys, wanted) - expected).abs().max() <= TOLERANCE
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for case in CASES:
+        run_case(case, rank)
+    run_fill(f"{folder}/cache", rank)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
+def test_two_processes(tmp_path):
+    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
