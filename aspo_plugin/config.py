@@ -59,7 +59,7 @@ class AspoSettings:
     )
 
     def validate(self, name: str = "aspo_{}") -> None:
-        """Raise `ValueError` for a value out of bounds; `name` formats a field as the host's user wrote it."""
+        """Raise `ValueError` for a value out of bounds; `name` formats a field as its user wrote it."""
         alpha = self.alpha
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0.0 <= alpha <= 1.0:
             raise ValueError(

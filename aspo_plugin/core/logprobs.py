@@ -48,6 +48,7 @@ class ResponseLogProbs:
         self.shared_prefix = shared_prefix
         self.fallbacks: Counter[str] = Counter()
         self.pairs: Counter[str] = Counter()
+        self.shared = False  # whether the last batch passed its image and prompt once per pair
         self.verdict: selfcheck.Verdict | None = None
         self._to_check = self_check
         self._readers: weakref.WeakKeyDictionary[nn.Module, HeadReader] = weakref.WeakKeyDictionary()
@@ -73,10 +74,6 @@ class ResponseLogProbs:
     def report(self) -> dict[str, int]:
         """Counts since the start: pairs by path taken, calls by reason not to take a faster one."""
         return {**{f"pairs/{key}": n for key, n in self.pairs.items()}, **self.fallbacks}
-
-    def counts(self, prefix: str) -> dict[str, float]:
-        """For a trainer's log: pairs by path taken since the start, on this rank; always the same names."""
-        return {f"{prefix}pairs_{path}": float(self.pairs[path]) for path in ("shared", "plain")}
 
     def why_not(self, model: nn.Module) -> str:
         """Why `model` cannot share a prefix, or "": to tell a user before training starts."""
@@ -116,6 +113,7 @@ class ResponseLogProbs:
         rows = batch.shared_rows if shared else batch.ordinary_rows
         logps, reason = read_logps(model, {**given, "use_cache": False}, rows, self._readers)
         if count:
+            self.shared = shared
             self.pairs["shared" if shared else "plain"] += len(batch.inputs["input_ids"]) // 2
             for text in (batch.reason, reason):
                 if text:

@@ -17,6 +17,7 @@ _SHARES = (
     "two_sentence_tie_share",
     "missing_similarity_share",
     "normalization_fallback_share",
+    "shared_prefix_share",
 )
 
 
@@ -32,8 +33,8 @@ class AspoMetrics:
         self._bounds: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, output: AspoOutput) -> None:
-        """Add the pairs of one batch."""
+    def update(self, output: AspoOutput, shared_prefix: bool = False) -> None:
+        """Add the pairs of one batch; `shared_prefix`: whether image and prompt passed once per pair."""
         present = output.token_counts > 0
         sentences = present.sum(dim=1)
         perplexity = output.nll.clamp(max=_MAX_LOG_PERPLEXITY).exp()
@@ -45,6 +46,7 @@ class AspoMetrics:
         ).amin(1)
         tie = (sentences == 2) & (spread < 1e-6) & (output.weights.sum(1) > 0)
         shares = [sentences == 1, tie, output.similarity_missing, output.factor_fallback]
+        shares.append(torch.full_like(tie, shared_prefix))
         sums = [torch.where(mask, value, 0.0).sum() for value, mask in zip(signals, masks, strict=True)]
         sums += [mask.sum() for mask in masks]
         sums += [sentences.sum(), output.factor.sum(), torch.ones_like(sentences).sum()]

@@ -89,7 +89,7 @@ class AspoTrainer(CustomDPOTrainer):
             lengths = response_mask.chunk(2)[0].sum(1)
             losses = losses - self.ftx_gamma * chosen.sum(1) / lengths
 
-        self.aspo_metrics[train_eval].update(output)
+        self.aspo_metrics[train_eval].update(output, self.response_logps.shared)
         margins = output.chosen_rewards - output.rejected_rewards
         prefix = "eval_" if train_eval == "eval" else ""
         metrics = {
@@ -136,10 +136,9 @@ class AspoTrainer(CustomDPOTrainer):
         super().log(logs, *args, **kwargs)
 
     def _measured(self, train_eval: str, prefix: str) -> dict[str, float]:
-        measured = self.aspo_metrics[train_eval].compute(
+        return self.aspo_metrics[train_eval].compute(
             self.accelerator.gather, self.accelerator.device, prefix + "aspo/"
         )
-        return measured | self.response_logps.counts(prefix + "aspo/")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card of `transformers` (TRL's would call this run DPO), with a section on ASPO."""

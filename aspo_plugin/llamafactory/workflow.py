@@ -33,6 +33,10 @@ def run_aspo(
     settings = settings_of(finetuning_args)
     check_run(model_args, data_args, settings)
 
+    if data_args.streaming:
+        # Dispatching would cut a batch of pairs between processes by rows; each reads its own rows instead.
+        training_args.accelerator_config.dispatch_batches = False
+
     tokenizer_module = load_tokenizer(model_args)
     tokenizer = tokenizer_module["tokenizer"]
     template = get_template_and_fix_tokenizer(tokenizer, data_args)

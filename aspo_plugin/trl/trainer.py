@@ -173,7 +173,7 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
             alpha=self.aspo_settings.alpha,
             normalization=self.aspo_settings.normalization,
         )
-        self._aspo_metrics[mode].update(output)
+        self._aspo_metrics[mode].update(output, self._logps.shared)
         self._rewards[mode].update(output, policy)
         loss = output.losses.mean()
         return (loss, {}) if return_outputs else loss
@@ -202,7 +202,7 @@ class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
         mode = "train" if self.model.training else "eval"
         gather, device = self.accelerator.gather, self.accelerator.device
         values = self._rewards[mode].compute(gather, device)
-        values |= self._aspo_metrics[mode].compute(gather, device) | self._logps.counts("aspo/")
+        values |= self._aspo_metrics[mode].compute(gather, device)
         prefix = "" if mode == "train" else f"{self._evaluated}_"
         logs.update({prefix + name: value for name, value in values.items()})
         super().log(logs, start_time)

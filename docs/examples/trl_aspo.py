@@ -1,6 +1,6 @@
 """ASPO with TRL alone: one script from a model and a dataset to a trained adapter.
 
-    python docs/examples/trl_aspo.py --model Qwen/Qwen2.5-VL-7B-Instruct --dataset my-scored-folder --output out
+    python docs/examples/trl_aspo.py --model Qwen/Qwen2.5-VL-7B-Instruct --dataset my-folder --output out
 
 The dataset is a folder or Hub id made by `aspo-data`, or any preference set in TRL's shape. Without
 similarities, add `--similarity-model openai/clip-vit-large-patch14-336` or `--alpha 0`.

@@ -143,7 +143,6 @@ def test_ray(recipe: dict[str, Any], tmp_path: Path) -> None:
 
     ray_recipe = {
         **recipe,
-        "use_ray": True,
         "ray_num_workers": 1,
         "ray_init_kwargs": {"num_cpus": 1, "include_dashboard": False},
     }
