@@ -66,10 +66,9 @@ class ResponseLogProbs:
         it, and, with shared_prefix 'true', a model that cannot share; `SelfCheckError` (first batch).
         """
         batch = self._prepare(model, inputs, response_mask)
-        logps = self._read(model, batch, count=True)
         if self._to_check:
-            self._check(model, batch, logps)
-        return batch.scatter(logps)
+            self._check(model, batch)
+        return batch.scatter(self._read(model, batch, count=True))
 
     def report(self) -> dict[str, int]:
         """Counts since the start: pairs by path taken, calls by reason not to take a faster one."""
@@ -127,18 +126,23 @@ class ResponseLogProbs:
             )
         self.fallbacks[reason] += 1
 
-    def _check(self, model: nn.Module, batch: _Batch, logps: Tensor) -> None:
-        device = logps.device
+    def _check(self, model: nn.Module, batch: _Batch) -> None:
+        """Before the pass that is trained: ZeRO-3 takes no other forward between that and its backward."""
+        device = batch.inputs["input_ids"].device
+        if isinstance(batch.architecture, str):  # of the model, so the same on every rank
+            self._to_check = False
+            return
         if not selfcheck.any_rank(batch.layout is not None, device):
             return
         self._to_check = False
         with torch.no_grad():
+            logps = self._read(model, batch)
             plain = self._read(model, batch, plain=True)
             rows, given = batch.padded()
             other, _ = read_logps(model, {**given, "use_cache": False}, rows, self._readers)
         precision = selfcheck.precision_of(model, device)
         # Every rank reads its verdict only after the forwards, which all ranks must run together.
-        self.verdict = selfcheck.judge(logps.detach(), plain, other, precision)
+        self.verdict = selfcheck.judge(logps, plain, other, precision)
         if selfcheck.any_rank(not self.verdict.holds, device):
             raise selfcheck.SelfCheckError(
                 f"the shared prefix does not give this model's own log-probs on the first batch "

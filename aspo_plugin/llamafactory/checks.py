@@ -76,6 +76,11 @@ def check_run(model_args: Any, data_args: Any, settings: AspoSettings) -> None:
                 "training, which `streaming: true` never holds: turn streaming off, or score the dataset "
                 "once with `aspo-data score` and remove `aspo_similarity_model`.",
             ),
+            (
+                data_args.streaming and settings.reference_cache is not None,
+                f"`aspo_reference_cache: {settings.reference_cache}` is filled by a pass over the whole set "
+                "before training, which `streaming: true` never holds: turn one of the two off.",
+            ),
         ]
     )
     check_ranking(data_args)

@@ -18,11 +18,12 @@ from aspo_plugin.core.loss import aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
 from aspo_plugin.core.reference_cache import KEYS
 from aspo_plugin.reference import CachedReference
+from aspo_plugin.resume import ExactResume
 
 from .card import describe
 
 
-class AspoTrainer(CustomDPOTrainer):
+class AspoTrainer(ExactResume, CustomDPOTrainer):
     """`get_batch_loss_metrics` computes the loss; everything else is the host's.
 
     Logged beside the loss: the host's `rewards/*` and `logps/*`, and `aspo/*` (see `core.metrics`). The

@@ -23,6 +23,7 @@ from aspo_plugin.core.loss import AspoOutput, aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
 from aspo_plugin.core.reference_cache import KEYS
 from aspo_plugin.reference import CachedReference
+from aspo_plugin.resume import ExactResume
 
 from .collator import AspoVisionCollator
 from .config import AspoConfig, refuse_options, settings_of
@@ -36,7 +37,7 @@ _TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained
 _ASPO_KEYS = ("completion_mask", "sentence_ids", "similarity", KEYS)
 
 
-class AspoMixin(DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
+class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
     """What ASPO changes in a `DPOTrainer`, for TRL's own and for hosts' subclasses of it.
 
     The datasets may be prepared (`prepare_dataset`) or not. The logs have TRL's `rewards/*` and `logps/*`,

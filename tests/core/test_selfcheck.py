@@ -148,5 +148,5 @@ def test_only_the_first_shared_batch_is_checked(monkeypatch):
         forwards.clear()
         logps(model, batch, wanted.clone())
         counts.append(len(forwards))
-    assert counts == [1, 3, 1]
+    assert counts == [1, 4, 1]
     assert logps.report()["pairs/shared"] == 6

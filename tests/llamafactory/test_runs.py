@@ -133,11 +133,15 @@ def test_evaluation_alone(train: Any, recipe: dict[str, Any], models: Path, tmp_
     assert "eval_rewards/margins" not in json.loads((tmp_path / "alone" / "eval_results.json").read_text())
 
 
-def test_resuming_changes_nothing(train: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("finetuning_type", "saved"), [("lora", "adapter_model.safetensors"), ("full", "model.safetensors")]
+)
+def test_resuming_changes_nothing(train: Any, tmp_path: Path, finetuning_type: str, saved: str) -> None:
     """Stopped after step 5 and resumed: the same log and weights, bit for bit."""
     from safetensors.torch import load_file
 
     common = {"max_steps": 8, "save_strategy": "steps", "save_steps": 5, "lr_scheduler_type": "cosine"}
+    common["finetuning_type"] = finetuning_type
     whole = train(**common)
     again = tmp_path / "again"
     shutil.copytree(tmp_path / "out" / "checkpoint-5", again / "checkpoint-5")
@@ -146,7 +150,7 @@ def test_resuming_changes_nothing(train: Any, tmp_path: Path) -> None:
     assert [entry["step"] for entry in resumed] == list(range(1, 9))
     for before, after in zip(whole[5:], resumed[5:], strict=True):
         assert {key: before[key] for key in compared} == {key: after[key] for key in compared}
-    weights = [load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "out", again)]
+    weights = [load_file(folder / saved) for folder in (tmp_path / "out", again)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
