@@ -48,7 +48,7 @@ help:
 .venv/llamafactory-0.9.4/.installed: constraints/llamafactory-0.9.4.txt pyproject.toml .venv/tools/.installed
 	@echo "installing .venv/llamafactory-0.9.4"
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/llamafactory-0.9.4
-	$(UV) pip install --quiet --python .venv/llamafactory-0.9.4/bin/python --constraint $< --group test \
+	$(UV) pip install --quiet --python .venv/llamafactory-0.9.4/bin/python --constraint $< --group test bitsandbytes \
 		--editable '.[llamafactory]'
 	@touch $@
 
