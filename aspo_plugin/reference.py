@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
@@ -16,6 +13,7 @@ from transformers import TrainerCallback
 from aspo_plugin.core.reference_cache import KEYS, ReferenceCache, ReferenceCacheError
 from aspo_plugin.core.reference_fill import fill
 from aspo_plugin.core.selfcheck import precision_of
+from aspo_plugin.randomness import same_randomness
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ class CachedReference(TrainerCallback):
             self._resume(loaders)
             return
         for name, (dataset, loader) in loaders.items():
-            with _same_randomness():
+            with same_randomness():
                 report = fill(
                     self.cache,
                     self._batches(loader()),
@@ -114,13 +112,3 @@ def _identity(dataset: Any) -> str:
     """Of a dataset's rows, as `datasets` knows them; a set without one is never taken as complete."""
     mark = getattr(dataset, "_fingerprint", None) or f"unknown {id(dataset)}"
     return f"{mark} {len(dataset) if hasattr(dataset, '__len__') else 'unknown'}"
-
-
-@contextmanager
-def _same_randomness() -> Iterator[None]:
-    """Training after this draws the same numbers, and so the same order of rows, as without it."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])

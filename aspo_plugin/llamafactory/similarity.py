@@ -10,6 +10,8 @@ from typing import Any
 
 from llamafactory.extras import logging
 
+from aspo_plugin.randomness import same_randomness
+
 from .checks import has_value, no_similarities
 
 logger = logging.get_logger("llamafactory.aspo")
@@ -99,9 +101,10 @@ def attach_similarities(dataset: Any, model: str, cache_dir: str | None, device:
     if missing:
         path.parent.mkdir(parents=True, exist_ok=True)
         logger.info_rank0(f"Scoring {len(missing)} responses with {model}; kept in {path}.")
-        scorer = SentenceScorer(model, device=device)
         rows = ((row["_images"], sentences_of(row)) for row in (dataset[i] for i in missing))
-        with path.open("a", encoding="utf-8") as file:
+        # Loading a model draws random numbers in transformers 4; a run that reads its scores draws none.
+        with path.open("a", encoding="utf-8") as file, same_randomness():
+            scorer = SentenceScorer(model, device=device)
             scored = tqdm(scorer.score(rows), total=len(missing), desc="Scoring sentences")
             for i, similarity in zip(missing, scored, strict=True):
                 known[keys[i]] = similarity

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support import data
@@ -158,8 +160,18 @@ def test_similarity_model_scores_once(
     train: Any, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`aspo_similarity_model` gives what the scorer gives, and a second run reads it from disk."""
+    import torch
+
     from dataset_tools import scorer
 
+    class Drawing(scorer.SentenceScorer):
+        """Loading a model draws random numbers, as with transformers 4."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            torch.rand(1), random.random(), np.random.rand()
+
+    monkeypatch.setattr(scorer, "SentenceScorer", Drawing)
     monkeypatch.setenv("ASPO_CACHE", str(tmp_path / "scores"))
     common = {"dataset": "unscored,text", "aspo_similarity_model": str(models / "clip"), "aspo_alpha": 1.0}
     first = train(**common, output_dir=str(tmp_path / "first"))
