@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks import as_installed
 from dataset_tools.cli import COMMANDS
 
 BARE = '''
@@ -42,7 +43,9 @@ RUNS = 9
 def seconds(command: list[str], folder: Path) -> tuple[float, float]:
     """Wall and processor time of one run."""
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    subprocess.run(
+        command, check=True, capture_output=True, cwd=folder, env=as_installed(folder / "compiled")
+    )
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataset_tools.reading import Chunk
+from dataset_tools.chunks import Chunk
 from dataset_tools.schema import RESPONSES, arrow_schema, default_markers, invariants
 from dataset_tools.sources import source_class
 from dataset_tools.sources.base import BadRow, Options, Pair, SkippedPair, Source

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from dataset_tools.annotate import Annotate, Annotated
+from dataset_tools.arrow import settle_pandas
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.ids import IdSet
 from dataset_tools.images import MAX_PIXELS, Image, ImageStore, check_header
@@ -29,7 +30,7 @@ from dataset_tools.record import FORMAT, read_record
 from dataset_tools.schema import RESPONSES, iter_batches
 from dataset_tools.sources import Options, Source, check_columns, recognise, source_class
 from dataset_tools.sources.base import BadRow
-from dataset_tools.workers import ordered_map
+from dataset_tools.workers import one_ahead, ordered_map
 from dataset_tools.writing import ShardWriter, with_images
 
 
@@ -331,9 +332,14 @@ class _Run:
                 for name in batch.column("id").to_pylist():
                     self.ids.add(name)
         self._writer: ShardWriter | None = None
-        chunks = self.conversion.reader.chunks(self.next_row)
+        settle_pandas()
+        chunks = one_ahead(self.conversion.reader.chunks(self.next_row))
         results = ordered_map(self.conversion.annotate, chunks, self.settings.workers)
-        with open(self.place.folder / REJECTED, "ab") as self._rejected, closing(results):
+        with (
+            open(self.place.folder / REJECTED, "ab") as self._rejected,
+            closing(chunks),
+            closing(results),
+        ):
             try:
                 for chunk, pictures, found in results:
                     if self.settings.limit is not None and chunk.start >= self.settings.limit:

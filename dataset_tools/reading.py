@@ -1,8 +1,4 @@
-"""Reading source files as a stream of chunks, so that memory never grows with a file or a row group.
-
-A chunk's texts travel to a worker process, its images stay behind: in the rows a worker sees, an embedded
-image is an `int`, an index into the chunk's `Pictures`, and an image given by path a `str`.
-"""
+"""Reading source files as a stream of chunks, so that memory never grows with a file or a row group."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dataset_tools.chunks import LINE_BYTES, ArrowChunk, Chunk, LinesChunk, ObjectsChunk
 from dataset_tools.errors import DataError
-from dataset_tools.sources.base import BadRow
 
 CHUNK_ROWS = 128
 CHUNK_BYTES = 4 << 20
-LINE_BYTES = 64 << 20
 SAMPLE_ROWS = 20
 _ITEM_START = re.compile(r"[\s,]*")
 
@@ -63,84 +57,6 @@ class Pictures:
         else:
             column = data.take(pa.array(indices, pa.int64()))
         return column.cast(pa.binary())
-
-
-@dataclass
-class Chunk:
-    """Some consecutive rows of one file. `start` counts rows over all files, `first` within this one."""
-
-    start: int
-    file: str
-    first: int
-    count: int
-
-    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
-        """One item per row: its columns, why it cannot be read, or None for a blank line."""
-        raise NotImplementedError
-
-
-@dataclass
-class ArrowChunk(Chunk):
-    """Rows of a parquet file: the columns without images, serialised, and what stands for the images."""
-
-    texts: bytes = b""
-    images: dict[str, list[Any]] = field(default_factory=dict)
-
-    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
-        batch = pa.ipc.open_stream(self.texts).read_next_batch()
-        try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError:
-            rows = [self._single(batch, index) for index in range(batch.num_rows)]
-        for index, row in enumerate(rows):
-            if not isinstance(row, BadRow):
-                row.update({name: values[index] for name, values in self.images.items()})
-            yield row
-
-    @staticmethod
-    def _single(batch: pa.RecordBatch, index: int) -> dict[str, Any] | BadRow:
-        try:
-            return batch.slice(index, 1).to_pylist()[0]
-        except UnicodeDecodeError as error:
-            return BadRow(f"a text is not UTF-8: {error.reason} at byte {error.start}")
-
-
-@dataclass
-class LinesChunk(Chunk):
-    """Lines of a JSONL file, parsed where they are used."""
-
-    lines: list[bytes] = field(default_factory=list)
-
-    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
-        return (parse_line(line) for line in self.lines)
-
-
-@dataclass
-class ObjectsChunk(Chunk):
-    """Items of a JSON array."""
-
-    items: list[Any] = field(default_factory=list)
-
-    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
-        for item in self.items:
-            yield item if isinstance(item, dict) else BadRow(f"not a JSON object but {type(item).__name__}")
-
-
-def parse_line(line: bytes) -> Mapping[str, Any] | BadRow | None:
-    """A JSON line as an object."""
-    if len(line) >= LINE_BYTES:
-        return BadRow(f"the line is longer than {LINE_BYTES >> 20} MiB")
-    if not line.strip():
-        return None
-    try:
-        value = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return BadRow(f"the line is not UTF-8: {error.reason} at byte {error.start}")
-    except (ValueError, RecursionError) as error:
-        return BadRow(f"the line is not JSON: {error}")
-    return (
-        value if isinstance(value, dict) else BadRow(f"the line is not a JSON object: {type(value).__name__}")
-    )
 
 
 class ParquetFile:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 IMAGE_MARKER = "<image>"
 RESPONSES = ("chosen", "rejected")
@@ -189,6 +188,8 @@ def shards(folder: Path | str) -> list[Path]:
 
 def count_rows(folder: Path | str) -> int:
     """The number of rows, from the parquet footers."""
+    import pyarrow.parquet as pq
+
     return sum(pq.read_metadata(path).num_rows for path in shards(folder))
 
 
@@ -196,6 +197,8 @@ def iter_batches(
     path: Path | str, columns: list[str] | None = None, batch_size: int = 64
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of one parquet file, read so that memory does not grow with the row group."""
+    import pyarrow.parquet as pq
+
     with open(path, "rb") as stream:
         file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         yield from file.iter_batches(batch_size=batch_size, columns=columns, use_threads=False)

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from dataset_tools.arrow import settle_pandas
 from dataset_tools.errors import DataError
 
 Item = TypeVar("Item")
@@ -50,6 +51,16 @@ def ordered_map(
             yield item, kept, future.result()
     finally:
         pool.close()
+
+
+def one_ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
+    """The items, each made in a thread while the one before it is used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as thread:
+        coming: Future[Any] = thread.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, iterator, end)
+            yield item
 
 
 class _Pool:
@@ -99,6 +110,7 @@ class _Pool:
 
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    settle_pandas(without=True)
     while True:
         try:
             item = pipe.recv()

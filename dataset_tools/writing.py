@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ class ShardWriter:
     """Writes tables into one parquet file, in row groups of at most `GROUP_ROWS` rows or about `GROUP_BYTES`.
 
     Small row groups let a reader seek, and keep memory flat. Where the groups end depends only on the rows.
-    `repeats_images`: rows in a row often hold the same image, which a row group then stores once.
+    `repeats_images`: rows in a row often hold the same image, which a row group then stores once. A row group
+    is encoded and written in a thread; what goes wrong there is raised by a later call.
     """
 
     def __init__(self, path: Path, repeats_images: bool = False):
@@ -32,6 +34,8 @@ class ShardWriter:
         self._stream = open(self._partial, "wb")
         self._held: list[pa.Table] = []
         self._held_rows = self._held_bytes = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._writing: Future[None] | None = None
         self.rows = 0
         dictionary = ["source", *(name for name in self._leaves() if name.endswith(".role"))]
         self._writer = pq.ParquetWriter(
@@ -72,9 +76,17 @@ class ShardWriter:
         self.rows += len(sizes)
 
     def _flush(self) -> None:
+        self._wait()
         if self._held:
-            self._writer.write_table(pa.concat_tables(self._held), row_group_size=GROUP_ROWS)
+            group = pa.concat_tables(self._held)
+            self._writing = self._thread.submit(self._writer.write_table, group, row_group_size=GROUP_ROWS)
         self._held, self._held_rows, self._held_bytes = [], 0, 0
+
+    def _wait(self) -> None:
+        """Until the row group under way is written."""
+        if self._writing:
+            writing, self._writing = self._writing, None
+            writing.result()
 
     def add_metadata(self, values: dict[bytes, bytes]) -> None:
         """Add key-value metadata to the file's footer."""
@@ -83,6 +95,8 @@ class ShardWriter:
     def close(self) -> None:
         """Finish the file and give it its name."""
         self._flush()
+        self._wait()
+        self._thread.shutdown()
         self._writer.close()
         self._stream.flush()
         os.fsync(self._stream.fileno())
@@ -91,6 +105,7 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove the unfinished file."""
+        self._thread.shutdown()
         try:
             self._writer.close()
         except (OSError, pa.ArrowException):

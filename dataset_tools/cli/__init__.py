@@ -65,4 +65,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
+    from dataset_tools.cli import errors
+
+    errors.own_process()
     app(prog_name="aspo-data")

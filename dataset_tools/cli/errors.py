@@ -14,12 +14,19 @@ from dataset_tools import installed
 from dataset_tools.cli.output import redact, warn
 
 _traceback = False
+_own_process = False
 
 
 def show_traceback(wanted: bool) -> None:
     """Whether a reported error is followed by its traceback (`--traceback`)."""
     global _traceback
     _traceback = wanted
+
+
+def own_process() -> None:
+    """Say that this process is `aspo-data` and nothing else, so that pyarrow may do without pandas in it."""
+    global _own_process
+    _own_process = True
 
 
 def _os_error(error: Any) -> str:
@@ -74,6 +81,10 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> Any:
         try:
+            if _own_process:
+                from dataset_tools.arrow import settle_pandas
+
+                settle_pandas(without=True)
             foreign = installed.warning()
             if foreign:
                 warn(foreign)

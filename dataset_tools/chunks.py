@@ -1,0 +1,98 @@
+"""Consecutive rows of a source file, as they travel to a worker process.
+
+A chunk's texts travel, its images stay behind: in the rows that a worker sees, an embedded image is an
+`int`, an index into the chunk's `Pictures` (`reading.py`), and an image given by path a `str`. Workers import
+no more of pyarrow than this needs, which halves the time they take to start.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from dataset_tools.sources.base import BadRow
+
+LINE_BYTES = 64 << 20
+
+
+@dataclass
+class Chunk:
+    """Some consecutive rows of one file. `start` counts rows over all files, `first` within this one."""
+
+    start: int
+    file: str
+    first: int
+    count: int
+
+    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
+        """One item per row: its columns, why it cannot be read, or None for a blank line."""
+        raise NotImplementedError
+
+
+@dataclass
+class ArrowChunk(Chunk):
+    """Rows of a parquet file: the columns without images, serialised, and what stands for the images."""
+
+    texts: bytes = b""
+    images: dict[str, list[Any]] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
+        batch = pa.ipc.open_stream(self.texts).read_next_batch()
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError:
+            rows = [self._single(batch, index) for index in range(batch.num_rows)]
+        for index, row in enumerate(rows):
+            if not isinstance(row, BadRow):
+                row.update({name: values[index] for name, values in self.images.items()})
+            yield row
+
+    @staticmethod
+    def _single(batch: pa.RecordBatch, index: int) -> dict[str, Any] | BadRow:
+        try:
+            return batch.slice(index, 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            return BadRow(f"a text is not UTF-8: {error.reason} at byte {error.start}")
+
+
+@dataclass
+class LinesChunk(Chunk):
+    """Lines of a JSONL file, parsed where they are used."""
+
+    lines: list[bytes] = field(default_factory=list)
+
+    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
+        return (parse_line(line) for line in self.lines)
+
+
+@dataclass
+class ObjectsChunk(Chunk):
+    """Items of a JSON array."""
+
+    items: list[Any] = field(default_factory=list)
+
+    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
+        for item in self.items:
+            yield item if isinstance(item, dict) else BadRow(f"not a JSON object but {type(item).__name__}")
+
+
+def parse_line(line: bytes) -> Mapping[str, Any] | BadRow | None:
+    """A JSON line as an object."""
+    if len(line) >= LINE_BYTES:
+        return BadRow(f"the line is longer than {LINE_BYTES >> 20} MiB")
+    if not line.strip():
+        return None
+    try:
+        value = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return BadRow(f"the line is not UTF-8: {error.reason} at byte {error.start}")
+    except (ValueError, RecursionError) as error:
+        return BadRow(f"the line is not JSON: {error}")
+    return (
+        value if isinstance(value, dict) else BadRow(f"the line is not a JSON object: {type(value).__name__}")
+    )
