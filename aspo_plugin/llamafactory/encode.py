@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ logger = logging.get_logger("llamafactory.aspo")
 REASONS = {
     "turns": "the prompt does not end with a user's turn, or a response is missing",
     "empty": "a response is empty",
+    "image": "an image cannot be read",
     "markers": f"the number of {IMAGE_PLACEHOLDER} markers differs from the number of images",
     "image_tokens": "`cutoff_len` would cut image tokens: raise it, or lower `image_max_pixels`",
     "too_long": "`cutoff_len` leaves no token of the prompt or of a response: raise it",
@@ -40,7 +41,11 @@ _IMAGE_TOKENS = (
 
 
 class RowRefused(Exception):
-    """A row that cannot be trained on; `args[0]` is a key of `REASONS`."""
+    """A row that cannot be trained on: a key of `REASONS`, and what is the matter with this row."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
 
 
 def carried(text: str, spans: list[list[int]], trained: str) -> list[tuple[int, int, int]]:
@@ -59,11 +64,11 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
     """The host's pairwise processor, with `chosen_sentence_ids`, `chosen_similarity` and `refused` columns.
 
     `chosen_sentence_ids` has one entry per entry of `chosen_input_ids`: the sentence of a response token, -1
-    for the prompt. `refused` is a key of `REASONS`, or None.
+    for the prompt. `refused` is None, or what is written of the row, with a key of `REASONS`.
     """
 
     # Part of the fingerprint under which `datasets` keeps the result; bump when a row's columns change.
-    version: str = f"{__version__}/1"
+    version: str = f"{__version__}/2"
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = []
@@ -72,7 +77,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             try:
                 rows.append(self._row(example))
             except RowRefused as refusal:
-                rows.append({**EMPTY_ROW, "refused": refusal.args[0]})
+                rows.append({**EMPTY_ROW, "refused": refused_row(example, refusal)})
         return {name: [row[name] for row in rows] for name in EMPTY_ROW}
 
     def _row(self, example: dict[str, Any]) -> dict[str, Any]:
@@ -82,17 +87,20 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             raise RowRefused("turns")
         if not all(turn["content"].strip() for turn in response):
             raise RowRefused("empty")
+        images = example["_images"] or []
         for turn in response[:2]:
             markers = sum(message["content"].count(IMAGE_PLACEHOLDER) for message in (*prompt, turn))
-            if markers != len(example["_images"] or []):
-                raise RowRefused("markers")
+            if markers != len(images):
+                raise RowRefused("markers", f"{markers} markers, {len(images)} images")
+        for image in images:
+            check_image(image)
         prompt_ids, chosen_ids, rejected_ids = self._whole(example)
         target = max(len(chosen_ids), len(rejected_ids))
         source_len, target_len = infer_seqlen(len(prompt_ids), target, self.data_args.cutoff_len)
         if source_len < 1 or target_len < 1:
-            raise RowRefused("too_long")
-        if example["_images"] and self._cuts_images(prompt_ids, source_len):
-            raise RowRefused("image_tokens")
+            raise RowRefused("too_long", _length(prompt_ids, target))
+        if images and self._cuts_images(prompt_ids, source_len):
+            raise RowRefused("image_tokens", _length(prompt_ids, target))
         ids, similarity = self._sentences(example, chosen_ids)
 
         prompt_ids, chosen_ids, rejected_ids = (
@@ -147,7 +155,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         if similarity is None:
             similarity = [None] * len(spans)
         if len(similarity) != len(spans):
-            raise RowRefused("similarity")
+            raise RowRefused("similarity", f"{len(similarity)} similarities, {len(spans)} sentences")
         trained = text
         if isinstance(self.template, ReasoningTemplate) and self.template.enable_thinking is False:
             trained = self.template.remove_thought(text)
@@ -155,7 +163,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             kept = carried(text, spans, trained)
             ids = sentence_ids(self.tokenizer, chosen_ids, trained, [(a, b) for _, a, b in kept])
         except AlignmentError as error:
-            raise RowRefused("rewritten") from error
+            raise RowRefused("rewritten", str(error)) from error
         values = [similarity[i] for i, _, _ in kept]
         return ids, [float("nan") if value is None else float(value) for value in values]
 
@@ -185,7 +193,30 @@ EMPTY_ROW: dict[str, Any] = {
 }
 
 
-def report(refused: Counter[str], total: int, what: str) -> None:
-    """Tell how many rows of a set were refused, and why."""
-    for reason, count in refused.most_common():
-        logger.warning_rank0(f"ASPO refused {count} of {total} {what} rows: {REASONS[reason]}.")
+def _length(prompt_ids: list[int], target: int) -> str:
+    return f"the prompt has {len(prompt_ids)} tokens, its longer response {target}"
+
+
+def check_image(image: dict[str, Any]) -> None:
+    """Raise `RowRefused` where an image cannot be decoded, now and not in the middle of the training."""
+    from PIL import Image
+
+    try:
+        with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as picture:
+            picture.load()
+    except (
+        Exception
+    ) as error:  # whatever a broken file makes Pillow raise, it is that file that is unreadable
+        # Without the address of a stream: the same row is to give the same line.
+        unknown = isinstance(error, Image.UnidentifiedImageError) and image["bytes"] is not None
+        raise RowRefused("image", "unknown format" if unknown else str(error)) from error
+
+
+EXCERPT = 120  # characters of a refused row's texts: enough to find it by
+
+
+def refused_row(example: dict[str, Any], refusal: RowRefused) -> dict[str, Any]:
+    """What tells a reader which row was refused, and why."""
+    turns = {"prompt": example["_prompt"][-1:], "chosen": example["_response"][:1]}
+    texts = {name: (turn[0]["content"] or "")[:EXCERPT] if turn else "" for name, turn in turns.items()}
+    return {**example["_origin"], "reason": refusal.reason, "detail": refusal.detail, **texts}

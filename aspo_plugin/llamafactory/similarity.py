@@ -47,9 +47,17 @@ def row_key(identity: dict[str, str], row: dict[str, Any]) -> str:
     """Digest of what a row's similarities depend on: model, sentences and image content."""
     digest = hashlib.sha256(json.dumps([identity, sentences_of(row)], sort_keys=True).encode())
     for image in row["_images"] or []:
-        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        content = image["bytes"] if image["bytes"] is not None else _file(image["path"])
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def _file(path: str) -> bytes:
+    """Empty where it cannot be read: such a row scores nothing, and is refused when it is tokenized."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""
 
 
 def cache_file(model: str, cache_dir: str | None) -> Path:

@@ -18,6 +18,7 @@ from .data import SentenceData
 from .fields import settings_of
 from .hooks import check_host, host_version, sentence_data
 from .reference import reference_fingerprint
+from .rejected import RejectedRows
 from .trainer import AspoTrainer
 
 
@@ -40,12 +41,17 @@ def run_aspo(
     tokenizer_module = load_tokenizer(model_args)
     tokenizer = tokenizer_module["tokenizer"]
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
-    sentences = SentenceData(settings, model_args.cache_dir)
+    main = training_args.process_index == 0
+    sentences = SentenceData(settings, RejectedRows(training_args.output_dir), model_args.cache_dir)
+    if main:
+        sentences.rejected.clear()
     with sentence_data(sentences):
         dataset_module = get_dataset(
             template, model_args, data_args, training_args, stage="rm", **tokenizer_module
         )
     check_tokenized(dataset_module, data_args.tokenized_path, settings.alpha)
+    if main and data_args.tokenized_path is not None:
+        sentences.remember(data_args.tokenized_path)
 
     cached = settings.reference_cache is not None and training_args.do_train
     model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
@@ -88,6 +94,11 @@ def run_aspo(
         _train(trainer, dataset_module, training_args, finetuning_args)
     if training_args.do_eval:
         _evaluate(trainer, rewards=ref_model is not model)
+    if (
+        data_args.streaming and data_args.tokenized_path is None and main
+    ):  # only now are its refused rows known
+        counts = sentences.rejected.counts()
+        save_args(training_args.output_dir, finetuning_args, host_version(), counts)
     _write_card(trainer, model_args, data_args, training_args, finetuning_args)
 
 

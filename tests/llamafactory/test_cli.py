@@ -14,7 +14,7 @@ import yaml
 
 from tests.support import data
 
-from .conftest import LOGGED_DIGITS, cli, history
+from .conftest import LOGGED_DIGITS, cli, history, write_sets
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
@@ -30,8 +30,14 @@ def write_recipe(folder: Path, recipe: dict[str, Any]) -> Path:
 
 
 def test_one_process_equals_two(recipe: dict[str, Any], tmp_path: Path) -> None:
-    """YAML with `key=value` overrides; 1 process of batch 4 and 2 of batch 2 log the same numbers."""
-    path = write_recipe(tmp_path, {**recipe, "max_steps": 4})
+    """YAML with `key=value` overrides; 1 process of batch 4 and 2 of batch 2 log the same numbers.
+
+    Both list the one row that cannot be trained on, once.
+    """
+    rows = data.rows(24, 32, sentences=(3, 5))
+    rows[5]["chosen"][0]["content"] = " "
+    sets = str(write_sets(tmp_path / "sets", {"spoiled": rows}))
+    path = write_recipe(tmp_path, {**recipe, "max_steps": 4, "dataset_dir": sets, "dataset": "spoiled"})
     one = cli("train", path, "aspo_alpha=0.3", f"output_dir={tmp_path / 'one'}")
     assert one.returncode == 0, one.stderr[-3000:]
     two = cli(
@@ -46,6 +52,10 @@ def test_one_process_equals_two(recipe: dict[str, Any], tmp_path: Path) -> None:
     assert two.returncode == 0, two.stderr[-3000:]
     saved = json.loads((tmp_path / "two" / "aspo_args.json").read_text())
     assert saved["finetuning_args"]["aspo_alpha"] == 0.3
+    assert saved["data"] == {"training": {"rows": 24, "empty": 1}}
+    for name in ("one", "two"):
+        [line] = (tmp_path / name / "aspo_rejected.jsonl").read_text().splitlines()
+        assert json.loads(line)["row"] == 5
     first, second = steps(tmp_path / "one"), steps(tmp_path / "two")
     assert len(first) == len(second) == 4
     for alone, together in zip(first, second, strict=True):

@@ -27,6 +27,7 @@ def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
         from aspo_plugin.llamafactory.data import SentenceData
         from aspo_plugin.llamafactory.fields import settings_of
         from aspo_plugin.llamafactory.hooks import sentence_data
+        from aspo_plugin.llamafactory.rejected import RejectedRows
 
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(
             {
@@ -45,10 +46,17 @@ def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
         )
         tokenizer_module = load_tokenizer(model_args)
         made = get_template_and_fix_tokenizer(tokenizer_module["tokenizer"], data_args)
-        sentences = SentenceData(settings_of(finetuning_args), model_args.cache_dir)
+        rejected = RejectedRows(training_args.output_dir)
+        sentences = SentenceData(settings_of(finetuning_args), rejected, model_args.cache_dir)
         with sentence_data(sentences):
             module = get_dataset(made, model_args, data_args, training_args, stage="rm", **tokenizer_module)
-        return {**module, "counts": sentences.counts, **tokenizer_module, "template": made}
+        return {
+            **module,
+            "counts": sentences.counts,
+            "rejected": rejected,
+            **tokenizer_module,
+            "template": made,
+        }
 
     return run
 
@@ -143,21 +151,86 @@ def test_several_images_turns_and_a_system_prompt(load: Any, tmp_path: Path) -> 
         assert same_sentences(sentences_in(row, tokenizer), told(source))
 
 
-def test_refused_rows_are_counted(load: Any, tmp_path: Path, warnings: list[str]) -> None:
+def spoiled() -> list[dict[str, Any]]:
+    """Eight rows, of which 1 to 4 cannot be trained on."""
     rows = data.rows(8, 11, sentences=(2, 4))
     rows[1]["rejected"][0]["content"] = "  "
     rows[2]["prompt"][0]["content"] += " <image> <image>"
     rows[3]["chosen_similarity"] = rows[3]["chosen_similarity"][:-1]
+    rows[4]["images"][0]["bytes"] = rows[4]["images"][0]["bytes"][:150]
+    return rows
+
+
+REFUSED = [
+    ("drawn-11-1", "empty"),
+    ("drawn-11-2", "markers"),
+    ("drawn-11-3", "similarity"),
+    ("drawn-11-4", "image"),
+]
+
+
+def told_of(records: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return sorted((record["id"], record["reason"]) for record in records)
+
+
+def test_refused_rows_are_counted_and_listed(load: Any, tmp_path: Path, warnings: list[str]) -> None:
+    """Also where the tokenized rows come from the cache of `datasets`, and where rows were drawn."""
+    rows = spoiled()
+    write_sets(tmp_path, {"bad": rows, "good": data.rows(3, 15)})
+    for _ in range(2):
+        module = load(tmp_path, "good,bad", preprocessing_num_workers=2)
+        assert module["counts"] == {
+            "training": {"rows": 11, "empty": 1, "markers": 1, "similarity": 1, "image": 1}
+        }
+        assert len(module["train_dataset"]) == 7
+        records = module["rejected"].records()
+        assert told_of(records) == REFUSED
+        assert module["rejected"].counts() == {"training": {reason: 1 for _, reason in REFUSED}}
+        for record in records:
+            assert (record["split"], record["dataset"]) == ("training", "bad")
+            assert rows[record["row"]]["id"] == record["id"]
+            assert rows[record["row"]]["chosen"][0]["content"].startswith(record["chosen"])
+            assert record["message"]
+        found = {record["reason"]: record for record in records}
+        assert found["markers"]["detail"] == "2 markers, 1 images"
+        assert "similarities" in found["similarity"]["detail"] and found["image"]["detail"]
+        assert sum("refused 1 of 11 training rows" in warning for warning in warnings) == 4
+        assert sum(str(module["rejected"].path) in warning for warning in warnings) == 1
+        warnings.clear()
+
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["bad"]["num_samples"] = 24  # the host draws rows, each more than once
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    drawn = load(tmp_path, "bad", val_size=0.25)
+    assert sum(counted["rows"] for counted in drawn["counts"].values()) == 24
+    assert {(r["id"], r["reason"]) for r in drawn["rejected"].records()} == set(REFUSED)
+    assert all(rows[record["row"]]["id"] == record["id"] for record in drawn["rejected"].records())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_refused_rows_of_a_stream(workers: int, load: Any, tmp_path: Path, warnings: list[str]) -> None:
+    """They are met while training, in the workers of a loader and in every epoch, and listed once."""
+    from torch.utils.data import DataLoader
+
+    rows = spoiled()
     write_sets(tmp_path, {"bad": rows})
-    module = load(tmp_path, "bad", preprocessing_num_workers=2)
-    assert module["counts"] == {"training": {"rows": 8, "empty": 1, "markers": 1, "similarity": 1}}
-    assert len(module["train_dataset"]) == 5
-    assert sum("refused 1 of 8 training rows" in warning for warning in warnings) == 3
-    # Streamed rows cannot be counted beforehand; each kind is reported as it is met.
-    warnings.clear()
-    streamed = load(tmp_path, "bad", streaming=True, dataloader_num_workers=1, buffer_size=1)
-    assert len(list(streamed["train_dataset"])) == 5
-    assert sum("ASPO refused 1 training rows so far" in warning for warning in warnings) >= 3
+    module = load(tmp_path, "bad", streaming=True, dataloader_num_workers=workers, buffer_size=1)
+    loader = DataLoader(module["train_dataset"], num_workers=workers, collate_fn=list, batch_size=2)
+    for _ in range(2):
+        assert sum(map(len, loader)) == 4
+        assert told_of(module["rejected"].records()) == REFUSED
+    if workers == 1:
+        assert all(rows[record["row"]]["id"] == record["id"] for record in module["rejected"].records())
+    assert len(list(module["train_dataset"])) == 4
+    assert sum("ASPO refused 1 training rows so far" in warning for warning in warnings) == 4
+    assert all(str(module["rejected"].path) in warning for warning in warnings)
+
+
+def test_a_stream_of_refused_rows_alone(load: Any, tmp_path: Path) -> None:
+    rows = spoiled()[1:3]
+    write_sets(tmp_path, {"bad": rows})
+    with pytest.raises(ValueError, match="no training row is left to train on: see .*aspo_rejected.jsonl"):
+        load(tmp_path, "bad", streaming=True, dataloader_num_workers=1, aspo_alpha=0)
 
 
 def test_length_limit(load: Any, tmp_path: Path) -> None:

@@ -102,15 +102,21 @@ def test_data_without_ranking(train: Any, tmp_path: Path) -> None:
         train(dataset_dir=str(tmp_path), dataset="plain")
 
 
-def test_tokenized_without_sentences(train: Any, tmp_path: Path) -> None:
-    """A cache that plain DPO wrote is refused; one that ASPO wrote is read."""
+def test_tokenized_without_sentences(train: Any, tmp_path: Path, warnings: list[str]) -> None:
+    """A cache that plain DPO wrote is refused; one that ASPO wrote is read, with what it refused."""
     other, own = str(tmp_path / "dpo"), str(tmp_path / "aspo")
     train(stage="dpo", tokenized_path=other, output_dir=str(tmp_path / "out-dpo"))
     with pytest.raises(ValueError, match="another stage tokenized, without sentences.*set another"):
         train(tokenized_path=other)
-    for _ in range(2):
+    rows = data.rows(6, 31)
+    rows[2]["chosen"][0]["content"] = " "
+    some = str(write_sets(tmp_path / "some", {"some": rows}))
+    for name in ("first", "second"):
         with pytest.raises(AssertionError, match="a model was loaded"):
-            train(tokenized_path=own)
+            train(dataset_dir=some, dataset="some", tokenized_path=own, output_dir=str(tmp_path / name))
+        [line] = (tmp_path / name / "aspo_rejected.jsonl").read_text().splitlines()
+        assert json.loads(line)["id"] == "drawn-31-2"
+    assert sum("refused 1 of 6 training rows" in warning for warning in warnings) == 2
     unscored = str(tmp_path / "unscored")
     with pytest.raises(AssertionError, match="a model was loaded"):
         train(tokenized_path=unscored, dataset="unscored", aspo_alpha=0)
@@ -127,8 +133,9 @@ def test_nothing_left(train: Any, tmp_path: Path) -> None:
     for row in rows:
         row["chosen"][0]["content"] = " "
     write_sets(tmp_path, {"empty": rows})
-    with pytest.raises(ValueError, match="2 × a response is empty"):
+    with pytest.raises(ValueError, match="2 × a response is empty.*aspo_rejected.jsonl"):
         train(dataset_dir=str(tmp_path), dataset="empty")
+    assert len((tmp_path / "out" / "aspo_rejected.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_missing_place_is_named(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
