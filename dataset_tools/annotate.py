@@ -58,10 +58,11 @@ class Annotate:
         images: list[list[int | str]] = []
         rejected: list[Rejected] = []
         skipped: list[tuple[int, str]] = []
+        file = PurePosixPath(chunk.file).with_suffix("")
         for offset, row in enumerate(chunk.rows()):
             if row is None:
                 continue
-            position = f"{PurePosixPath(chunk.file).with_suffix('')}-{chunk.first + offset}"
+            position = f"{file}-{chunk.first + offset}"
             if isinstance(row, BadRow):
                 rejected.append(Rejected(offset, position, str(row)))
                 continue

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ class Pictures:
 
     def __init__(self) -> None:
         self._arrays: list[tuple[pa.Array, list[str | None]]] = []
+        self._slices: list[list[int]] = []
 
     def add(self, images: pa.Array) -> list[int | str | None]:
         """Take an array of {bytes, path} structs or of bytes; returns what stands for each in a row."""
@@ -38,14 +40,17 @@ class Pictures:
         else:
             data, paths = images, [None] * len(images)
         self._arrays.append((data, paths))
+        wide = pa.types.is_large_binary(data.type)
+        ends = np.frombuffer(data.buffers()[1], np.int64 if wide else np.int32)
+        self._slices.append(ends[data.offset : data.offset + len(data) + 1].tolist())
         valid = data.is_valid().to_pylist()
         return [base + index if there else paths[index] for index, there in enumerate(valid)]
 
     def get(self, index: int) -> tuple[pa.Buffer, str | None]:
-        """Bytes and stored path of an image; nothing is copied."""
-        for data, paths in self._arrays:
+        """Bytes and stored path of an image; nothing is copied, as `data[index].as_buffer()` would."""
+        for (data, paths), ends in zip(self._arrays, self._slices, strict=True):
             if index < len(data):
-                return data[index].as_buffer(), paths[index]
+                return data.buffers()[2].slice(ends[index], ends[index + 1] - ends[index]), paths[index]
             index -= len(data)
         raise IndexError(index)
 

@@ -16,6 +16,8 @@ from dataset_tools.schema import arrow_schema
 
 GROUP_ROWS = 100
 GROUP_BYTES = 16 << 20
+PAGE_ROWS = 16
+"""A page is ended, where it has a megabyte, at a multiple of this: else it grows to the whole row group."""
 IMAGE_BYTES = "images.list.element.bytes"
 
 
@@ -31,7 +33,7 @@ class ShardWriter:
         self.path = path
         self._partial = path.with_name(f".{path.name}.partial")
         self._schema = arrow_schema()
-        self._stream = open(self._partial, "wb")
+        self._stream = _sink(self._partial)
         self._held: list[pa.Table] = []
         self._held_rows = self._held_bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
@@ -46,6 +48,7 @@ class ShardWriter:
             use_dictionary=[*dictionary, IMAGE_BYTES] if repeats_images else dictionary,
             dictionary_pagesize_limit=GROUP_BYTES if repeats_images else 1 << 20,
             write_statistics=["id"],
+            write_batch_size=PAGE_ROWS,
         )
 
     def _leaves(self) -> list[str]:
@@ -98,9 +101,9 @@ class ShardWriter:
         self._wait()
         self._thread.shutdown()
         self._writer.close()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
         self._stream.close()
+        with open(self._partial, "rb+") as written:
+            os.fsync(written.fileno())
         os.replace(self._partial, self.path)
 
     def abandon(self) -> None:
@@ -112,6 +115,11 @@ class ShardWriter:
             pass
         self._stream.close()
         self._partial.unlink(missing_ok=True)
+
+
+def _sink(path: Path) -> pa.NativeFile:
+    """A new file, written to without the copy that pyarrow makes for one opened by Python."""
+    return pa.OSFile(str(path), "wb")
 
 
 def with_images(table: pa.Table, images: list[list[Image]], pictures: Pictures) -> pa.Table:

@@ -232,7 +232,7 @@ def test_a_full_disk_says_so_and_can_be_resumed(source, whole, tmp_path, monkeyp
             return super().write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "open", lambda path, mode: SmallDisk(path, mode), raising=False)
+        patch.setattr(writing, "_sink", lambda path: SmallDisk(path, "wb"))
         with pytest.raises(OSError) as error:
             run(source, tmp_path / "out", shard_rows=30)
     code, message = describe(error.value)

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from dataset_tools.cli.errors import describe
 from dataset_tools.workers import one_ahead
 from dataset_tools.writing import ShardWriter
 from tests.support.sources import rlaif_v
@@ -86,3 +88,11 @@ def test_what_fails_in_the_writing_thread_is_raised(tmp_path):
         writer.close()
     writer.abandon()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_met_by_its_name(tmp_path):
+    (tmp_path / ".a.parquet.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError) as error:
+        ShardWriter(tmp_path / "a.parquet").close()
+    assert describe(error.value)[1].startswith("the disk is full")
