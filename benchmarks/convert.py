@@ -113,7 +113,7 @@ def split_all(source: Path) -> None:
     from dataset_tools.sentences import split_sentences
 
     for path in sorted(source.glob("*.parquet")):
-        for row in pq.read_table(path, columns=["chosen", "rejected"]).to_pylist():
+        for row in pq.ParquetFile(path).read(["chosen", "rejected"]).to_pylist():
             split_sentences(row["chosen"])
             split_sentences(row["rejected"])
 
