@@ -23,6 +23,9 @@ from aspo_plugin.core.architectures import Architecture
 from aspo_plugin.core.head import Rows, unwrap
 
 IMAGES_ONCE = "aspo_images_once"
+# On a batch without images that carries one nobody attends to: every process of a sharded model then runs the
+# vision tower. Its tokens stand unattended behind the first row, so such a batch stays as it is.
+PLACEHOLDER = "aspo_placeholder_image"
 
 TOKEN_INPUTS = frozenset(
     "input_ids attention_mask token_type_ids mm_token_type_ids cross_attention_mask position_ids".split()
@@ -49,7 +52,7 @@ def images_once(batch: dict[str, Any]) -> dict[str, Any]:
 
 def images_twice(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The ordinary batch, every row with its own images: what a model takes without a shared prefix."""
-    rest = {key: value for key, value in batch.items() if key != IMAGES_ONCE}
+    rest = {key: value for key, value in batch.items() if key not in (IMAGES_ONCE, PLACEHOLDER)}
     if not batch.get(IMAGES_ONCE):
         return rest
     return {key: _repeated(value) if key in IMAGE_INPUTS else value for key, value in rest.items()}
@@ -164,6 +167,8 @@ def to_layout(arrays: dict[str, np.ndarray], device: torch.device) -> Layout:
 
 def unfit(inputs: Mapping[str, Any], architecture: Architecture, longest: int) -> str:
     """Why these inputs must stay ordinary rows, or ""; `longest` is the longest of them."""
+    if PLACEHOLDER in inputs:
+        return "a placeholder image stands in a batch without images"
     unknown = [
         key for key in inputs if key not in TOKEN_INPUTS | IMAGE_INPUTS | UNUSED_INPUTS | {IMAGES_ONCE}
     ]

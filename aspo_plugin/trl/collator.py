@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from aspo_plugin.core.reference_cache import KEYS, image_digest, row_keys
-from aspo_plugin.core.shared_prefix import IMAGES_ONCE, images_twice
+from aspo_plugin.core.shared_prefix import IMAGES_ONCE, PLACEHOLDER, images_twice
 from dataset_tools.scorer import open_image
+
+from .rows import image_prompt
 
 # Outputs of a processor that have one entry per prompt token; everything else describes the images.
 _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")
@@ -36,8 +40,9 @@ class AspoVisionCollator:
 
     def __post_init__(self) -> None:
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
-        pad = tokenizer.pad_token_id
-        self.pad_token_id: int = pad if pad is not None else tokenizer.eos_token_id or 0
+        own = tokenizer.pad_token_id
+        self.pad_token_id: int = own if own is not None else tokenizer.eos_token_id or 0
+        self._blank: dict[str, Any] | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         prompts: list[dict[str, Tensor]] = [{"input_ids": torch.tensor(row["prompt_ids"])} for row in rows]
@@ -57,12 +62,10 @@ class AspoVisionCollator:
                 )
         batch = _concatenate(prompts, rows, self.pad_token_id, self._response_type)
         for name, value in image_inputs.items():
-            if type(self.processing_class).__name__ in _IMAGES_BY_ROW and isinstance(value, Tensor):
-                value = value.new_zeros((len(rows), *value.shape[1:])).index_copy(
-                    0, torch.tensor(with_images), value
-                )
-            batch[name] = value
+            batch[name] = self._by_row(value, with_images, len(rows))
             batch[IMAGES_ONCE] = True
+        if self._blank is not None and not with_images:
+            self._add_placeholder(batch, self._blank)
         if any(not isinstance(value, Tensor) for value in image_inputs.values()):
             batch = images_twice(batch)
         if self.reference_keys:
@@ -94,6 +97,48 @@ class AspoVisionCollator:
         for index, place in enumerate(places):
             prompts[place] = {name: value[index][mask[index]] for name, value in per_token.items()}
         return dict(outputs)
+
+    def use_placeholder(self) -> None:
+        """From now on a batch without images has a blank one that nothing attends to (`PLACEHOLDER`).
+
+        Where several processes train one model, all of them must run its vision tower, or none. Raises
+        `ValueError` for a model whose other layers run on another path with images than without.
+        """
+        text = image_prompt(self.processing_class, 1)
+        images = [[Image.new("RGB", (64, 64), "white")]]
+        outputs = self.processing_class(
+            images=images, text=[text], return_tensors="pt", add_special_tokens=False
+        )
+        if "cross_attention_mask" in outputs:
+            raise ValueError(
+                "this model (Mllama) runs other layers for a batch with images than for one without, which "
+                "several processes cannot do at the same time: use sets with images only, or sets without."
+            )
+        self._blank = {name: value for name, value in outputs.items() if name != "labels"}
+
+    def _add_placeholder(self, batch: dict[str, Any], blank: dict[str, Any]) -> None:
+        """Put the blank image's tokens, unattended, behind the first row, and its tensors into the batch."""
+        start = int(batch["attention_mask"][0].sum())
+        end = start + blank["input_ids"].size(1)
+        nothing = torch.zeros_like(batch["input_ids"])
+        for name in ("completion_mask", *_PER_TOKEN):
+            if name not in batch and name not in blank:
+                continue
+            fill = self.pad_token_id if name == "input_ids" else 0
+            column = batch.get(name, nothing)
+            column = pad(column, (0, max(0, end - column.size(1))), value=fill)
+            if name in blank and name != "attention_mask":
+                column[0, start:end] = blank[name][0]
+            batch[name] = column
+        for name in blank.keys() - set(_PER_TOKEN):
+            batch[name] = self._by_row(blank[name], [0], len(batch["input_ids"]))
+        batch[PLACEHOLDER] = True
+
+    def _by_row(self, value: Any, places: list[int], rows: int) -> Any:
+        """An image tensor as the model takes it, where the rows at `places` have images."""
+        if type(self.processing_class).__name__ not in _IMAGES_BY_ROW or not isinstance(value, Tensor):
+            return value
+        return value.new_zeros((rows, *value.shape[1:])).index_copy(0, torch.tensor(places), value)
 
 
 def _concatenate(

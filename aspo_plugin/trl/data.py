@@ -171,6 +171,11 @@ def _rows_with_images(dataset: Dataset) -> list[int]:
     return [index for index, count in enumerate(counts) if count]
 
 
+def mixes_images(dataset: Dataset) -> bool:
+    """Whether a prepared set has rows with images and rows without."""
+    return "images" in dataset.column_names and 0 < len(_rows_with_images(dataset)) < len(dataset)
+
+
 def _any_similarity(dataset: Dataset, rows: list[int]) -> bool:
     if "chosen_similarity" not in dataset.column_names:
         return False

@@ -121,7 +121,6 @@ class RowPreparer:
         self.tokenizer = processing_class.tokenizer if self.processor is not None else processing_class
         self.limit = limit
         self._image_tokens: dict[tuple[tuple[int, int], ...], int] = {}
-        # Some processors (InstructBLIP's) keep no template of their own.
         own = getattr(processing_class, "chat_template", None)
         self._template = own or self.tokenizer.chat_template
         self._template_option = {} if own else {"chat_template": self._template}
@@ -216,15 +215,7 @@ class RowPreparer:
 
         sizes = tuple(image_size(image) for image in images)
         if sizes not in self._image_tokens:
-            messages = [
-                {
-                    "role": "user",
-                    "content": [{"type": "image"}] * len(sizes) + [{"type": "text", "text": "a"}],
-                }
-            ]
-            text = self.processing_class.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self._template_option
-            )
+            text = image_prompt(self.processing_class, len(sizes))
             blank = [Image.new("RGB", size) for size in sizes]
             expanded = self.processing_class(images=[blank], text=[text], add_special_tokens=False)[
                 "input_ids"
@@ -249,6 +240,19 @@ class RowPreparer:
             f"a pair is {tokens} tokens longer than {self.limit.name} {self.limit.max_length}, image tokens "
             f"included: raise {self.limit.name}, or let long rows be dropped or truncated."
         )
+
+
+def image_prompt(processor: Any, images: int) -> str:
+    """A rendered prompt with this many images, their tokens not expanded."""
+    # Some processors (InstructBLIP's) keep no template of their own.
+    template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+    content = [{"type": "image"}] * images + [{"type": "text", "text": "a"}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=False,
+        add_generation_prompt=True,
+        chat_template=template,
+    )
 
 
 def sentence_spans(row: dict[str, Any], chosen: str) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id, use_adapter
 
+from aspo_plugin.core.adapters import keep_input_dtype
 from aspo_plugin.core.logprobs import ResponseLogProbs
 from aspo_plugin.core.loss import AspoOutput, aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
@@ -27,7 +28,7 @@ from aspo_plugin.resume import ExactResume
 
 from .collator import AspoVisionCollator
 from .config import AspoConfig, refuse_options, settings_of
-from .data import COLUMNS, prepare_dataset
+from .data import COLUMNS, mixes_images, prepare_dataset
 from .reference import cached_reference, no_reference_copy
 from .rows import LengthLimit
 from .similarity import dataset_scorer
@@ -101,11 +102,14 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
                 processing_class=processing_class,
                 **kwargs,
             )
+        self._expect_images(train, evaluation)
         if self.aux_loss_enabled:
             raise ValueError(
                 "this mixture-of-experts model would get a load-balancing loss, which ASPO does not compute: "
                 "set router_aux_loss_coef to 0.0."
             )
+        if self.accelerator.native_amp:
+            keep_input_dtype(self.model)
         self._logps = ResponseLogProbs(shared_prefix=self.aspo_settings.shared_prefix)
         self._aspo_metrics = {mode: AspoMetrics() for mode in ("train", "eval")}
         self._rewards = {mode: RewardMeans() for mode in ("train", "eval")}
@@ -129,6 +133,23 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
             score=self._scorer(),
         )
 
+    def _expect_images(self, *datasets: Any) -> None:
+        """Where processes must all run the vision tower, or none, a batch without images gets a blank one.
+
+        A sharded model gathers its weights layer by layer, so a process that left some out would stop all
+        others; DDP waits the same way for gradients, unless it is told to find those that are missing.
+        """
+        collator, args = self.data_collator, self.args
+        if args.world_size == 1 or not isinstance(collator, AspoVisionCollator):
+            return
+        finds = args.ddp_find_unused_parameters
+        if finds is None:  # the default of `Trainer`
+            finds = is_peft_model(self.model) or not args.gradient_checkpointing
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        parts = [part for data in datasets for part in (data.values() if isinstance(data, dict) else [data])]
+        if (sharded or not finds) and any(part is not None and mixes_images(part) for part in parts):
+            collator.use_placeholder()
+
     def _scorer(self) -> Any:
         model = self.aspo_settings.similarity_model
         return dataset_scorer(model, Path(HF_DATASETS_CACHE) / "aspo_similarity") if model else None
@@ -145,6 +166,7 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
     ) -> Any:
         if isinstance(eval_dataset, Dataset | dict):
             eval_dataset = self._prepare(eval_dataset, self.processing_class, self.args, metric_key_prefix)
+            self._expect_images(eval_dataset)
         self._evaluated = metric_key_prefix
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from aspo_plugin.core.reference_cache import KEYS
 from aspo_plugin.core.shared_prefix import images_twice
 from aspo_plugin.trl.collator import AspoVisionCollator
 from aspo_plugin.trl.data import prepare_dataset
@@ -132,3 +133,65 @@ def test_missing_similarities_are_nan(processing: Any) -> None:
 def test_text_only_batches_of_a_vision_language_model_have_no_image_inputs(processing: Any) -> None:
     _, batch = batch_of(processing("llava"), data.rows(2, text_only=True))
     assert "pixel_values" not in batch
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_placeholder_image_runs_the_vision_tower_and_changes_nothing(
+    name: str, processing: Any, model: Any
+) -> None:
+    """A text-only batch: the same log-probs and gradients, and every weight of the tower takes part."""
+    from transformers import AutoModelForImageTextToText
+
+    from aspo_plugin.core.logprobs import ResponseLogProbs
+
+    processor = processing(name)
+    collator = AspoVisionCollator(processor, reference_keys=True)
+    if name == "mllama":
+        with pytest.raises(ValueError, match="Mllama.*several processes cannot do at the same time"):
+            collator.use_placeholder()
+        return
+    if name == "instructblip":  # has no text-only batches
+        return
+    network = AutoModelForImageTextToText.from_pretrained(model(name), dtype=torch.float32).eval()
+    prepared = prepare_dataset(as_dataset(data.rows(2, 2, text_only=True)), processor, alpha=0.5)
+    rows = [prepared[0], prepared[1]]
+
+    def run(batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        mask = batch["completion_mask"].bool()
+        ours = ("completion_mask", "sentence_ids", "similarity", KEYS)
+        inputs = {key: value for key, value in batch.items() if key not in ours}
+        network.zero_grad()
+        values = ResponseLogProbs()(network, inputs, mask)
+        values.sum().backward()
+        grads = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+        assert torch.equal(batch["sentence_ids"] >= 0, mask[:2])
+        return values.detach()[mask], grads
+
+    plain = collator(rows)
+    expected, grads = run(plain)
+    used = images_in(network, collate(processor, [with_images(processor)]))
+    collator.use_placeholder()
+    batch = collator(rows)
+    found, held = run(batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+    assert batch[KEYS] == plain[KEYS]
+    assert held.keys() == used | grads.keys() and used - grads.keys()
+    for parameter, gradient in held.items():
+        wanted = grads.get(parameter, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
+
+
+def with_images(processor: Any) -> dict[str, Any]:
+    return prepare_dataset(as_dataset(data.rows(1, 1)), processor, alpha=0.5)[0]
+
+
+def images_in(network: Any, batch: dict[str, Any]) -> set[str]:
+    """The weights that get a gradient from a batch with images."""
+    from aspo_plugin.core.logprobs import ResponseLogProbs
+
+    mask = batch["completion_mask"].bool()
+    ours = ("completion_mask", "sentence_ids", "similarity")
+    inputs = {key: value for key, value in batch.items() if key not in ours}
+    network.zero_grad()
+    ResponseLogProbs(shared_prefix="false")(network, inputs, mask).sum().backward()
+    return {name for name, parameter in network.named_parameters() if parameter.grad is not None}
