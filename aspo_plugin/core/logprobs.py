@@ -1,8 +1,9 @@
 """Log-probabilities of the response tokens, the only thing a preference loss needs from a model.
 
-Logits exist at response positions only, a chunk at a time, and where the architecture allows it a pair
-is one row that holds its image and prompt once. Every shortcut that cannot be taken exactly is left for
-the plain way, which gives the same numbers; `report()` says how often and why.
+Logits exist at response positions only, a chunk at a time; nothing goes back through a frozen vision tower;
+and where the architecture allows it a pair is one row that holds its image and prompt once. Every shortcut
+that cannot be taken exactly is left for the plain way, which gives the same numbers; `report()` says how
+often and why.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from aspo_plugin.core import selfcheck
 from aspo_plugin.core.architectures import Architecture, describe
+from aspo_plugin.core.frozen import frozen_without_gradients, vision_towers
 from aspo_plugin.core.head import HeadReader, Rows, read_logps, unwrap
 from aspo_plugin.core.shared_prefix import (
     IMAGE_INPUTS,
@@ -110,7 +112,7 @@ class ResponseLogProbs:
         shared = batch.layout is not None and not plain
         given = batch.shared if shared else batch.ordinary
         rows = batch.shared_rows if shared else batch.ordinary_rows
-        logps, reason = read_logps(model, {**given, "use_cache": False}, rows, self._readers)
+        logps, reason = self._forward(model, given, rows)
         if count:
             self.shared = shared
             self.pairs["shared" if shared else "plain"] += len(batch.inputs["input_ids"]) // 2
@@ -118,6 +120,10 @@ class ResponseLogProbs:
                 if text:
                     self._explain(text)
         return logps
+
+    def _forward(self, model: nn.Module, given: dict[str, Any], rows: Rows) -> tuple[Tensor, str]:
+        with frozen_without_gradients(vision_towers(model)):
+            return read_logps(model, {**given, "use_cache": False}, rows, self._readers)
 
     def _explain(self, reason: str) -> None:
         if not self.fallbacks[reason] and not reason.startswith("switched off"):
@@ -139,7 +145,7 @@ class ResponseLogProbs:
             logps = self._read(model, batch)
             plain = self._read(model, batch, plain=True)
             rows, given = batch.padded()
-            other, _ = read_logps(model, {**given, "use_cache": False}, rows, self._readers)
+            other, _ = self._forward(model, given, rows)
         precision = selfcheck.precision_of(model, device)
         # Every rank reads its verdict only after the forwards, which all ranks must run together.
         self.verdict = selfcheck.judge(logps, plain, other, precision)

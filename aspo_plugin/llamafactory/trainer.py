@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from aspo_plugin.config import AspoSettings
+from aspo_plugin.core.adapters import keep_input_dtype
 from aspo_plugin.core.logprobs import ResponseLogProbs
 from aspo_plugin.core.loss import aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
@@ -38,6 +39,8 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
         """`fingerprint`: what the reference's log-probs depend on, where they are cached."""
         super().__init__(*args, **kwargs)
         self.settings = settings
+        if self.accelerator.native_amp:
+            keep_input_dtype(self.model)
         self.response_logps = ResponseLogProbs(shared_prefix=settings.shared_prefix)
         self.cached: CachedReference | None = None
         if settings.reference_cache is not None and fingerprint is not None:
