@@ -12,17 +12,15 @@ from .hooks import check_way
 
 PREFIX = "aspo_"
 STAGE = "aspo"
+_SETTINGS = dataclasses.fields(AspoSettings)
 # Every `stage == "dpo"` of the host is meant for ASPO too: reference model, refused quantisation, evaluation.
 HOST_STAGE = "dpo"
 
 
 def settings_of(finetuning_args: Any) -> AspoSettings:
     """The validated settings of a run; raises `ValueError` naming the field as the user wrote it."""
-    values = {
-        field.name: getattr(finetuning_args, PREFIX + field.name)
-        for field in dataclasses.fields(AspoSettings)
-    }
-    return settings_from(values, PREFIX + "{}")
+    given = {field.name: getattr(finetuning_args, PREFIX + field.name) for field in _SETTINGS}
+    return settings_from({name: value for name, value in given.items() if value is not None}, PREFIX + "{}")
 
 
 def is_aspo(finetuning_args: Any) -> bool:
@@ -31,25 +29,30 @@ def is_aspo(finetuning_args: Any) -> bool:
 
 
 def extend(base: type) -> type:
-    """A dataclass like `base` (the host's FinetuningArguments) that also takes `stage: aspo`."""
+    """A dataclass like `base` (the host's FinetuningArguments) that also takes `stage: aspo`.
+
+    An `aspo_*` field is None until a `stage: aspo` run fills in its default: so one that stands in the recipe
+    of another stage is told from one that does not.
+    """
     hints = get_type_hints(AspoSettings)
     stages = Literal[(*get_args(get_type_hints(base)["stage"]), STAGE)]  # type: ignore[valid-type]
     stage = next(field for field in dataclasses.fields(base) if field.name == "stage")
     fields: list[tuple[str, Any, Any]] = [
         ("stage", stages, dataclasses.field(default=stage.default, metadata=dict(stage.metadata)))
     ]
-    for field in dataclasses.fields(AspoSettings):
+    for field in _SETTINGS:
         choices = field.metadata.get("choices")
         kind = Literal[tuple(choices)] if choices else hints[field.name]  # type: ignore[valid-type]
-        copy = dataclasses.field(default=field.default, metadata={"help": "ASPO: " + field.metadata["help"]})
-        fields.append((PREFIX + field.name, kind, copy))
+        text = "ASPO: " + field.metadata["help"]
+        if field.default is not None:
+            text += f" If not set: {field.default}."
+        copy = dataclasses.field(default=None, metadata={"help": text})
+        fields.append((PREFIX + field.name, kind | None, copy))
 
     def __post_init__(self: Any) -> None:
         self.is_aspo = self.stage == STAGE
-        changed = [
-            PREFIX + field.name
-            for field in dataclasses.fields(AspoSettings)
-            if getattr(self, PREFIX + field.name) != field.default
+        written = [
+            PREFIX + field.name for field in _SETTINGS if getattr(self, PREFIX + field.name) is not None
         ]
         if self.is_aspo:
             settings = settings_of(self)
@@ -58,9 +61,9 @@ def extend(base: type) -> type:
             check_stage_fields(self)
             check_way()
             self.stage = HOST_STAGE
-        elif changed:
+        elif written:
             raise ValueError(
-                f"{', '.join(changed)} has no effect with `stage: {self.stage}`: "
+                f"{', '.join(written)} has no effect with `stage: {self.stage}`: "
                 f"set `stage: {STAGE}`, or remove the key."
             )
         base.__post_init__(self)  # type: ignore[attr-defined]

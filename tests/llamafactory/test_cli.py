@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write_recipe(folder: Path, recipe: dict[str, Any]) -> Path:
 def test_one_process_equals_two(recipe: dict[str, Any], tmp_path: Path) -> None:
     """YAML with `key=value` overrides; 1 process of batch 4 and 2 of batch 2 log the same numbers.
 
-    Both list the one row that cannot be trained on, once.
+    Each lists the one row that cannot be trained on, once, also where two processes read a stream.
     """
     rows = data.rows(24, 32, sentences=(3, 5))
     rows[5]["chosen"][0]["content"] = " "
@@ -50,10 +51,24 @@ def test_one_process_equals_two(recipe: dict[str, Any], tmp_path: Path) -> None:
         NPROC_PER_NODE="2",
     )
     assert two.returncode == 0, two.stderr[-3000:]
+    streamed = cli(
+        "train",
+        path,
+        "streaming=true",
+        "dataloader_num_workers=1",
+        "per_device_train_batch_size=2",
+        f"output_dir={tmp_path / 'streamed'}",
+        FORCE_TORCHRUN="1",
+        NPROC_PER_NODE="2",
+    )
+    assert streamed.returncode == 0, streamed.stderr[-3000:]
+    assert len(steps(tmp_path / "streamed")) == 4
+    saved = json.loads((tmp_path / "streamed" / "aspo_args.json").read_text())
+    assert saved["data"] == {"training": {"empty": 1}}
     saved = json.loads((tmp_path / "two" / "aspo_args.json").read_text())
     assert saved["finetuning_args"]["aspo_alpha"] == 0.3
     assert saved["data"] == {"training": {"rows": 24, "empty": 1}}
-    for name in ("one", "two"):
+    for name in ("one", "two", "streamed"):
         [line] = (tmp_path / name / "aspo_rejected.jsonl").read_text().splitlines()
         assert json.loads(line)["row"] == 5
     first, second = steps(tmp_path / "one"), steps(tmp_path / "two")
@@ -81,8 +96,11 @@ def test_flags_and_help(recipe: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_switched_off_by_environment(recipe: dict[str, Any], tmp_path: Path) -> None:
-    run = cli("train", write_recipe(tmp_path, recipe), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    assert run.returncode != 0 and not (tmp_path / "out" / "trainer_state.json").exists()
+    """As without the package: the host says that it does not know the keys, and trains nothing."""
+    path = write_recipe(tmp_path, {**recipe, "aspo_alpha": 0.5})
+    run = cli("train", path, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    assert run.returncode != 0 and not (tmp_path / "out").exists()
+    assert "keys are not used by the HfArgumentParser: ['aspo_alpha']" in run.stderr
 
 
 def test_plain_stages_are_unchanged(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -135,32 +153,40 @@ RAY_PROGRAM = """
 import json, sys
 import ray
 from ray.util.placement_group import placement_group
-from llamafactory.train import tuner
+from llamafactory.train import trainer_utils, tuner
 
-# The host asks for ten processors a worker, as many workers as processors, and Ray's dashboard.
-original = tuner.get_ray_remote_config_for_worker
-tuner.get_ray_remote_config_for_worker = lambda **kwargs: {**original(**kwargs), "num_cpus": 1}
-tuner.get_placement_group = lambda count: (placement_group([{"CPU": 1}]), {"CPU": 1})
-tuner.get_ray_head_node_ip = ray.util.get_node_ip_address
+WORKERS = 2
+if hasattr(tuner, "_ray_training_function"):
+    # The host asks for ten processors a worker, as many workers as processors, and Ray's dashboard.
+    original = tuner.get_ray_remote_config_for_worker
+    tuner.get_ray_remote_config_for_worker = lambda **kwargs: {**original(**kwargs), "num_cpus": 1}
+    tuner.get_placement_group = lambda count: (placement_group([{"CPU": 1}] * WORKERS), {"CPU": 1})
+    tuner.get_ray_head_node_ip = ray.util.get_node_ip_address
+else:  # 0.9.4 leaves the workers to Ray Train, and wants a GPU for each
+    scaling = trainer_utils.ScalingConfig
+    trainer_utils.ScalingConfig = lambda **kwargs: scaling(num_workers=WORKERS, use_gpu=False)
 tuner.run_exp(json.loads(sys.argv[1]))
 """
 
 
 def test_ray(recipe: dict[str, Any], tmp_path: Path) -> None:
-    """The host's Ray path: the worker is an interpreter of Ray's, which finds `stage: aspo` by itself."""
-    pytest.importorskip("ray")
-    from llamafactory.train import tuner
-
+    """The host's Ray path, two workers: interpreters of Ray's, which find `stage: aspo` by themselves."""
     ray_recipe = {
         **recipe,
-        "ray_num_workers": 1,
-        "ray_init_kwargs": {"num_cpus": 1, "include_dashboard": False},
+        "per_device_train_batch_size": 2,
+        "ray_num_workers": 2,
+        "ray_init_kwargs": {"num_cpus": 3, "include_dashboard": False},
     }
-    if hasattr(tuner, "_ray_training_function"):
-        command = [sys.executable, "-c", RAY_PROGRAM, json.dumps(ray_recipe)]
-    else:  # 0.9.4 leaves the workers to Ray Train
-        pytest.skip("Ray Train of 0.9.4 wants more processors than a test machine has")
-    environment = {**os.environ, "USE_RAY": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+    if version("llamafactory") == "0.9.4":  # later versions have no such key
+        ray_recipe["ray_storage_path"] = str(tmp_path / "ray")
+    run = subprocess.run(
+        [sys.executable, "-c", RAY_PROGRAM, json.dumps(ray_recipe)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "USE_RAY": "1"},
+    )
     assert run.returncode == 0, run.stdout[-1500:] + run.stderr[-3000:]
-    assert "aspo/weight_mean" in steps(tmp_path / "out")[0]
+    [first, _] = steps(tmp_path / "out")
+    assert "aspo/weight_mean" in first
+    assert first["epoch"] == 0.1  # two workers took 4 of 40 rows

@@ -36,8 +36,15 @@ FIELDS = [
     ({"ld_alpha": 0.5}, r"ld_alpha: 0\.5.*remove"),
     ({"use_mca": True}, r"use_mca.*bypass ASPO.*unset USE_MCA"),
     ({"use_unsloth": True}, r"(unsloth)"),
+    ({"use_hyper_parallel": True}, r"use_hyper_parallel"),
+    ({"streaming": True, "aspo_reference_cache": "c"}, r"aspo_reference_cache: c.*streaming: true.*turn one"),
     ({"ignore_pad_token_for_loss": False}, r"ignore_pad_token_for_loss: false.*remove it"),
     ({"stage": "dpo", "aspo_alpha": 0.2}, r"aspo_alpha has no effect with `stage: dpo`.*stage: aspo"),
+    # As the defaults, too: a recipe of which only the stage was forgotten would train plain DPO.
+    (
+        {"stage": "dpo", "aspo_alpha": 0.5, "aspo_normalization": "weight"},
+        r"aspo_alpha, aspo_normalization has no",
+    ),
     ({"packing": True, "neat_packing": True}, r"neat_packing"),
     (
         {"streaming": True, "aspo_similarity_model": "clip"},
@@ -66,15 +73,11 @@ def test_megatron_by_environment(variable: str, train: Any, monkeypatch: pytest.
 
 
 def test_ktransformers(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
+    from llamafactory.hparams import parser
 
-    from aspo_plugin.config import AspoSettings
-    from aspo_plugin.llamafactory.checks import check_run
-
-    model_args = SimpleNamespace(use_kt=True, use_unsloth=False)
-    data_args = SimpleNamespace(ignore_pad_token_for_loss=True, streaming=False)
-    with pytest.raises(ValueError, match="use_kt.*bypass ASPO"):
-        check_run(model_args, data_args, AspoSettings())
+    monkeypatch.setattr(parser, "check_version", lambda *args, **kwargs: None)  # as if it were installed
+    with pytest.raises(ValueError, match="use_kt.*bypass ASPO: remove it"):
+        train(use_kt=True)
 
 
 def test_unscored_images(train: Any) -> None:

@@ -173,7 +173,12 @@ def test_similarity_model_scores_once(
 
     monkeypatch.setattr(scorer, "SentenceScorer", Drawing)
     monkeypatch.setenv("ASPO_CACHE", str(tmp_path / "scores"))
-    common = {"dataset": "unscored,text", "aspo_similarity_model": str(models / "clip"), "aspo_alpha": 1.0}
+    # Only the rows without similarities are scored.
+    common = {
+        "dataset": "unscored,text,many",
+        "aspo_similarity_model": str(models / "clip"),
+        "aspo_alpha": 1.0,
+    }
     first = train(**common, output_dir=str(tmp_path / "first"))
     [kept] = (tmp_path / "scores" / "aspo_similarity").iterdir()
     rows = [row for row in data.rows(8, 3, sentences=(2, 4), similarity=False)]
@@ -196,3 +201,34 @@ def test_similarity_model_scores_once(
     second = train(**common, output_dir=str(tmp_path / "second"), overwrite_cache=True)
     assert [entry["loss"] for entry in second] == [entry["loss"] for entry in first]
     assert second[0]["aspo/similarity_mean"] == first[0]["aspo/similarity_mean"]
+
+
+def test_what_a_kept_similarity_depends_on(tmp_path: Path) -> None:
+    from aspo_plugin.llamafactory.similarity import row_key
+
+    def key(model: str = "m", text: str = "One. Two.", picture: bytes = b"a", **image: Any) -> str:
+        row = {
+            "_response": [{"role": "assistant", "content": text}],
+            "_chosen_sentences": [[0, 4], [5, 9]],
+            "_images": [{"bytes": picture, "path": "p", **image}],
+        }
+        return row_key({"model": model}, row)
+
+    (tmp_path / "a.png").write_bytes(b"a")
+    same = {key(), key(path="elsewhere"), key(bytes=None, path=str(tmp_path / "a.png"))}
+    assert len(same) == 1
+    others = {key(model="n"), key(text="One. Ten."), key(picture=b"b"), key(bytes=None, path="missing")}
+    assert len(others | same) == 5
+
+
+def test_adapter_inputs_are_not_copied_under_mixed_precision(train: Any, monkeypatch: Any) -> None:
+    from aspo_plugin.core.adapters import keep_input_dtype
+    from aspo_plugin.llamafactory import trainer
+
+    changed = []
+    monkeypatch.setattr(trainer, "keep_input_dtype", lambda model: changed.append(keep_input_dtype(model)))
+    log = train(bf16=True, max_steps=2)
+    assert changed and changed[0] > 0 and all(math.isfinite(entry["loss"]) for entry in log)
+    changed.clear()
+    train(max_steps=1, overwrite_output_dir=True)
+    assert not changed
