@@ -44,11 +44,11 @@ help:
 	$(UV) pip install --quiet --python .venv/$*/bin/python --constraint $< --group $* --editable '.$(EXTRA)'
 	@touch $@
 
-# Another tested version of a host: its constraint file names it. bitsandbytes is for the QLoRA test.
+# Another tested version of a host: its constraint file names it. bitsandbytes and ray serve one test each.
 .venv/llamafactory-0.9.4/.installed: constraints/llamafactory-0.9.4.txt pyproject.toml .venv/tools/.installed
 	@echo "installing .venv/llamafactory-0.9.4"
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/llamafactory-0.9.4
-	$(UV) pip install --quiet --python .venv/llamafactory-0.9.4/bin/python --constraint $< --group test bitsandbytes \
+	$(UV) pip install --quiet --python .venv/llamafactory-0.9.4/bin/python --constraint $< --group test bitsandbytes ray \
 		--editable '.[llamafactory]'
 	@touch $@
 
