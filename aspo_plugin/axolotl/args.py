@@ -12,6 +12,9 @@ from aspo_plugin.config import AspoSettings, canonical, settings_from
 
 NAME = "aspo: {}"  # how a user of Axolotl writes a setting
 DATASET_KEYS = ("path", "split", "type", "data_files", "revision")
+# What a prompt strategy of Axolotl, named by `type`, may read beside them: Axolotl's own schema of preference
+# sets drops all others.
+STRATEGY_KEYS = ("field_messages", "field_chosen", "field_rejected")
 
 # Config key -> (values that are fine, why others are not). A key that is not set is always fine.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -79,6 +82,12 @@ def refuse(cfg: Mapping[str, Any]) -> None:
         value = cfg.get(key)
         if value is not None and value not in allowed:
             raise ValueError(f"{key}: {value} does not work with rl: aspo, because {why}. Remove the key.")
+    if cfg.get("rl_adapter_ref_model") and (cfg.get("aspo") or {}).get("reference_cache"):
+        raise ValueError(
+            "rl_adapter_ref_model: true loads a second model for the reference, and aspo: reference_cache is "
+            "there to hold none. Remove one of them: without the first, the model without its adapter is the "
+            "reference."
+        )
     if cfg.get("trainer_cls"):
         raise ValueError(
             f"trainer_cls: {cfg['trainer_cls']} would replace the trainer of rl: aspo. Remove trainer_cls, "
@@ -90,9 +99,21 @@ def refuse(cfg: Mapping[str, Any]) -> None:
         )
     for key in ("datasets", "test_datasets"):
         for entry in cfg.get(key) or []:
-            unknown = sorted(set(entry) - set(DATASET_KEYS))
-            if unknown or not entry.get("path"):
-                problem = (
-                    f"has {', '.join(unknown)}, which rl: aspo does not read" if unknown else "has no path"
-                )
-                raise ValueError(f"{key}: {dict(entry)} {problem}. The keys are {', '.join(DATASET_KEYS)}.")
+            _check_entry(key, dict(entry))
+
+
+def _check_entry(key: str, entry: dict[str, Any]) -> None:
+    known = DATASET_KEYS + (STRATEGY_KEYS if entry.get("type") else ())
+    unknown = sorted(set(entry) - set(known))
+    if not entry.get("path"):
+        raise ValueError(f"{key}: {entry} has no path. The keys are {', '.join(known)}.")
+    if set(unknown) & set(STRATEGY_KEYS):
+        raise ValueError(
+            f"{key}: {entry} has {', '.join(unknown)}, which only a prompt strategy reads: add its `type`, "
+            "for example `type: chat_template.default`."
+        )
+    if unknown:
+        raise ValueError(
+            f"{key}: {entry} has {', '.join(unknown)}, which rl: aspo does not read. "
+            f"The keys are {', '.join(known)}."
+        )

@@ -10,6 +10,9 @@
     Relies on: `utils.trainer.check_cuda_p2p_ib_support` asks CUDA for peers and fails without a driver;
     `device_map` is `{"": rank}`, which is no device of a CPU.
     Can go when: Axolotl trains with several processes on CPU.
+`hold_no_reference`: with a reference cache, full fine-tuning loads no second model.
+    Relies on: `axolotl.train.setup_reference_model` loads it and hands it to the trainer.
+    Can go when: Axolotl asks the trainer or a plugin whether it needs one.
 `merge_method: legacy` for `axolotl merge-lora`, where the config names none.
     Relies on: `merge_lora` is in the raw config that the command loads.
     Can go when: `cli.utils.lora_merge` composes the renamings of a LLaVA checkpoint.
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import logging
 import math
 import os
@@ -40,6 +44,7 @@ logger = logging.getLogger(__name__)
 TESTED = ("0.19.0",)
 TRAINER = "aspo_plugin.axolotl.trainer.AxolotlAspoTrainer"
 PLUGIN = "aspo_plugin.axolotl.AspoPlugin"
+_EVALUATES = "aspo_evaluates"
 
 _TOUCHED = (
     "axolotl.common.datasets:TrainDatasetMeta",
@@ -51,6 +56,7 @@ _TOUCHED = (
     "axolotl.loaders:load_processor",
     "axolotl.loaders:load_tokenizer",
     "axolotl.prompt_strategies.dpo:load",
+    "axolotl.train:setup_reference_model",
     "axolotl.utils.data.lock:FileLockLoader",
     "axolotl.utils.data.shared:create_train_validation_split",
     "axolotl.utils.data.shared:generate_dataset_hash_from_config",
@@ -87,6 +93,11 @@ def check_host(touched: tuple[str, ...] = _TOUCHED[:3]) -> None:
 def is_aspo(cfg: Any) -> bool:
     """Whether a registered config trains ASPO."""
     return cfg.get("trainer_cls") == TRAINER
+
+
+def evaluates(cfg: Any) -> bool:
+    """Whether `axolotl evaluate` runs, and not `axolotl train`."""
+    return bool(cfg.get(_EVALUATES))
 
 
 def register(cfg: Any) -> None:
@@ -168,10 +179,30 @@ def _serve_evaluate() -> None:
 
     @functools.wraps(original)
     def prepare(cfg: Any, tokenizer: Any) -> Any:
-        return prepared_splits(cfg) if is_aspo(cfg) else original(cfg, tokenizer)
+        if not is_aspo(cfg):
+            return original(cfg, tokenizer)
+        cfg[_EVALUATES] = True
+        return prepared_splits(cfg)
 
     prepare.serves_aspo = True  # type: ignore[attr-defined]
     module.prepare_preference_datasets = prepare
+
+
+def hold_no_reference(cfg: Any) -> None:
+    """With a reference cache the policy is its own reference before its first step: load no second model."""
+    from axolotl import train as module
+
+    original = module.setup_reference_model
+    if not is_aspo(cfg) or getattr(original, "asks_aspo", False):
+        return
+
+    @functools.wraps(original)
+    def setup(cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        cached = is_aspo(cfg) and (cfg.aspo or {}).get("reference_cache")
+        return None if cached else original(cfg, *args, **kwargs)
+
+    setup.asks_aspo = True  # type: ignore[attr-defined]
+    module.setup_reference_model = setup
 
 
 def _skip_peer_probe() -> None:
@@ -193,14 +224,18 @@ def prepared_splits(cfg: Any) -> tuple[Any, Any]:
     from axolotl.loaders import load_tokenizer
     from axolotl.utils.data.lock import FileLockLoader
     from axolotl.utils.data.shared import create_train_validation_split
+    from axolotl.utils.data.utils import deduplicate_and_log_datasets
 
     _fit_to_cpu(cfg)
     processing = processing_class(cfg, load_tokenizer(cfg))
 
     def build() -> tuple[Any, Any]:
         train = _split(cfg, processing, "datasets")
-        if cfg.test_datasets:
-            return train, _split(cfg, processing, "test_datasets")
+        test = _split(cfg, processing, "test_datasets") if cfg.test_datasets else None
+        if cfg.dataset_exact_deduplication:
+            train, test = deduplicate_and_log_datasets(dataset=train, other_dataset=test)
+        if test is not None:
+            return train, test
         if cfg.val_set_size:
             return create_train_validation_split(train, cfg, cfg.val_set_size)
         return train, None
@@ -215,7 +250,6 @@ def prepared_splits(cfg: Any) -> tuple[Any, Any]:
 def _split(cfg: Any, processing: Any, key: str) -> Any:
     """The merged and prepared rows of `datasets` or `test_datasets`, kept in `dataset_prepared_path`."""
     from axolotl.utils.data.shared import load_preprocessed_dataset, merge_datasets, save_preprocessed_dataset
-    from axolotl.utils.data.utils import deduplicate_and_log_datasets
 
     from .data import prepared_entry
 
@@ -224,13 +258,17 @@ def _split(cfg: Any, processing: Any, key: str) -> Any:
     if dataset is None:
         parts = [
             prepared_entry(
-                cfg, entry, index, processing, load=_read(cfg), transform=_transform(cfg), score=_score(cfg)
+                cfg,
+                entry,
+                index,
+                processing,
+                load=_read(cfg),
+                transform=_transform(cfg, key),
+                score=_score(cfg),
             )
             for index, entry in enumerate(cfg[key])
         ]
         dataset = merge_datasets(parts, cfg)
-        if cfg.dataset_exact_deduplication:
-            dataset, _ = deduplicate_and_log_datasets(dataset=dataset)
         save_preprocessed_dataset(cfg, dataset, name, "train" if key == "datasets" else "test")
     return dataset
 
@@ -278,17 +316,23 @@ def _read(cfg: Any) -> Callable[[Mapping[str, Any]], Any]:
     return read
 
 
-def _transform(cfg: Any) -> Callable[[Any, int], Callable[[Any], Any]]:
+def _transform(cfg: Any, key: str) -> Callable[[Any, int], Callable[[Any], Any]]:
+    from axolotl.loaders import load_tokenizer
     from axolotl.prompt_strategies.dpo import load
     from axolotl.utils.dict import DictDefault
 
+    # Strategies read their entry from `datasets`, also those of `test_datasets`.
+    own = DictDefault({**cfg, "datasets": cfg[key]})
+
     def transform(kind: Any, index: int) -> Callable[[Any], Any]:
         strategy = load(
-            "user_defined.default" if isinstance(kind, DictDefault) else kind, cfg, dataset_idx=index
+            "user_defined.default" if isinstance(kind, DictDefault) else kind, own, dataset_idx=index
         )
         if strategy is None:
-            raise ValueError(f"type: {kind} of datasets is no prompt strategy of Axolotl; see the log above.")
+            raise ValueError(f"type: {kind} of {key} is no prompt strategy of Axolotl; see the log above.")
         function, options = strategy if isinstance(strategy, tuple) else (strategy, {})
+        if "tokenizer" in inspect.signature(function).parameters:
+            function = functools.partial(function, tokenizer=load_tokenizer(cfg))
 
         def apply(dataset: Any) -> Any:
             mapped = dataset.map(function, desc=f"Applying {kind}", **options)

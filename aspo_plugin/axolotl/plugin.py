@@ -28,6 +28,11 @@ class AspoPlugin(BasePlugin):
 
         return host.load_datasets(cfg)
 
+    def pre_model_load(self, cfg: Any) -> None:
+        from . import host
+
+        host.hold_no_reference(cfg)
+
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         from . import host
 

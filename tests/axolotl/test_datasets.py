@@ -1,0 +1,117 @@
+"""Where the pairs come from: Axolotl's prompt strategies, repeated rows, splits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aspo_plugin.axolotl import host
+
+CHOSEN = "A cat sits here. It looks at me. I like it."
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def splits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """(training, evaluation) of each command that is run."""
+    seen: list[Any] = []
+    original = host.prepared_splits
+    monkeypatch.setattr(host, "prepared_splits", lambda cfg: seen.append(original(cfg)) or seen[-1])
+    return seen
+
+
+def test_text_sets_through_axolotls_prompt_strategies(
+    command: Any, splits: list[Any], models: Path, tmp_path: Path
+) -> None:
+    """Three strategies with their fields, in training and evaluation sets; repeated rows are left out."""
+    from transformers import AutoTokenizer
+
+    intel = [
+        {"system": "Be kind.", "question": f"What is {i}?", "chosen": CHOSEN, "rejected": "A dog."}
+        for i in (0, 1, 1, 2, 0)
+    ]
+    chat = [
+        {"talk": [{"role": "user", "content": f"And {i}?"}], "good": {"role": "assistant", "content": CHOSEN}}
+        | {"bad": {"role": "assistant", "content": "No."}}
+        for i in range(3)
+    ]
+    own = [{"q": f"Why {i}?", "yes": CHOSEN, "no": "Because."} for i in (5, 6)]
+    by_template = {
+        "type": "chat_template.default",
+        "field_messages": "talk",
+        "field_chosen": "good",
+        "field_rejected": "bad",
+    }
+    fields = {
+        "field_prompt": "q",
+        "field_chosen": "yes",
+        "field_rejected": "no",
+        "prompt_format": "Q: {prompt} A:",
+    }
+    command(
+        "preprocess",
+        base_model=str(models / "text"),
+        adapter=None,
+        lora_target_modules=None,
+        chat_template="chatml",
+        datasets=[
+            {"path": write_rows(tmp_path / "intel.jsonl", intel), "type": "chatml.intel", "split": "train"},
+            {"path": write_rows(tmp_path / "chat.jsonl", chat), "split": "train", **by_template},
+        ],
+        test_datasets=[
+            {"path": write_rows(tmp_path / "own.jsonl", own), "type": fields, "split": "train"},
+            {"path": write_rows(tmp_path / "again.jsonl", chat[:1]), "split": "train", **by_template},
+        ],
+        dataset_exact_deduplication=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(models / "text")
+    [(train, evaluation)] = splits
+
+    def texts(dataset: Any) -> set[tuple[str, str]]:
+        return {
+            (
+                tokenizer.decode(row["prompt_ids"]).removeprefix(tokenizer.bos_token or ""),
+                tokenizer.decode(row["chosen_ids"]),
+            )
+            for row in dataset
+        }
+
+    def turn(role: str, text: str) -> str:
+        return f"<|im_start|>{role}\n{text}<|im_end|>\n"
+
+    end = tokenizer.eos_token
+    said = CHOSEN + "<|im_end|>" + end * (end != "<|im_end|>")
+    ask = "<|im_start|>assistant\n"
+    expected = {(turn("system", "Be kind.") + turn("user", f"What is {i}?") + ask, said) for i in range(3)}
+    expected |= {(turn("user", f"And {i}?") + ask, said) for i in range(3)}
+    assert texts(train) == expected and len(train) == 6
+    # The repeated row of the test sets is one of the training set.
+    assert texts(evaluation) == {(f"Q: Why {i}? A:", CHOSEN + end) for i in (5, 6)} and len(evaluation) == 2
+    assert {max(row["sentence_ids"]) for row in [*train, *evaluation]} == {2}
+
+
+def test_a_share_of_the_training_set_evaluates(command: Any, splits: list[Any], datasets: Path) -> None:
+    """`val_set_size` of two mixed sets: disjoint parts, the same in every run."""
+    mixed = [{"path": str(datasets / name)} for name in ("many", "plain.jsonl")]
+    for _ in range(2):
+        command("preprocess", datasets=mixed, val_set_size=0.25, dataset_exact_deduplication=True)
+    first, second = splits
+    ids = [[(*row["prompt_ids"], *row["chosen_ids"]) for row in part] for part in first]
+    assert [len(part) for part in ids] == [36, 12]
+    assert ids == [[(*row["prompt_ids"], *row["chosen_ids"]) for row in part] for part in second]
+    images = [bool(row["images"]) for part in first for row in part]
+    assert sum(images) == 24
+
+
+def test_a_strategy_that_axolotl_does_not_have_is_named(command: Any, datasets: Path) -> None:
+    with pytest.raises(ValueError, match="type: chatml.intl of datasets is no prompt strategy"):
+        command("preprocess", datasets=[{"path": str(datasets / "plain.jsonl"), "type": "chatml.intl"}])
+    with pytest.raises(ValueError, match="has images, which `type: chatml.intel` of Axolotl would drop"):
+        command("preprocess", datasets=[{"path": str(datasets / "many"), "type": "chatml.intel"}])
