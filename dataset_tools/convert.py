@@ -129,6 +129,7 @@ class Conversion:
         settings = self.settings
         return {
             "source": self.located.location,
+            "revision": self.located.revision,
             "files": [[name, os.path.getsize(path)] for path, name in self.located.files],
             "from": self.source.name,
             "split": settings.split,

@@ -99,7 +99,7 @@ def push(
     folder = Path(folder)
     planned = plan(folder, repo)
     api = HfApi()
-    with _network("the upload was cut off. Run the same command again: what has arrived is not sent twice"):
+    with network("the upload was cut off. Run the same command again: what has arrived is not sent twice"):
         # The repository comes before any file: a private dataset must never have been public for a moment.
         repo = api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True).repo_id
         if private and not api.dataset_info(repo).private:
@@ -151,7 +151,7 @@ def pull(repo: str, out: Path | str, *, revision: str | None = None) -> dict[str
         raise UsageError(f"{out} exists and is not empty: give another folder, or remove it first.")
     partial = out.with_name(out.name + ".incomplete")
     api = HfApi()
-    with _network("the download was cut off. Run the same command again: it goes on where it was"):
+    with network("the download was cut off. Run the same command again: it goes on where it was"):
         info = api.dataset_info(repo, revision=revision)
         names = {sibling.rfilename for sibling in info.siblings or []}
         if RECORD not in names:
@@ -183,7 +183,7 @@ def pull(repo: str, out: Path | str, *, revision: str | None = None) -> dict[str
 
 
 @contextmanager
-def _network(message: str) -> Iterator[None]:
+def network(message: str) -> Iterator[None]:
     """A broken connection as one `DataError`; answers of the Hub stay what they are."""
     try:
         yield

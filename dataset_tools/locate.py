@@ -69,7 +69,10 @@ def _local(path: Path, split: str) -> Located:
 def _from_hub(repo: str, revision: str | None, split: str) -> Located:
     from huggingface_hub import HfApi
 
-    info = HfApi().dataset_info(repo, revision=revision)
+    from dataset_tools.hub import network
+
+    with network(f"the Hub cannot be reached to look up {repo}"):
+        info = HfApi().dataset_info(repo, revision=revision)
     names = sorted(item.rfilename for item in info.siblings or [])
     chosen = choose(names, split, repo)
     folder = download(repo, info.sha, chosen)
@@ -90,8 +93,12 @@ def download(repo: str, revision: str | None, names: list[str]) -> Path:
     """Fetch files of a Hub dataset at one commit; what is in the cache is not fetched again."""
     from huggingface_hub import snapshot_download
 
+    from dataset_tools.hub import network
+
     patterns = [glob.escape(name) for name in names]
-    return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    with network("the download was cut off. Run the same command again: it goes on where it was"):
+        folder = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)
+    return Path(folder)
 
 
 def find_images(located: Located, image_roots: list[Path], archives: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataset_tools.record import read_record, write_record
 from dataset_tools.schema import iter_rows, shards
 from tests.support import converted, data
 from tests.support.hub import TOKEN, StandInHub, apply_environment
+from tests.support.sources import rlaif_v, vlfeedback
 
 SCORER = {
     "model": "openai/clip-vit-large-patch14-336",
@@ -63,6 +65,8 @@ def aspo_data(hub: StandInHub, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    # The client's log handler keeps the stderr of its first use, which the runner has closed since.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
 
     def run(*arguments: str | Path, code: int = 0) -> Any:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -227,3 +231,89 @@ def test_half_scored_is_not_pushed(tmp_path):
         module.plan(folder, "user/set")
     write_record(folder, {**read_record(folder), "scorer": SCORER})
     assert module.plan(folder, "user/set").scored
+
+
+@pytest.fixture
+def convert(aspo_data, tmp_path, monkeypatch):
+    """`aspo-data convert` with a Hub cache of its own; returns the summary."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments: str | Path) -> dict[str, Any]:
+        more = ("--max-bad", "100%", "--workers", "1", "--json")
+        return json.loads(aspo_data("convert", *arguments, *more).stdout)
+
+    return run
+
+
+def test_convert_reads_a_hub_dataset_at_the_asked_revision(hub, tmp_path, convert):
+    rlaif_v(tmp_path / "old", rows=9)
+    rlaif_v(tmp_path / "new", rows=5, defects=False)
+    (tmp_path / "old" / "extra").mkdir()
+    (tmp_path / "old" / "extra" / "huge.bin").write_bytes(b"not data")
+    commit = hub.publish("user/source", tmp_path / "old", card="license: cc-by-nc-4.0")
+    later = hub.publish("user/source", tmp_path / "new", card="license: cc-by-nc-4.0")
+    hub.publish("user/source", tmp_path / "old", branch="v1", card="license: cc-by-nc-4.0")
+
+    convert(tmp_path / "old", tmp_path / "local")
+    for name, revision in (("by-commit", commit), ("by-branch", "v1")):
+        found = convert("user/source", tmp_path / name, "--revision", revision)
+        assert found["from"] == "rlaif-v"
+        assert list(iter_rows(tmp_path / name)) == list(iter_rows(tmp_path / "local"))
+    source = read_record(tmp_path / "by-commit")["source"]
+    assert source["revision"] == commit and source["location"] == "user/source"
+    assert source["license"] == "cc-by-nc-4.0" and source["url"].endswith("/datasets/user/source")
+
+    newest = convert("user/source", tmp_path / "newest")
+    assert newest["rows"] == 5 and read_record(tmp_path / "newest")["source"]["revision"] == later
+    assert not any("huge.bin" in path for method, path in hub.requests if method == "GET")
+
+
+def test_convert_fetches_the_images_beside_a_hub_jsonl(hub, tmp_path):
+    fixture = vlfeedback(tmp_path / "source")
+    hub.publish("user/vlfeedback", tmp_path / "source")
+    command = ("-m", "dataset_tools", "convert", "user/vlfeedback", str(tmp_path / "out"))
+    found = json.loads(client(hub, tmp_path / "home", *command, "--max-bad", "100%", "--json"))
+    assert found["from"] == "vlfeedback" and found["rows"] == len(fixture.rows)
+    rows = {row["id"]: row for row in iter_rows(tmp_path / "out")}
+    for name, expected in fixture.rows.items():
+        assert [image["bytes"] for image in rows[name]["images"]] == expected.images
+    assert not any(path.endswith(".py") for method, path in hub.requests if method == "GET")
+
+
+def test_convert_goes_on_with_a_download_that_was_cut(hub, tmp_path, aspo_data, monkeypatch):
+    rlaif_v(tmp_path / "source", rows=40, defects=False)
+    hub.publish("user/source", tmp_path / "source")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.cut_next_download(after=4000, times=200)
+    failed = aspo_data("convert", "user/source", tmp_path / "out", "--workers", "1", code=1)
+    assert "the download was cut off. Run the same command again" in failed.stderr
+    assert "Traceback" not in failed.stderr and not (tmp_path / "out.incomplete").exists()
+    hub.mend()
+    aspo_data("convert", "user/source", tmp_path / "out", "--workers", "1")
+    assert len(list(iter_rows(tmp_path / "out"))) == 40
+
+
+def test_convert_is_not_resumed_on_another_commit(hub, tmp_path, aspo_data, monkeypatch):
+    rlaif_v(tmp_path / "source", rows=40, defects=False)
+    before = hub.publish("user/source", tmp_path / "source")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    command = ("convert", "user/source", tmp_path / "out", "--workers", "1", "--shard-rows", "7")
+    with monkeypatch.context() as patch:
+        patch.setattr("dataset_tools.layout.Workplace.finish", lambda *_: 1 / 0)
+        aspo_data(*command, code=1)
+    now = hub.publish("user/source", tmp_path / "source")
+    refused = aspo_data(*command, "--resume", code=2)
+    assert f"revision is '{now}' now, but was '{before}'" in refused.stderr
+    aspo_data(*command, "--resume", "--revision", before)
+    assert len(list(iter_rows(tmp_path / "out"))) == 40
+
+
+def test_a_source_that_the_hub_does_not_have(hub, tmp_path, aspo_data):
+    rlaif_v(tmp_path / "source", rows=2, defects=False)
+    hub.publish("user/source", tmp_path / "source")
+    missing = aspo_data("convert", "user/nothing", tmp_path / "out", code=1)
+    assert "no such dataset on the Hub" in missing.stderr
+    missing = aspo_data("convert", "user/source", tmp_path / "out", "--revision", "v9", code=1)
+    assert "no such --revision on the Hub" in missing.stderr
+    missing = aspo_data("convert", "user/source", tmp_path / "out", "--split", "test", code=2)
+    assert "user/source has no split test" in missing.stderr

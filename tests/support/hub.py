@@ -21,8 +21,11 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
 
 TOKEN = "hf_" + "StandInToken" * 3
 """A token of the usual form that this server accepts; requests that change something need it."""
@@ -78,6 +81,7 @@ class StandInHub:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.uploaded: list[str] = []
+        self.arrived = threading.Event()
         self.lock = threading.Lock()
         self._cuts: dict[str, list[int]] = {"PUT": [], "GET": []}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -107,8 +111,23 @@ class StandInHub:
     def repo(self, name: str, kind: str = "dataset") -> Repo:
         return self.repos[kind, name]
 
+    def publish(self, name: str, folder: Path, branch: str = "main", card: str = "") -> str:
+        """A folder's files as a commit of a public dataset, as if somebody had uploaded them long ago."""
+        repo = self.repos.setdefault(("dataset", name), Repo("dataset", name))
+        files = {
+            path.relative_to(folder).as_posix(): Blob(path.read_bytes(), path.suffix in (".parquet", ".zip"))
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        if card:
+            files["README.md"] = Blob(f"---\n{card}\n---\n".encode(), False)
+        return repo.commit(branch, files, "upload")
+
     def cut_next_upload(self, after: int, times: int = 1) -> None:
-        """Close the connection of the next upload of a file larger than `after` bytes once they have come."""
+        """Close the connection of the next upload of a file larger than `after` bytes once they have come.
+
+        Not before another file has arrived: uploads go side by side, in no certain order.
+        """
         self._cuts["PUT"] += [after] * times
 
     def cut_next_download(self, after: int, times: int = 1) -> None:
@@ -253,6 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._find(kind, name)
         commit = self._commit(repo, revision)
         files = repo.commits[commit]
+        card = files["README.md"].data.decode().split("---\n") if "README.md" in files else []
         siblings = [
             {"rfilename": path, **({"size": len(b.data)} if query else {})} for path, b in files.items()
         ]
@@ -260,7 +280,10 @@ class _Handler(BaseHTTPRequestHandler):
             {"_id": "0", "id": name, "modelId": name, "author": name.split("/")[0], "sha": commit}
             | {"private": repo.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
             | {"tags": [], "siblings": siblings, "lastModified": "2026-01-01T00:00:00.000Z"}
-            | {"createdAt": "2026-01-01T00:00:00.000Z", "cardData": {}}
+            | {
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "cardData": yaml.safe_load(card[1]) if len(card) > 2 else {},
+            }
         )
 
     def branch(self, kind: str, name: str, branch: str, query: Any) -> None:
@@ -315,12 +338,14 @@ class _Handler(BaseHTTPRequestHandler):
         cut = self.hub.take_cut("PUT", size)
         if cut is not None:
             self.rfile.read(cut)
+            self.hub.arrived.wait(30)
             raise _Cut
         data = self._body()
         if hashlib.sha256(data).hexdigest() != oid:
             raise _Failure(400, "BadRequest", "the content has another hash")
         self.hub.objects[oid] = data
         self.hub.uploaded.append(oid)
+        self.hub.arrived.set()
         self._json({})
 
     def verify(self, query: Any) -> None:
