@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from aspo_plugin.core.reference_cache import KEYS, ReferenceCache, ReferenceCacheError
 from aspo_plugin.core.reference_fill import fill
-from aspo_plugin.core.selfcheck import precision_of
+from aspo_plugin.core.selfcheck import weight_dtype
 from aspo_plugin.randomness import same_randomness
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class CachedReference(TrainerCallback):
                 report = fill(
                     self.cache,
                     self._batches(loader()),
-                    precision=_precision(trainer, device),
+                    precision=_precision(trainer),
                     device=device,
                     dataset=_identity(dataset),
                 )
@@ -101,11 +101,9 @@ class CachedReference(TrainerCallback):
             yield keys, mask, compute
 
 
-def _precision(trainer: Any, device: torch.device) -> torch.dtype:
-    with trainer.compute_loss_context_manager():
-        if trainer.accelerator.mixed_precision in ("bf16", "fp16"):
-            return torch.bfloat16 if trainer.accelerator.mixed_precision == "bf16" else torch.float16
-        return precision_of(trainer.model, device)
+def _precision(trainer: Any) -> torch.dtype:
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
+    return mixed or weight_dtype(trainer.model)
 
 
 def _identity(dataset: Any) -> str:

@@ -5,13 +5,16 @@
     python -m benchmarks.training --host trl --repeats 3 --only "llava P=640 R=125"
 
 A step is forward and backward of policy and reference for one batch, on the same model and batch: for the
-hosts the loss function of their own trainer, for ASPO what its adapters call. Writes
+hosts the loss function of their own trainer, for ASPO what its adapters call. Time on a CPU: float32 models
+of the proportions of 7B, in processor time of one thread. Memory: always at 7B shapes, in bfloat16 with
+gradient checkpointing, on a CPU counted with fake tensors (`training_memory`). Writes
 docs/performance/<device>-<host>.json, and table and picture from all such files.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -150,25 +153,21 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
 
 
 def measure(host: str, setting: Any, device: str, real: bool, repeats: int) -> dict[str, Any]:
-    """Medians over `repeats` rounds in which each way takes its turn, and the peak of one more step each."""
+    """Medians over `repeats` rounds in which each way takes its turn, and the peak of one step of each."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
         dtype = torch.bfloat16 if real else torch.float32
-        model, batch, steps = _prepare(host, setting, device, "7B" if real else "time", dtype, folder)
+        model, batch, steps = _prepare(host, setting, device, "7B" if real else "small", dtype, folder)
         times: dict[str, list[float]] = {way: [] for way in WAYS}
         for turn in range(repeats + 1):
             for way in WAYS if turn % 2 else reversed(WAYS):
                 seconds = _timed(model, steps[way], batch, device)
                 if turn:  # the first round warms up, probes the head and fills the cache
                     times[way].append(seconds)
-        if not real:  # time in float32, the CPU's own arithmetic; memory in what GPUs train in
-            model, batch, steps = _prepare(
-                host, setting, device, "memory", torch.bfloat16, f"{folder}/memory"
-            )
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-        peaks = {way: _peak(model, steps[way], batch, device) for way in WAYS}
+        del model, batch, steps
+    gc.collect()
+    peaks = _peaks(host, setting, device)
     live, cached = token_limit(setting)
     import transformers
 
@@ -176,7 +175,7 @@ def measure(host: str, setting: Any, device: str, real: bool, repeats: int) -> d
         "setting": str(setting),
         "date": date.today().isoformat(),
         "device": machine(device),
-        "shapes": "7B" if real else "small, 7B proportions",
+        "shapes": {"time": "7B" if real else "small, 7B proportions", "memory": "7B"},
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -224,23 +223,45 @@ def _timed(model: Any, step: Any, batch: dict[str, Any], device: str) -> float:
     return seconds
 
 
-def _peak(model: Any, step: Any, batch: dict[str, Any], device: str) -> int:
+def _peaks(host: str, setting: Any, device: str) -> dict[str, int]:
+    """Of the host's and of ASPO's step with a live reference; a cached one only takes a smaller pass away."""
+    make = {"llamafactory": llamafactory_step, "trl": trl_step}[host]
+    makers = {"host": make, "aspo": functools.partial(aspo_step, cached=False)}
+    if device == "cpu":
+        from benchmarks.training_memory import peaks
+
+        return peaks(setting, makers)
+    return _allocated(setting, makers)
+
+
+def _allocated(setting: Any, makers: dict[str, Any]) -> dict[str, int]:
     import torch
+    from accelerate.utils import convert_outputs_to_fp32
 
-    from benchmarks.training_peak import PeakBytes
+    from aspo_plugin.core.adapters import keep_input_dtype
+    from benchmarks import training_models
 
-    step(batch).backward()
-    model.zero_grad(set_to_none=True)
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(batch).backward()
-        return torch.cuda.max_memory_allocated() - before
-    with PeakBytes() as bytes_:
-        step(batch).backward()
-    model.zero_grad(set_to_none=True)
-    return bytes_.peak
+    model = training_models.build(setting, "7B", torch.bfloat16, "cuda")
+    batch = training_models.batch(model, setting, "cuda", torch.bfloat16)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        steps = {way: make(model, folder) for way, make in makers.items()}
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+        model.forward = convert_outputs_to_fp32(torch.autocast("cuda", torch.bfloat16)(model.forward))
+        for way, step in steps.items():
+            if way != "host":
+                keep_input_dtype(model)
+                step.prepare(batch)
+            for _ in range(2):  # the first step warms up
+                model.zero_grad(set_to_none=True)
+                gc.collect()
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+                step(batch).backward()
+            found[way] = torch.cuda.max_memory_allocated() - before
+    return found
 
 
 def machine(device: str) -> str:

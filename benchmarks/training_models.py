@@ -1,13 +1,14 @@
 """Random-weight models for the training benchmark: 7B shapes, or small ones of the same proportions.
 
-The small shapes keep depth times width against vocabulary (so the share of the logits in time and in
-memory), MLP against attention, vision tower against language model, image tokens and image size. No small
-shape keeps all: "time" is wide and shallow, so that attention does not outweigh the matrix products as it
-does in narrow models; "memory" has the depth of the 7B models, which what checkpointing keeps depends on.
+The small shapes keep depth times width against vocabulary (so the share of the logits in time), MLP against
+attention, vision tower against language model, image tokens and image size. They are wide and shallow, so
+that attention does not outweigh the matrix products as it does in narrow models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,7 @@ VOCABULARY = {"llava": 32064, "qwen2_5_vl": 152064}
 _FULL = {"llava": 32 * 4096, "qwen2_5_vl": 28 * 3584}
 _SHAPES = {
     "7B": {"llava": (32, 4096), "qwen2_5_vl": (28, 3584)},
-    "time": {"llava": (2, 512), "qwen2_5_vl": (2, 512)},
-    "memory": {"llava": (32, 256), "qwen2_5_vl": (28, 256)},
+    "small": {"llava": (2, 512), "qwen2_5_vl": (2, 512)},
 }
 
 
@@ -103,11 +103,21 @@ def build(setting: Setting, shape: str, dtype: torch.dtype, device: str) -> Any:
             vision_end_token_id=vocabulary - 4,
         )
         kind = transformers.Qwen2_5_VLForConditionalGeneration
-    with torch.device(device):
-        model = kind(config).to(dtype)
+    with torch.device(device), _default(dtype):
+        model = kind(config)
     model.config.use_cache = False
     targets = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
     return get_peft_model(model, LoraConfig(r=8, target_modules=targets))
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def batch(model: Any, setting: Setting, device: str, dtype: torch.dtype) -> dict[str, Any]:

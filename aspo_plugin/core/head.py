@@ -73,7 +73,8 @@ class HeadReader:
     """Reads log-probs through one head; `after` is what the model does to the head's logits.
 
     `after` is None until the probe has run; it may then be the identity, a soft cap or a scale, and
-    `whole` says why the model's own logits (of the wanted rows) must be used instead.
+    `whole` says why the model's own logits (of the wanted rows) must be used instead. `precision` is what
+    products were computed in at the last call: accelerate turns autocast on inside the model's forward only.
     """
 
     head: nn.Module
@@ -81,6 +82,7 @@ class HeadReader:
     plain: bool = True
     whole: str = ""
     probed: bool = False
+    precision: torch.dtype | None = None
 
     @contextmanager
     def reading(self, rows: Rows) -> Iterator[Call]:
@@ -91,6 +93,7 @@ class HeadReader:
 
         def replaced(hidden: Tensor, *args, **kwargs) -> Tensor:
             call.calls += 1
+            self.precision = _precision(hidden)
             if tuple(hidden.shape[:2]) != rows.shape:
                 call.reason = "the output layer's input is not [batch, length, hidden]"
                 return forward(hidden, *args, **kwargs)
@@ -149,6 +152,11 @@ class HeadReader:
                 return False
         self.whole = "the model changes its logits in a way that is not known here"
         return False
+
+
+def _precision(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def _known_functions(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:

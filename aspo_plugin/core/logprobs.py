@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aspo_plugin.core import selfcheck
 from aspo_plugin.core.architectures import Architecture, describe
 from aspo_plugin.core.frozen import frozen_without_gradients, vision_towers
-from aspo_plugin.core.head import HeadReader, Rows, read_logps, unwrap
+from aspo_plugin.core.head import HeadReader, Rows, output_head, read_logps, unwrap
 from aspo_plugin.core.shared_prefix import (
     IMAGE_INPUTS,
     IMAGES_ONCE,
@@ -146,7 +146,7 @@ class ResponseLogProbs:
             plain = self._read(model, batch, plain=True)
             rows, given = batch.padded()
             other, _ = self._forward(model, given, rows)
-        precision = selfcheck.precision_of(model, device)
+        precision = self._precision(model)
         # Every rank reads its verdict only after the forwards, which all ranks must run together.
         self.verdict = selfcheck.judge(logps, plain, other, precision)
         if selfcheck.any_rank(not self.verdict.holds, device):
@@ -155,6 +155,13 @@ class ResponseLogProbs:
                 f"({self.verdict}). Training would be wrong, so it stops here. Set shared_prefix to false, "
                 f"and please report the model and the versions of torch and transformers."
             )
+
+
+    def _precision(self, model: nn.Module) -> torch.dtype:
+        """What the last forward computed in: the sums of products, not the weights they were made of."""
+        head = output_head(model)
+        seen = self._readers[head].precision if head in self._readers else None
+        return seen or selfcheck.weight_dtype(model)
 
 
 class _Batch:

@@ -72,10 +72,8 @@ def more_padding(inputs: dict[str, Tensor], length: int) -> dict[str, Tensor]:
     }
 
 
-def precision_of(model: nn.Module, device: torch.device) -> torch.dtype:
-    """What matrix products run in: autocast's type where it is on, else that of the model's weights."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
+def weight_dtype(model: nn.Module) -> torch.dtype:
+    """Of the first floating-point weight; float32 where there is none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 

@@ -135,6 +135,20 @@ def test_bfloat16_with_sharp_weights():
         assert logps.verdict.holds
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_inside_the_forward(dtype, monkeypatch):
+    """As accelerate does it: outside, nothing tells that the model computes in half precision."""
+    inputs, wanted = token_batch(pairs=4, prompt=(30, 60), response=(10, 30))
+    model = language_model("Qwen3")
+    model.forward = torch.autocast("cpu", dtype=dtype)(model.forward)
+    logps = ResponseLogProbs()
+    logps(model, inputs, wanted)
+    assert logps.verdict.holds and logps.verdict.difference > 1e-5
+    rejected_sees_chosen(monkeypatch)
+    with pytest.raises(SelfCheckError):
+        ResponseLogProbs()(model, inputs, wanted)
+
+
 def test_only_the_first_shared_batch_is_checked(monkeypatch):
     model = language_model("Llama")
     forwards = []

@@ -92,6 +92,15 @@ def test_the_adapter_is_off_for_the_reference(run: Any) -> None:
     assert off[-1]["rewards/margins"] != 0
 
 
+def test_adapter_inputs_are_not_copied_under_mixed_precision(run: Any) -> None:
+    from peft import LoraConfig
+
+    for mixed in (True, False):
+        trainer = run(data.rows(2), keep=True, bf16=mixed, peft_config=LoraConfig(target_modules=["q_proj"]))
+        casts = {m.cast_input_dtype_enabled for m in trainer.model.modules() if hasattr(m, "lora_A")}
+        assert casts == {not mixed}
+
+
 def test_similarities_keep_their_digits_under_deepspeed(run: Any, monkeypatch: Any) -> None:
     from transformers import Trainer
 
