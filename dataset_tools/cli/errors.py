@@ -29,20 +29,30 @@ def own_process() -> None:
     _own_process = True
 
 
-def _os_error(error: Any) -> str:
+def _how(command: str) -> str:
+    """How the same command is run once more after it stopped half-way."""
+    return "with --resume" if command == "convert" else "again"
+
+
+def _stopped(error: Any, command: str) -> str:
+    return f"stopped. Run the same command {_how(command)} to go on."
+
+
+def _os_error(error: Any, command: str) -> str:
     if error.errno == errno.ENOSPC or error.errno == errno.EDQUOT:
         where = f" while writing {error.filename}" if error.filename else ""
-        return f"the disk is full{where}. Free some space, then run the same command with --resume."
+        return f"the disk is full{where}. Free some space, then run the same command {_how(command)}."
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}."
 
 
 # Exceptions by full name, so that no library is imported for its error classes. The first match in the
-# exception's class order wins; a message is a format string over the exception, or a function of it.
-TABLE: dict[str, tuple[int, str | Callable[[Any], str]]] = {
+# exception's class order wins; a message is a format string over the exception, or a function of it and of
+# the command's name.
+TABLE: dict[str, tuple[int, str | Callable[[Any, str], str]]] = {
     "dataset_tools.errors.UsageError": (2, "{0}"),
     "dataset_tools.errors.DataError": (1, "{0}"),
-    "builtins.KeyboardInterrupt": (1, "stopped. Run the same command with --resume to go on."),
+    "builtins.KeyboardInterrupt": (1, _stopped),
     "builtins.MemoryError": (1, "out of memory. Fewer --workers need less."),
     "huggingface_hub.errors.GatedRepoError": (
         1,
@@ -64,13 +74,13 @@ TABLE: dict[str, tuple[int, str | Callable[[Any], str]]] = {
 }
 
 
-def describe(error: BaseException) -> tuple[int, str] | None:
-    """Exit code and message of a known error; None for an unknown one, whose traceback is worth seeing."""
+def describe(error: BaseException, command: str) -> tuple[int, str] | None:
+    """Exit code and message of a command's error; None for an unknown one, whose traceback is worth seeing."""
     for kind in type(error).__mro__:
         entry = TABLE.get(f"{kind.__module__}.{kind.__qualname__}")
         if entry:
             code, message = entry
-            text = message(error) if callable(message) else message.format(error)
+            text = message(error, command) if callable(message) else message.format(error)
             return code, redact(text)
     return None
 
@@ -92,7 +102,7 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
         except (Exception, KeyboardInterrupt) as error:
             if type(error).__module__.partition(".")[0] in ("typer", "click"):
                 raise
-            known = describe(error)
+            known = describe(error, function.__name__)
             if known is None or _traceback:
                 import traceback
 

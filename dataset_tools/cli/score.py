@@ -37,9 +37,13 @@ def score(
     Example: aspo-data score rlaif-v --model openai/clip-vit-large-patch14-336
     """
     from dataset_tools.cli import output
-    from dataset_tools.errors import DataError
 
     _need_torch()
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ:
+        output.note(
+            "accelerate started one process: it starts several only where it sees several GPUs, or with "
+            "--multi_gpu. torchrun --nproc-per-node N -m dataset_tools score shares the work anywhere."
+        )
     from dataset_tools.score import score_dataset
 
     rank = int(os.environ.get("RANK", 0))
@@ -50,20 +54,17 @@ def score(
             if done:
                 output.note(f"{done:,} of {rows:,} rows are already scored by this model.")
 
-        try:
-            scorer = score_dataset(
-                out,
-                model,
-                revision,
-                rejected=rejected,
-                batch_size=batch_size,
-                dtype=dtype,
-                device=device,
-                progress=progress.advance,
-                begin=begin,
-            )
-        except KeyboardInterrupt:
-            raise DataError("stopped. Run the same command again to go on.") from None
+        scorer = score_dataset(
+            out,
+            model,
+            revision,
+            rejected=rejected,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            progress=progress.advance,
+            begin=begin,
+        )
     if not scorer:
         return
     counts = scorer["counts"]

@@ -235,7 +235,7 @@ def test_a_full_disk_says_so_and_can_be_resumed(source, whole, tmp_path, monkeyp
         patch.setattr(writing, "_sink", lambda path: SmallDisk(path, "wb"))
         with pytest.raises(OSError) as error:
             run(source, tmp_path / "out", shard_rows=30)
-    code, message = describe(error.value)
+    code, message = describe(error.value, "convert")
     assert code == 1
     assert message.startswith("the disk is full") and message.endswith("with --resume.")
     assert finished(tmp_path / "out") > 0

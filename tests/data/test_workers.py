@@ -95,4 +95,4 @@ def test_a_full_disk_is_met_by_its_name(tmp_path):
     (tmp_path / ".a.parquet.partial").symlink_to("/dev/full")
     with pytest.raises(OSError) as error:
         ShardWriter(tmp_path / "a.parquet").close()
-    assert describe(error.value)[1].startswith("the disk is full")
+    assert describe(error.value, "convert")[1].startswith("the disk is full")

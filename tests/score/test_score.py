@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -155,18 +157,31 @@ def test_killed_at_any_moment_and_run_again_equals_an_uninterrupted_run(out, uns
     assert [path.read_bytes() for path in shards(out)] == [path.read_bytes() for path in shards(whole)]
 
 
-def test_two_processes_share_the_shards(out, unscored, encoder, tmp_path):
-    whole = shutil.copytree(unscored, tmp_path / "whole")
-    scored_json(whole, encoder("clip"))
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dataset_tools"]
+def launched(launcher: list[str], out: Path, model: Path) -> subprocess.CompletedProcess[str]:
+    """`aspo-data score` on the CPU, started by a launcher of several processes."""
+    command = [sys.executable, "-m", *launcher, "-m", "dataset_tools", "score", str(out)]
     result = subprocess.run(
-        [sys.executable, "-m", *launcher, "score", str(out), "--model", str(encoder("clip")), "--json"],
+        [*command, "--model", str(model), "--json"],
         capture_output=True,
         text=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# Without --multi_gpu it starts one process where it sees no GPUs.
+ACCELERATE = ["accelerate.commands.launch", "--num_processes", "2", "--multi_gpu", "--main_process_port", "0"]
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_share_the_shards(launcher, out, unscored, encoder, tmp_path):
+    pytest.importorskip("accelerate")
+    whole = shutil.copytree(unscored, tmp_path / "whole")
+    scored_json(whole, encoder("clip"))
+    result = launched(launcher, out, encoder("clip"))
     assert json.loads(result.stdout)["counts"]["rows"] == 40
     assert "process 1): 20 of 20" in result.stderr and "score: 20 of 20" in result.stderr
     assert read_record(out) == read_record(whole)
@@ -174,6 +189,22 @@ def test_two_processes_share_the_shards(out, unscored, encoder, tmp_path):
         # The processes may use another number of threads, which changes the last bit.
         found, expected = found["chosen_similarity"], expected["chosen_similarity"]
         assert np.allclose(np.float32(found), np.float32(expected), atol=1e-5, equal_nan=True)
+
+
+def test_one_process_of_accelerate_says_why_it_is_alone(out, encoder, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # set for every process it starts
+    result = score(out, encoder("clip"))
+    assert result.exit_code == 0 and "accelerate started one process" in result.stderr
+
+
+def test_a_full_disk_is_taken_up_without_a_flag_that_score_lacks(out, encoder, monkeypatch):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr("dataset_tools.writing.pq.ParquetWriter", Mock(side_effect=error))
+        result = score(out, encoder("clip"))
+    assert result.exit_code == 1
+    assert "the disk is full. Free some space, then run the same command again." in result.stderr
+    assert score(out, encoder("clip")).exit_code == 0
 
 
 def test_a_second_run_on_the_same_folder_is_refused(out, encoder):
