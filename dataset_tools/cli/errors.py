@@ -75,7 +75,7 @@ TABLE: dict[str, tuple[int, str | Callable[[Any, str], str]]] = {
 
 
 def describe(error: BaseException, command: str) -> tuple[int, str] | None:
-    """Exit code and message of a command's error; None for an unknown one, whose traceback is worth seeing."""
+    """Exit code and message of a command's error; None for an unknown one: its traceback is worth seeing."""
     for kind in type(error).__mro__:
         entry = TABLE.get(f"{kind.__module__}.{kind.__qualname__}")
         if entry:
