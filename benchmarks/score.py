@@ -11,7 +11,7 @@ Each row is a 640 x 480 JPEG with six sentences of its own, as in RLAIF-V. Three
     scorer   `SentenceScorer.score` on the same rows, from bytes to similarities
 
 Printed is the time of the slower floor over the scorer's time (1.00: all else is hidden behind it; the aim is
-0.85), from the fastest of the rounds. On a CPU the resizing of images takes the same cores as the model, so only
+0.85), from the fastest of the rounds. On a CPU the resizing of images takes the cores of the model, so only
 the default shape, whose model takes nearly all the time, says something there. Nothing is downloaded.
 """
 
