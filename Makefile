@@ -72,7 +72,7 @@ test-axolotl: .venv/axolotl/.installed
 	$(PYTHON) tools/run_tests.py axolotl
 
 test-recipes: .venv/llamafactory/.installed .venv/axolotl/.installed
-	$(PYTHON) tools/run_tests.py recipes
+	$(PYTHON) tools/run_tests.py recipes; status=$$?; $(PYTHON) -m tests.recipes.table; exit $$status
 
 test-browser: .venv/llamafactory/.installed
 	$(PYTHON) tools/run_tests.py browser

@@ -7,19 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from aspo_plugin import __version__
+from aspo_plugin.card import RECORD, add_section, dataset_row
 from aspo_plugin.config import AspoSettings
 
 TAGS = ["aspo"]
-SECTION = """
-## ASPO
-
-Trained with [ASPO](https://arxiv.org/abs/2505.19100) (Adaptive Sentence-level Preference Optimization, ACL
-2025 Findings), which weights the sentences of the chosen response, by aspo-plugin {version}.
-
-| Setting | Value |
-|---|---|
-{rows}
-"""
 ARGS_FILE = "aspo_args.json"
 
 
@@ -35,13 +26,28 @@ def settings_rows(finetuning_args: Any, settings: AspoSettings) -> dict[str, Any
     }
 
 
-def save_args(output_dir: str, finetuning_args: Any, host_version: str, counts: dict[str, Any]) -> None:
-    """Write `aspo_args.json`: finetuning arguments, versions, and how many rows were refused, and why."""
+def dataset_sources(data_args: Any) -> list[tuple[str, str]]:
+    """Name and revision of each dataset; a folder of `aspo-data` knows what it was made of."""
+    folder = data_args.dataset_dir
+    if isinstance(folder, str) and (Path(folder) / RECORD).is_file():
+        return [dataset_row(folder)]
+    return [dataset_row(name) for name in data_args.dataset or []]
+
+
+def save_args(
+    output_dir: str,
+    finetuning_args: Any,
+    host_version: str,
+    counts: dict[str, Any],
+    datasets: list[tuple[str, str]],
+) -> None:
+    """Write `aspo_args.json`: finetuning arguments, versions, datasets, refused rows by reason."""
     record = {
         "aspo_plugin": __version__,
         "llamafactory": host_version,
         "finetuning_args": finetuning_args.to_dict(),
         "data": counts,
+        "datasets": datasets,
     }
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,14 +56,6 @@ def save_args(output_dir: str, finetuning_args: Any, host_version: str, counts: 
 
 
 def describe(output_dir: str, finetuning_args: Any, settings: AspoSettings) -> None:
-    """Add the ASPO section to the README.md that the trainer wrote."""
-    rows = "\n".join(
-        f"| `{name}` | {value} |"
-        for name, value in settings_rows(finetuning_args, settings).items()
-        if value is not None
-    )
-    path = Path(output_dir) / "README.md"
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-        if "\n## ASPO\n" not in text:
-            path.write_text(text + SECTION.format(version=__version__, rows=rows), encoding="utf-8")
+    """Add the ASPO section to the README.md that the trainer wrote; datasets as `save_args` kept them."""
+    record = json.loads((Path(output_dir) / ARGS_FILE).read_text(encoding="utf-8"))
+    add_section(output_dir, settings_rows(finetuning_args, settings), record["datasets"])

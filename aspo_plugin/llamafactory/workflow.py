@@ -11,7 +11,7 @@ from llamafactory.extras.ploting import plot_loss
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_ref_model
 
-from .card import TAGS, save_args
+from .card import TAGS, dataset_sources, save_args
 from .checks import check_run, check_tokenized
 from .collator import SentencePairCollator
 from .data import SentenceData
@@ -88,8 +88,9 @@ def run_aspo(
         **dataset_module,
         **tokenizer_module,
     )
+    sources = dataset_sources(data_args)
     if trainer.is_world_process_zero():
-        save_args(training_args.output_dir, finetuning_args, host_version(), sentences.counts)
+        save_args(training_args.output_dir, finetuning_args, host_version(), sentences.counts, sources)
     if training_args.do_train:
         _train(trainer, dataset_module, training_args, finetuning_args)
     if training_args.do_eval:
@@ -98,7 +99,7 @@ def run_aspo(
         data_args.streaming and data_args.tokenized_path is None and main
     ):  # only now are its refused rows known
         counts = sentences.rejected.counts()
-        save_args(training_args.output_dir, finetuning_args, host_version(), counts)
+        save_args(training_args.output_dir, finetuning_args, host_version(), counts, sources)
     _write_card(trainer, model_args, data_args, training_args, finetuning_args)
 
 

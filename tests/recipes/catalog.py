@@ -33,6 +33,9 @@ TINY = {
     "mistral-community/pixtral-12b": "pixtral",
 }
 
+# Where the drawn dataset says it is from, as `aspo-data convert` records it.
+SOURCE = {"name": "drawn", "location": "someone/drawn", "revision": "0f" * 20}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -78,12 +81,17 @@ def write_dataset(folder: Path, count: int = 8, seed: int = 7, **options: Any) -
 
     data.write_converted(folder, data.rows(count, seed, **{"sentences": (2, 4), **options}))
     (folder / "dataset_info.json").write_text(json.dumps({"train": llamafactory_entry()}))
-    write_record(folder, {"format": FORMAT, "source": {"name": "drawn"}})
+    write_record(folder, {"format": FORMAT, "source": SOURCE})
     return folder
 
 
-def sized_down(recipe: Recipe, model: Path, dataset: Path, output: Path) -> dict[str, Any]:
-    """What replaces the recipe's model, data and size; every other key stays as written."""
+def sized_down(recipe: Recipe, workspace: Path, output: Path) -> dict[str, Any]:
+    """What replaces the recipe's model, data and size; every other key stays as written.
+
+    `workspace` has `models/` and `dataset/`; the run writes below `output`.
+    """
+    model, dataset = built(recipe.tiny, workspace / "models"), workspace / "dataset"
+    output.mkdir(parents=True, exist_ok=True)
     if recipe.host == "llamafactory":
         return {
             "model_name_or_path": str(model),

@@ -21,10 +21,9 @@ from typing import Any
 
 import pytest
 
-from . import catalog, hosts
+from . import catalog, hosts, table
 
-# Rows of the table: recipe, host, architecture, processes, status, seconds.
-_TABLE: list[tuple[str, str, str, str, str, float]] = []
+_TABLE: list[table.Row] = []
 
 
 @pytest.fixture(scope="session")
@@ -36,40 +35,34 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hosts.preload(host)
 
     def prepare() -> None:
-        catalog.write_dataset(folder / "dataset")
+        catalog.write_dataset(folder / "dataset", sentences=(3, 4))
         for recipe in catalog.recipes_of(host):
             catalog.built(recipe.tiny, folder / "models")
 
-    hosts.forked(prepare, folder / "prepare.txt")
+    hosts.forked(prepare, folder / "prepare")
     return folder
 
 
 @pytest.fixture
 def row() -> Any:
-    """`with row(recipe, processes):` adds a row to the table that is printed at the end."""
+    """`with row(recipe, host, architecture, processes):` adds a row to the table."""
 
     @contextmanager
-    def timed(
-        name: str, host: str, architecture: str, processes: str = "1", done: str = "trained"
-    ) -> Iterator[None]:
+    def timed(name: str, host: str, architecture: str, processes: str = "1") -> Iterator[None]:
         began, status = time.monotonic(), "FAILED"
         try:
             yield
-            status = done
+            status = "trained"
         finally:
-            _TABLE.append((name, host, architecture, processes, status, time.monotonic() - began))
+            seconds = round(time.monotonic() - began)
+            _TABLE.append(table.Row(name, host, architecture, processes, status, seconds))
 
     return timed
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not _TABLE:
-        return
-    terminalreporter.section("recipes")
-    rows = [("recipe", "host", "architecture", "processes", "status", "seconds")]
-    rows += [(*texts, f"{seconds:.1f}") for *texts, seconds in _TABLE]
-    widths = [max(len(row[index]) for row in rows) for index in range(6)]
-    for cells in rows:
-        terminalreporter.write_line(
-            "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        )
+    host = hosts.installed_host()
+    if _TABLE and host:
+        table.save(host, _TABLE)
+        terminalreporter.section("recipes")
+        terminalreporter.write_line(table.markdown(_TABLE))

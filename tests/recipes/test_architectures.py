@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -112,51 +113,104 @@ def compare_in_child(model: Path, template: str, folder: Path) -> None:
 @LLAMAFACTORY
 @pytest.mark.parametrize(("architecture", "template"), CASES, ids=lambda value: value)
 def test_sentences_and_dpo_in_llamafactory(
-    architecture: str, template: str, workspace: Path, tmp_path: Path, row: Any
+    architecture: str, template: str, workspace: Path, tmp_path: Path
 ) -> None:
     model = workspace / "float32" / architecture
-    log = tmp_path / "log.txt"
 
     def child() -> None:
         backbones.build(architecture, model)
         compare_in_child(model, template, tmp_path)
 
-    with row(f"sentences, DPO: {template}", "llamafactory", architecture, done="equal"):
-        hosts.forked(child, log)
-        dpo, aspo = (
-            [entry for entry in hosts.history(tmp_path / stage) if "loss" in entry]
-            for stage in ("dpo", "aspo")
-        )
-        assert len(dpo) == len(aspo) == STEPS
-        for ours, theirs in zip(aspo, dpo, strict=True):
-            # Sums of log-probs are rounded: float32 on sums of a few hundred.
-            rounding = 1e-7 * (abs(theirs["logps/chosen"]) + abs(theirs["logps/rejected"]))
-            for key in ("loss", "rewards/chosen", "rewards/rejected"):
-                assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=rounding), key
-            assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-4)
-            assert ours["logps/chosen"] == pytest.approx(theirs["logps/chosen"], rel=1e-5)
-        assert abs(dpo[-1]["loss"] - dpo[0]["loss"]) > 1e-5
+    hosts.forked(child, tmp_path / "log")
+    dpo, aspo = (
+        [entry for entry in hosts.history(tmp_path / stage) if "loss" in entry] for stage in ("dpo", "aspo")
+    )
+    assert len(dpo) == len(aspo) == STEPS
+    for ours, theirs in zip(aspo, dpo, strict=True):
+        # Sums of log-probs are rounded: float32 on sums of a few hundred.
+        rounding = 1e-7 * (abs(theirs["logps/chosen"]) + abs(theirs["logps/rejected"]))
+        for key in ("loss", "rewards/chosen", "rewards/rejected"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=rounding), key
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-4)
+        assert ours["logps/chosen"] == pytest.approx(theirs["logps/chosen"], rel=1e-5)
+    assert abs(dpo[-1]["loss"] - dpo[0]["loss"]) > 1e-5
+
+
+def full_logits_dpo(models: tuple[Any, Any], batch: dict[str, Any], beta: float) -> Any:
+    """Plain DPO of policy and reference from all their logits, on a batch with both copies of the images."""
+    import torch
+
+    from aspo_plugin.core.shared_prefix import images_twice
+
+    inputs = {key: value for key, value in images_twice(batch).items() if key not in ASPO_KEYS}
+    sums = []
+    for model in models:
+        logps = model(**inputs).logits[:, :-1].float().log_softmax(-1)
+        of_tokens = logps.gather(2, inputs["input_ids"][:, 1:, None]).squeeze(2)
+        sums.append((of_tokens * batch["completion_mask"][:, 1:]).sum(1))
+    chosen, rejected = (sums[0] - sums[1].detach()).chunk(2)
+    return -torch.nn.functional.logsigmoid(beta * (chosen - rejected)).mean()
+
+
+ASPO_KEYS = ("completion_mask", "sentence_ids", "similarity", "aspo_reference_keys")
 
 
 @AXOLOTL
-@pytest.mark.parametrize("architecture", backbones.VISION_LANGUAGE)
-def test_sentences_in_axolotl(architecture: str, tmp_path: Path, row: Any) -> None:
-    from transformers import AutoConfig, AutoProcessor
+@pytest.mark.parametrize("architecture", [*backbones.VISION_LANGUAGE, "qwen3_vl thinking"])
+def test_sentences_and_dpo_in_axolotl(architecture: str, tmp_path: Path) -> None:
+    """The rows, batches and loss that Axolotl trains on (its trainer is this one)."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    from aspo_plugin.trl import AspoConfig, AspoTrainer
     from aspo_plugin.trl.rows import LengthLimit, RowPreparer
+    from tests.support.backbones import qwen, templates
+    from tests.trl.conftest import as_dataset
 
+    architecture, _, thinking = architecture.partition(" ")
     folder = backbones.build(architecture, tmp_path / architecture)
     processor = AutoProcessor.from_pretrained(folder)
     if architecture == "instructblip":  # its processor brings no template; the recipe has one
         recipe = next(r for r in catalog.recipes_of("axolotl") if r.tiny == architecture)
         processor.chat_template = recipe.values["chat_template_jinja"]
+    if thinking:
+        processor.chat_template = templates.chatml(qwen.VISION_MARK, empty_thinking=True)
     marks = image_tokens(AutoConfig.from_pretrained(folder))
     prepare = RowPreparer(processor, LengthLimit(2048, "raise", "sequence_len"))
-    with row("sentences", "axolotl", architecture, done="right"):
-        for item in data.rows(6, 5, sentences=(3, 5)):
-            made = prepare(item, item["images"])
-            assert not marks & set(made["chosen_ids"])
-            check_sentences(processor.tokenizer, made["chosen_ids"], made["sentence_ids"], item)
+    for item in data.rows(6, 5, sentences=(3, 5)):
+        made = prepare(item, item["images"])
+        assert not marks & set(made["chosen_ids"])
+        check_sentences(processor.tokenizer, made["chosen_ids"], made["sentence_ids"], item)
+        opening = processor.tokenizer.decode(made["chosen_ids"]).split(item["chosen"][0]["content"])[0]
+        assert ("<think>" in opening) == bool(thinking)
+
+    policy, reference = (
+        AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2)
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    settings = AspoConfig(
+        str(tmp_path / "out"), bf16=False, use_cpu=True, report_to=[], gradient_checkpointing=False
+    )
+    rows = as_dataset(data.rows(2, 6, sentences=1))
+    trainer = AspoTrainer(policy, reference, args=settings, train_dataset=rows, processing_class=processor)
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(2)])
+    ids = batch["input_ids"][:2]
+    assert all(sum((row == mark).sum() for mark in marks) >= 1 for row in ids)
+    loss = trainer.compute_loss(policy, dict(batch))
+    expected = full_logits_dpo((policy, reference), batch, settings.beta)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert abs(float(expected) - math.log(2)) > 1e-4
+    wanted = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    for ours, plain in zip(
+        torch.autograd.grad(loss, wanted, allow_unused=True),
+        torch.autograd.grad(expected, wanted, allow_unused=True),
+        strict=True,
+    ):
+        if plain is not None and plain.abs().max() > 0:
+            torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5 * float(plain.abs().max()) + 1e-8)
 
 
 def test_the_check_of_sentences_notices_a_shift() -> None:

@@ -59,25 +59,8 @@ def test_llamafactory_takes_the_recipe(recipe: Recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(HOST != "llamafactory", reason="needs LLaMA-Factory")
-@pytest.mark.parametrize("override", ["aspo_alpha=1", "aspo_alpha=0", "stage=dpo"])
-def test_ablations_are_one_override(override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llamafactory.hparams.parser import read_args
-
-    recipe = RECIPES / "llamafactory" / "llava-1.5-7b.yaml"
-    words = [override, "bf16=false", f"output_dir={tmp_path}"]
-    if override == "stage=dpo":
-        words += ["aspo_normalization=weight"]
-    monkeypatch.setattr("sys.argv", ["llamafactory-cli", str(recipe), *words])
-    *_, method, _ = parse_llamafactory(read_args())
-    if override == "stage=dpo":
-        assert method.to_dict()["stage"] == "dpo" and not method.is_aspo
-    else:
-        assert method.aspo_alpha == float(override[-1]) and method.is_aspo
-
-
-@pytest.mark.skipif(HOST != "llamafactory", reason="needs LLaMA-Factory")
 @pytest.mark.parametrize(
-    "file", sorted(path.name for path in (RECIPES / "shared/llamafactory").glob("*.args"))
+    "file", sorted(path.name for path in (RECIPES / "shared/llamafactory").glob("*-*.args"))
 )
 def test_llamafactory_takes_the_shared_file(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

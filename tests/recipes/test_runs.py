@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+
+from tests.support.deepspeed_cpu import deepspeed_environment
 
 from . import catalog, hosts
 from .catalog import ROOT, Recipe
@@ -19,104 +19,158 @@ HOST = hosts.installed_host()
 pytestmark = pytest.mark.skipif(HOST is None, reason="no host in this environment")
 RECIPES = catalog.recipes_of(HOST) if HOST else []
 SINGLE = [recipe for recipe in RECIPES if not recipe.values.get("deepspeed")]
+SHARED = ROOT / "recipes" / "shared" / (HOST or "")
 LLAMAFACTORY = pytest.mark.skipif(HOST != "llamafactory", reason="needs LLaMA-Factory")
 AXOLOTL = pytest.mark.skipif(HOST != "axolotl", reason="needs Axolotl")
 
 
-def check_log(log: list[dict[str, Any]]) -> None:
+def named(stem: str) -> Recipe:
+    return next(recipe for recipe in RECIPES if recipe.path.stem == stem)
+
+
+def check_log(log: list[dict[str, Any]], shares: bool = True) -> list[dict[str, Any]]:
     """Two steps were trained, with ASPO's weights, and the first loss is log 2: policy equals reference."""
     steps = [entry for entry in log if "loss" in entry]
     assert len(steps) == 2, log
     assert abs(steps[0]["loss"] - math.log(2)) < 1e-3, steps
     assert all(math.isfinite(entry["loss"]) and entry["grad_norm"] > 0 for entry in steps), steps
-    weights = [value for key, value in steps[0].items() if key.endswith("aspo/weight_max")]
-    assert weights and 0 < weights[0] <= 1, sorted(steps[0])
-    assert any(key.endswith("aspo/similarity_mean") for key in steps[0]), sorted(steps[0])
+    assert all(math.isfinite(entry["logps/chosen"]) for entry in steps), steps
+    assert 0 < steps[0]["aspo/weight_max"] <= 1, steps[0]
+    assert 0.1 < steps[0]["aspo/similarity_mean"] < 0.4, steps[0]
+    return steps
 
 
 @pytest.mark.parametrize("recipe", SINGLE, ids=lambda recipe: recipe.name)
 def test_recipe_trains(recipe: Recipe, workspace: Path, tmp_path: Path, row: Any) -> None:
-    model = catalog.built(recipe.tiny, workspace / "models")
-    changes = catalog.sized_down(recipe, model, workspace / "dataset", tmp_path)
+    changes = catalog.sized_down(recipe, workspace, tmp_path)
     with row(recipe.name, recipe.host, recipe.tiny):
         check_log(hosts.train(recipe, changes, tmp_path))
 
 
-def torchrun(command: list[str], log: Path, **environment: str) -> None:
-    """Two gloo processes; `AssertionError` with the end of their output if they fail."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # DeepSpeed on a CPU: no compiled operators.
-    more = {"PATH": path, "DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu", **environment}
-    with open(log, "w") as stream:
+# --- the paper's ablations ------------------------------------------------------------------------
+
+
+def check_ablations(logs: dict[str, list[dict[str, Any]]]) -> None:
+    """`similarity` and `perplexity` weigh the same sentences, each by its own signal alone."""
+    first = {name: check_log(log)[0] for name, log in logs.items()}
+    assert len({entry["aspo/weight_mean"] for entry in first.values()}) == len(first), first
+    for alone in ("similarity", "perplexity"):
+        # One signal alone is 1 in the best sentence of every answer and 0 in the worst.
+        assert (first[alone]["aspo/weight_min"], first[alone]["aspo/weight_max"]) == (0, 1), first
+
+
+@LLAMAFACTORY
+def test_ablations_of_the_paper_in_llamafactory(workspace: Path, tmp_path: Path, row: Any) -> None:
+    recipe, logs = named("llava-1.5-7b"), {}
+    for name, override in (("similarity", {"aspo_alpha": 1}), ("perplexity", {"aspo_alpha": 0})):
+        changes = catalog.sized_down(recipe, workspace, tmp_path / name) | override
+        with row(f"{recipe.name} aspo_alpha={override['aspo_alpha']}", recipe.host, recipe.tiny):
+            logs[name] = hosts.train(recipe, changes, tmp_path / name)
+    check_ablations(logs)
+    changes = catalog.sized_down(recipe, workspace, tmp_path / "dpo")
+    with row(f"{recipe.name} + dpo.args", recipe.host, recipe.tiny):
+        log = hosts.train(recipe, changes, tmp_path / "dpo", SHARED / "dpo.args")
+    steps = [entry for entry in log if "loss" in entry]
+    assert len(steps) == 2 and abs(steps[0]["loss"] - math.log(2)) < 1e-3
+    assert not any(key.startswith("aspo/") for key in steps[0])
+    # The same rows, to the same log-probs: what differs is how the sentences count.
+    assert steps[0]["logps/chosen"] == pytest.approx(logs["similarity"][0]["logps/chosen"], rel=2e-2)
+
+
+@AXOLOTL
+def test_ablations_of_the_paper_in_axolotl(workspace: Path, tmp_path: Path, row: Any) -> None:
+    recipe = named("llava-1.5-7b")
+    changes = catalog.sized_down(recipe, workspace, tmp_path)
+    with row(f"{recipe.name} + ablations.yaml", recipe.host, recipe.tiny):
+        hosts.train(recipe, changes, tmp_path, SHARED / "ablations.yaml")
+        names = ("similarity", "perplexity", "both")
+        folders = [tmp_path / "out" / f"sweep000{number}" for number in (1, 2, 3)]
+        check_ablations({name: hosts.history(folder) for name, folder in zip(names, folders, strict=True)})
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+def on_two_processes(
+    recipe: Recipe, file: str | None, workspace: Path, folder: Path, **more: Any
+) -> list[dict[str, Any]]:
+    """Two forked gloo ranks on a CPU: without bfloat16, and without the host's own switch for one CPU."""
+    changes = catalog.sized_down(recipe, workspace, folder) | {"bf16": False} | more
+    changes.pop("use_cpu", None)  # would switch DeepSpeed off in LLaMA-Factory
+    return check_log(hosts.train(recipe, changes, folder, SHARED / file if file else None, processes=2))
+
+
+SHARINGS = {
+    "llamafactory": ["high-rank-zero3", "full-fsdp2", "high-rank-fsdp2"],
+    "axolotl": ["high-rank-zero3"],
+}
+SUFFIX = {"llamafactory": ".args", "axolotl": ".yaml"}.get(HOST or "", "")
+
+
+@pytest.mark.parametrize("name", SHARINGS.get(HOST or "", []))
+def test_shared_file_on_two_processes(name: str, workspace: Path, tmp_path: Path, row: Any) -> None:
+    if "zero3" in name:
+        hosts.preload_deepspeed()
+    recipe, file = named("llava-1.5-7b"), name + SUFFIX
+    with row(f"{recipe.name} + {file}", recipe.host, recipe.tiny, "2"):
+        on_two_processes(recipe, file, workspace, tmp_path)
+
+
+def test_full_zero3_shares_the_prefix(workspace: Path, tmp_path: Path, row: Any) -> None:
+    """Image and prompt of a pair pass once through the gathered parameters: the numbers are the same."""
+    hosts.preload_deepspeed()
+    recipe, file, logs = named("llava-1.5-7b"), "full-zero3" + SUFFIX, []
+    moving = {"learning_rate": 1e-3, "warmup_ratio": 0.0}  # so that the second step's policy has moved
+    for shared in (True, False):
+        switch: dict[str, Any] = {}
+        if not shared and HOST == "llamafactory":
+            switch = {"aspo_shared_prefix": False}
+        elif not shared:
+            switch = {"aspo": {**recipe.values["aspo"], "shared_prefix": False}}
+        folder = tmp_path / str(shared)
+        folder.mkdir()
+        label = f"{recipe.name} + {file}" + ("" if shared else ", prefix not shared")
+        with row(label, recipe.host, recipe.tiny, "2"):
+            logs.append(on_two_processes(recipe, file, workspace, folder, **moving, **switch))
+    for ours, plain in zip(*logs, strict=True):
+        assert ours["aspo/shared_prefix_share"] == 1 and plain["aspo/shared_prefix_share"] == 0
+        for key in ("loss", "grad_norm", "logps/chosen", "logps/rejected", "aspo/weight_mean"):
+            assert ours[key] == pytest.approx(plain[key], rel=1e-4), key
+    assert abs(logs[0][1]["loss"] - math.log(2)) > 1e-4
+
+
+def command(recipe: Recipe, config: Path, file: str | None, changes: dict[str, Any]) -> list[str]:
+    """What a user types to train on two processes."""
+    program = Path(sys.executable).parent
+    if recipe.host == "llamafactory":
+        words = (SHARED / file).read_text().split() if file else []
+        words += [f"{key}={value}" for key, value in changes.items()]
+        return [str(program / "llamafactory-cli"), "train", str(recipe.path), *words]
+    words = ["train", str(config), "--sweep", str(SHARED / str(file)), "--launcher", "torchrun"]
+    return [str(program / "axolotl"), *words, "--", "--nproc_per_node", "2"]
+
+
+def test_command_on_two_processes(workspace: Path, tmp_path: Path, row: Any) -> None:
+    """The command itself, its launcher and torchrun: the paper's recipe, or the sweep file."""
+    stem, file = (
+        ("llava-1.5-7b-paper", None) if HOST == "llamafactory" else ("llava-1.5-7b", "full-zero3.yaml")
+    )
+    recipe = named(stem)
+    changes = catalog.sized_down(recipe, workspace, tmp_path) | {"bf16": False}
+    changes.pop("use_cpu", None)
+    config = hosts.write_config(recipe, changes, tmp_path)
+    label = recipe.name + (f" + {file}" if file else "")
+    environment = catalog.environment() | deepspeed_environment()
+    environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
+    log = tmp_path / "log.txt"
+    with row(f"{label}, by its command", recipe.host, recipe.tiny, "2"), open(log, "w") as stream:
         done = subprocess.run(
-            command,
+            command(recipe, config, file, changes),
             cwd=ROOT,
-            env={**catalog.environment(), **more},
+            env=environment,
             stdout=stream,
             stderr=stream,
             timeout=560,
         )
-    assert done.returncode == 0, log.read_text(errors="replace")[-4000:]
-
-
-def arguments_of(file: str) -> dict[str, str]:
-    """The overrides in a `.args` file of recipes/shared."""
-    words = (ROOT / "recipes/shared/llamafactory" / file).read_text().split()
-    return dict(word.split("=", 1) for word in words)
-
-
-# On a CPU: no bfloat16 (which needs use_cpu, which would switch DeepSpeed off), small adapters.
-ON_CPU = {"bf16": "false", "use_cpu": None}
-
-
-def two_processes(name: str, file: str | None, workspace: Path, folder: Path, **more: Any) -> None:
-    """A LLaMA-Factory recipe with a shared file behind it, as a user types it, on two processes."""
-    recipe = next(recipe for recipe in catalog.recipes_of("llamafactory") if recipe.path.stem == name)
-    changes = catalog.sized_down(
-        recipe, catalog.built(recipe.tiny, workspace / "models"), workspace / "dataset", folder
-    )
-    changes.update(ON_CPU)
-    words = list(arguments_of(file).items()) if file else []
-    # Sizes come last, so that they win over the shared file's.
-    given = {
-        **dict(words),
-        **{key: str(value) for key, value in changes.items() if value is not None},
-        **more,
-    }
-    command = [str(Path(sys.executable).parent / "llamafactory-cli"), "train", str(recipe.path)]
-    command += [f"{key}={value}" for key, value in given.items()]
-    torchrun(command, folder / "log.txt", FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
-    check_log(hosts.history(folder / "out"))
-
-
-@LLAMAFACTORY
-def test_paper_recipe_on_two_processes(workspace: Path, tmp_path: Path, row: Any) -> None:
-    with row("llamafactory/llava-1.5-7b-paper.yaml", "llamafactory", "llava", "2 (ZeRO-3)"):
-        two_processes("llava-1.5-7b-paper", None, workspace, tmp_path)
-
-
-@LLAMAFACTORY
-@pytest.mark.parametrize("file", ["full-zero3.args", "full-fsdp2.args", "high-rank-fsdp2.args"])
-def test_shared_file_on_two_processes(file: str, workspace: Path, tmp_path: Path, row: Any) -> None:
-    with row(f"llava-1.5-7b.yaml + {file}", "llamafactory", "llava", "2"):
-        two_processes("llava-1.5-7b", file, workspace, tmp_path)
-
-
-@AXOLOTL
-@pytest.mark.parametrize("file", ["full-zero3.yaml", "high-rank-zero3.yaml"])
-def test_sweep_file_on_two_processes(file: str, workspace: Path, tmp_path: Path, row: Any) -> None:
-    recipe = next(recipe for recipe in catalog.recipes_of("axolotl") if recipe.path.stem == "llava-1.5-7b")
-    model = catalog.built(recipe.tiny, workspace / "models")
-    changes = catalog.sized_down(recipe, model, workspace / "dataset", tmp_path)
-    sweep = yaml.safe_load((ROOT / "recipes/shared/axolotl" / file).read_text())
-    values = {**recipe.values, **{key: value[0] for key, value in sweep.items()}}
-    for key in ("lora_r", "lora_alpha"):
-        if values.get(key) is None:
-            changes.pop(key, None)
-    values = {**values, **changes, "bf16": False}
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
-    command = [str(Path(sys.executable).parent / "axolotl"), "train", str(config), "--launcher", "torchrun"]
-    with row(f"llava-1.5-7b.yaml + {file}", "axolotl", "llava", "2"):
-        torchrun([*command, "--", "--nproc_per_node=2"], tmp_path / "log.txt")
+        assert done.returncode == 0, log.read_text(errors="replace")[-4000:]
         check_log(hosts.history(tmp_path / "out"))

@@ -59,7 +59,10 @@ def vicuna(image: str = "<image>\n") -> str:
 
 
 def chatml(image: str, *, empty_thinking: bool = False) -> str:
-    """`<|im_start|>role ... <|im_end|>`: Qwen-VL, InternVL, LLaVA-OneVision."""
+    """`<|im_start|>role ... <|im_end|>`: Qwen-VL, InternVL, LLaVA-OneVision.
+
+    `empty_thinking` as Qwen3's: a block that opens every answer, and not the prompt for one.
+    """
     thinking = "<think>\n\n</think>\n\n" if empty_thinking else ""
     return _template(
         image=image,
@@ -68,6 +71,7 @@ def chatml(image: str, *, empty_thinking: bool = False) -> str:
         system="<|im_start|>system\n",
         user_end="<|im_end|>\n",
         assistant_end="<|im_end|>\n",
+        prompt="<|im_start|>assistant\n",
     )
 
 
