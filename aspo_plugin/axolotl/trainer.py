@@ -13,7 +13,7 @@ from aspo_plugin.config import settings_from
 from aspo_plugin.trl.config import PREFIX
 from aspo_plugin.trl.trainer import AspoMixin
 
-from . import host
+from . import card, host
 from .args import NAME
 
 
@@ -45,6 +45,8 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
         ):  # Axolotl gives the config of a given adapter, not its weights
             model = PeftModel.from_pretrained(model, cfg.lora_model_dir, is_trainable=True)
             peft_config = None  # TRL keeps a frozen copy of the loaded adapter as the reference
+        elif host.evaluates(cfg):  # `axolotl evaluate` gives the base model, and no reference
+            ref_model, model = model, trained_model(cfg, model)
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -55,6 +57,20 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
         )
         if trained is not None:
             set_peft_model_state_dict(self.model, load_peft_weights(trained, device="cpu"))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            card.describe(host.current_config(), self.args.output_dir)
+
+
+def trained_model(cfg: Any, base: Any) -> Any:
+    """The fully fine-tuned model in `output_dir`, loaded as `base` was."""
+    if not any(Path(cfg.output_dir).glob("*.safetensors*")):
+        raise ValueError(f"{cfg.output_dir} holds no model to evaluate: train first, or correct output_dir.")
+    return type(base).from_pretrained(
+        cfg.output_dir, dtype=base.dtype, attn_implementation=base.config._attn_implementation
+    )
 
 
 def trained_adapter(cfg: Any) -> str:

@@ -61,6 +61,18 @@ def test_the_config_becomes_what_axolotl_runs_and_a_second_call_changes_nothing(
             {"datasets": [{"path": "a", "name": "b"}]},
             "has name, which rl: aspo does not read. The keys are path",
         ),
+        (
+            {"datasets": [{"path": "a", "field_chosen": "b"}]},
+            "has field_chosen, which only a prompt strategy reads: add its `type`",
+        ),
+        (
+            {"datasets": [{"path": "a", "type": "chatml.intel", "roles": {}}]},
+            "has roles, which rl: aspo",
+        ),
+        (
+            {"rl_adapter_ref_model": True, "aspo": {"reference_cache": "a"}},
+            "rl_adapter_ref_model: true loads a second model",
+        ),
         ({"test_datasets": [{"split": "b"}]}, "test_datasets: .* has no path"),
     ],
 )
