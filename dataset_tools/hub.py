@@ -203,6 +203,11 @@ def network(message: str) -> Iterator[None]:
 
 
 def _is_answer(error: BaseException) -> bool:
-    """Whether the Hub answered, with an error. A file that is neither here nor to be reached is no answer."""
+    """Whether the Hub answered with an error, or was not to be asked.
+
+    A file that is neither here nor to be reached is no answer.
+    """
     names = {kind.__name__ for kind in type(error).__mro__}
+    if "OfflineModeIsEnabled" in names:
+        return True
     return "HfHubHTTPError" in names and "LocalEntryNotFoundError" not in names

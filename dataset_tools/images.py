@@ -92,7 +92,7 @@ class ImageStore:
         """The bytes of an image. Raises `BadRow` where it is missing, unreadable or outside the root."""
         pure = PurePosixPath(path.replace("\\", "/"))
         if pure.is_absolute() or ".." in pure.parts or ":" in (pure.parts or ("",))[0] or "\0" in path:
-            raise BadRow(f"the image path {path!r} leaves the image root")
+            raise BadRow(f"the image path leaves the image root: {path!r}")
         names = (
             [str(pure)] if pure.suffix.lower() in ENDINGS else [str(pure), *(f"{pure}{e}" for e in ENDINGS)]
         )

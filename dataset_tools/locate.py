@@ -23,7 +23,7 @@ SPLITS = {
     "dev": "validation",
 }
 _WORDS = re.compile(r"[A-Za-z]+")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass

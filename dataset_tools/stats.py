@@ -163,8 +163,9 @@ def _batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
 def table(stats: dict[str, Any]) -> str:
     """The statistics as text for a terminal."""
     rows = stats["rows"]
+    files = f"{stats['shards']:,} file{'' if stats['shards'] == 1 else 's'}"
     lines = [
-        f"{rows:,} rows in {stats['shards']:,} files, {stats['images']:,} images, "
+        f"{rows:,} rows in {files}, {stats['images']:,} images, "
         f"{stats['text_only_rows']:,} rows without an image",
         f"{stats['single_sentence_chosen']:,} chosen responses ({stats['single_sentence_share']:.1%}) have "
         "one sentence: they train as plain DPO",

@@ -12,6 +12,9 @@ import typer
 from dataset_tools.cli import output
 from dataset_tools.errors import UsageError
 
+KINDS = "rlaif-v, vlfeedback, rlhf-v, llamafactory, trl, povid, seva, mmpr, llava-preference, jsonl"
+"""The names of `dataset_tools.sources.REGISTRY`, which would cost `--help` the import of pyarrow."""
+
 
 class Pairs(str, Enum):
     """Which of several rated completions are paired."""
@@ -25,7 +28,10 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     kind: Annotated[
         str | None,
-        typer.Option("--from", help="Layout of the source; found from its columns when left out."),
+        typer.Option(
+            "--from",
+            help=f"Layout of the source: {KINDS}. Found from its columns when left out.",
+        ),
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Commit, branch or tag of a Hub dataset. Pin a commit.")

@@ -87,6 +87,8 @@ class Progress:
         print(start + self.line(), end=end, file=sys.stderr, flush=True)
 
     def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind and self.done == self._first:
+            return  # the error that follows says more
         self._show()
         if self._terminal:
             print(file=sys.stderr, flush=True)

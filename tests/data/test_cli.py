@@ -248,3 +248,18 @@ def test_the_console_script_starts_without_the_foreign_check_costing_an_import(t
     assert subprocess.run([script, "--version"], capture_output=True, text=True).stdout.startswith(
         "aspo-data "
     )
+
+
+def test_help_names_every_source():
+    from dataset_tools.cli.convert import KINDS
+    from dataset_tools.sources import REGISTRY
+
+    assert sorted(KINDS.split(", ")) == sorted(REGISTRY)
+
+
+@pytest.mark.parametrize("source", ["../nothing", "./a", "a/b/c", "nothing", "/x"])
+def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(source, tmp_path):
+    from dataset_tools.locate import locate
+
+    with pytest.raises(UsageError, match="does not exist, and it is not a Hub id"):
+        locate(source, None, "train")

@@ -308,6 +308,13 @@ def test_convert_is_not_resumed_on_another_commit(hub, tmp_path, aspo_data, monk
     assert len(list(iter_rows(tmp_path / "out"))) == 40
 
 
+def test_offline_is_not_taken_for_a_broken_line(hub, tmp_path, aspo_data, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for command in ("convert", "pull"):
+        refused = aspo_data(command, "user/source", tmp_path / "out", code=1)
+        assert "HF_HUB_OFFLINE is set, so the Hub is not asked" in refused.stderr
+
+
 def test_a_source_that_the_hub_does_not_have(hub, tmp_path, aspo_data):
     rlaif_v(tmp_path / "source", rows=2, defects=False)
     hub.publish("user/source", tmp_path / "source")
