@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, Image, List, load_dataset
 
-from aspo_plugin.trl.data import COLUMNS, prepare_dataset
+from aspo_plugin.trl.data import COLUMNS, mixes_images, prepare_dataset
 from aspo_plugin.trl.rows import LengthLimit
 from tests.support import data
 
@@ -120,3 +120,11 @@ def test_images_need_a_processor_and_pairs_need_columns(processing: Any) -> None
 def test_a_tokenizer_gets_no_image_column(processing: Any) -> None:
     prepared = prepare_dataset(as_dataset(data.rows(2, text_only=True)), processing("text"), alpha=0.0)
     assert prepared.column_names == list(COLUMNS)
+
+
+def test_sets_where_only_some_pairs_have_images_are_known(llava: Any, processing: Any) -> None:
+    images, text = data.rows(2), data.rows(2, 1, text_only=True)
+    for rows, mixed in (([*images, *text], True), (images, False), (text, False)):
+        assert mixes_images(prepare_dataset(as_dataset(rows), llava, alpha=0.5)) is mixed
+    plain = prepare_dataset(as_dataset(text), processing("text"), alpha=0.5)
+    assert mixes_images(plain) is False
