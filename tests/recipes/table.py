@@ -28,10 +28,9 @@ class Row(NamedTuple):
 
 
 def save(host: str, rows: Sequence[Row]) -> None:
-    """Keep the rows of a host; those of an earlier run stay until their recipe runs again."""
-    found = {(row.recipe, row.processes): row for row in [*load(host), *rows]}
+    """Keep the rows of one run of a host; those of an earlier run go, for they may be of other recipes."""
     KEPT.mkdir(parents=True, exist_ok=True)
-    (KEPT / f"{host}.json").write_text(json.dumps(list(found.values()), indent=1) + "\n")
+    (KEPT / f"{host}.json").write_text(json.dumps(list(rows), indent=1) + "\n")
 
 
 def load(host: str) -> list[Row]:

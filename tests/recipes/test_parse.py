@@ -131,3 +131,19 @@ def test_axolotl_takes_the_sweep_file(file: str, monkeypatch: pytest.MonkeyPatch
             assert not cfg.adapter
         if "fsdp2" in file:
             assert str(cfg.fsdp_version) == "2" and cfg.fsdp_config.reshard_after_forward is True
+
+
+@pytest.mark.skipif(HOST != "axolotl", reason="needs Axolotl")
+@pytest.mark.parametrize("name", sorted(catalog.TINY))
+def test_full_zero3_trains_the_language_model_of_each_backbone(name: str) -> None:
+    """Axolotl's own reading of `unfrozen_parameters` (a dot is a dot), on the names of the real model."""
+    from axolotl.utils.freeze import LayerNamePattern
+
+    from aspo_plugin.plan.model import PROJECTOR, VISION, config_of, empty_model
+
+    sweep = yaml.safe_load((RECIPES / "shared/axolotl/full-zero3.yaml").read_text())
+    patterns = [LayerNamePattern(pattern) for pattern in sweep["unfrozen_parameters"][0]]
+    names = [name for name, _ in empty_model(config_of(name)).named_parameters()]
+    trained = {name for name in names if any(pattern.match(name) for pattern in patterns)}
+    assert trained == {name for name in names if not any(part in name for part in (*VISION, *PROJECTOR))}
+    assert any("layers.0.self_attn.q_proj" in name for name in trained) and trained < set(names)
