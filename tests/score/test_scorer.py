@@ -65,7 +65,7 @@ def test_similarities_equal_the_models_own_forward(name, encoder):
     scorer = SentenceScorer(str(encoder(name)), batch_size=2)
     found = list(scorer.score([([image], sentences) for image in images]))
     expected = [by_forward(encoder(name), image, sentences, **processor_options(name)) for image in images]
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    np.testing.assert_allclose(found, expected, atol=5e-6)
     assert np.ptp(found) > 1e-3, "the tiny model tells nothing apart, so the comparison proves nothing"
 
 
