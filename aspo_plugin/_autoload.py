@@ -79,4 +79,6 @@ class HookLoader(Loader):
         _adjust(module)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # a copy that is not filled yet
+            raise AttributeError(name)
         return getattr(self._loader, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,18 +55,21 @@ class CachedReference(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._trainer
         device = trainer.accelerator.device
-        loaders = {"train": (trainer.train_dataset, trainer.get_train_dataloader)}
+        if self.filled:  # trained before: without an adapter the policy is no reference any more
+            return
+        loaders = {"training": (trainer.train_dataset, trainer.get_train_dataloader)}
         evaluation = trainer.eval_dataset if args.do_eval or args.eval_strategy != "no" else None
         if isinstance(evaluation, dict):
             for name in evaluation:
-                loaders[name] = (evaluation[name], lambda name=name: trainer.get_eval_dataloader(name))
+                key = f"evaluation ({name})"
+                loaders[key] = (evaluation[name], lambda name=name: trainer.get_eval_dataloader(name))
         elif evaluation is not None:
             loaders["evaluation"] = (evaluation, trainer.get_eval_dataloader)
         if state.global_step > 0 and not self._always_live:
             self._resume(loaders)
             return
         for name, (dataset, loader) in loaders.items():
-            with same_randomness():
+            with same_randomness(), _whole(args):
                 report = fill(
                     self.cache,
                     self._batches(loader()),
@@ -99,6 +103,16 @@ class CachedReference(TrainerCallback):
                     return self._live(trainer.model_wrapped, inputs, mask)
 
             yield keys, mask, compute
+
+
+@contextmanager
+def _whole(args: Any) -> Iterator[None]:
+    """Loaders made while open leave out no row; later epochs may need what the first drops."""
+    dropped, args.dataloader_drop_last = args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        args.dataloader_drop_last = dropped
 
 
 def _precision(trainer: Any) -> torch.dtype:

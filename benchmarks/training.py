@@ -227,41 +227,9 @@ def _peaks(host: str, setting: Any, device: str) -> dict[str, int]:
     """Of the host's and of ASPO's step with a live reference; a cached one only takes a smaller pass away."""
     make = {"llamafactory": llamafactory_step, "trl": trl_step}[host]
     makers = {"host": make, "aspo": functools.partial(aspo_step, cached=False)}
-    if device == "cpu":
-        from benchmarks.training_memory import peaks
+    from benchmarks.training_memory import peaks
 
-        return peaks(setting, makers)
-    return _allocated(setting, makers)
-
-
-def _allocated(setting: Any, makers: dict[str, Any]) -> dict[str, int]:
-    import torch
-    from accelerate.utils import convert_outputs_to_fp32
-
-    from aspo_plugin.core.adapters import keep_input_dtype
-    from benchmarks import training_models
-
-    model = training_models.build(setting, "7B", torch.bfloat16, "cuda")
-    batch = training_models.batch(model, setting, "cuda", torch.bfloat16)
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        steps = {way: make(model, folder) for way, make in makers.items()}
-        model.train()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-        model.forward = convert_outputs_to_fp32(torch.autocast("cuda", torch.bfloat16)(model.forward))
-        for way, step in steps.items():
-            if way != "host":
-                keep_input_dtype(model)
-                step.prepare(batch)
-            for _ in range(2):  # the first step warms up
-                model.zero_grad(set_to_none=True)
-                gc.collect()
-                torch.cuda.reset_peak_memory_stats()
-                before = torch.cuda.memory_allocated()
-                step(batch).backward()
-            found[way] = torch.cuda.max_memory_allocated() - before
-    return found
+    return peaks(setting, makers, device)
 
 
 def machine(device: str) -> str:

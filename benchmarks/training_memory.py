@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,14 +24,19 @@ from benchmarks.training_peak import PeakBytes
 Step = Callable[[dict[str, Any]], Any]
 
 
-def peaks(setting: Setting, makers: dict[str, Callable[[Any, str], Step]]) -> dict[str, int]:
-    """Bytes over the weights, by way; ASPO's ways come after the host's, which they must not change."""
+def peaks(setting: Setting, makers: dict[str, Callable[[Any, str], Step]], device: str) -> dict[str, int]:
+    """Bytes over the weights, by way, allocated on a GPU and counted on a CPU.
+
+    ASPO's ways come after the host's: they change what PEFT does with the model's adapters.
+    """
     from accelerate.utils import convert_outputs_to_fp32
 
     from aspo_plugin.core.adapters import keep_input_dtype
 
-    model = _fake(build(setting, "7B", torch.bfloat16, "meta"))
-    given = batch(model, setting, "cpu", torch.bfloat16)
+    counted = device == "cpu"
+    model = build(setting, "7B", torch.bfloat16, "meta" if counted else device)
+    model = _fake(model) if counted else model
+    given = batch(model, setting, device, torch.bfloat16)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         steps = {way: make(model, folder) for way, make in makers.items()}
@@ -38,25 +44,32 @@ def peaks(setting: Setting, makers: dict[str, Callable[[Any, str], Step]]) -> di
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
         # What accelerate's `prepare_model` does for `bf16: true`.
-        model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+        model.forward = convert_outputs_to_fp32(torch.autocast(device, torch.bfloat16)(model.forward))
         for way, step in steps.items():
             if way != "host":
                 keep_input_dtype(model)
                 step.prepare(given)  # type: ignore[attr-defined]
-            with _RealIndices():
-                if way != "host":  # the first step also probes the output layer
-                    _step(model, step, given)
-                with PeakBytes() as bytes_:
+            if way != "host" or not counted:  # a first step warms up, and probes the output layer
+                with _RealIndices() if counted else nullcontext():
                     step(given).backward()
+                model.zero_grad(set_to_none=True)
+                gc.collect()
+            found[way] = _counted(step, given) if counted else _allocated(step, given)
             model.zero_grad(set_to_none=True)
-            found[way] = bytes_.peak
     return found
 
 
-def _step(model: Any, step: Step, given: dict[str, Any]) -> None:
+def _counted(step: Step, given: dict[str, Any]) -> int:
+    with _RealIndices(), PeakBytes() as bytes_:
+        step(given).backward()
+    return bytes_.peak
+
+
+def _allocated(step: Step, given: dict[str, Any]) -> int:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     step(given).backward()
-    model.zero_grad(set_to_none=True)
-    gc.collect()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _fake(model: Any) -> Any:

@@ -59,7 +59,7 @@ def _picture(found: list[dict[str, Any]], path: Path) -> None:
         (memory, ("aspo peak",), "peak memory over the weights"),
     )
     for axes, keys, title in bars:
-        for offset, key, colour in zip((-0.2, 0.2), keys, ("#3b6ea5", "#9ec5e8"), strict=True):
+        for offset, key, colour in zip((-0.2, 0.2), keys, ("#3b6ea5", "#9ec5e8"), strict=False):
             label = "cached reference" if "cached" in key else "live reference"
             values = [float(row[key]) for row in found]
             bar = axes.barh([place + offset for place in places], values, 0.38, color=colour, label=label)

@@ -278,7 +278,7 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
     from axolotl.utils.data.shared import generate_dataset_hash_from_config
     from datasets.fingerprint import Hasher
 
-    from aspo_plugin.trl.data import PREPARE_VERSION, processing_fingerprint
+    from aspo_plugin.trl.data import prepare_version, processing_fingerprint
 
     from .data import limit_of
 
@@ -294,7 +294,7 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
         (
             generate_dataset_hash_from_config(cfg, cfg[key], str(cfg.tokenizer_config)),
             key,
-            PREPARE_VERSION,
+            prepare_version(),
             processing_fingerprint(processing),
             limit_of(cfg),
             settings.get("alpha", 0.5) > 0,

@@ -7,22 +7,33 @@ memory for each projection.
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
 
 
 def keep_input_dtype(model: nn.Module) -> int:
-    """Stop PEFT casting the inputs of LoRA layers; returns of how many. For runs whose forwards all run
-    under autocast: elsewhere float32 adapters could not take half-precision inputs.
+    """Stop PEFT casting the inputs of LoRA layers while autocast is on; returns of how many.
 
-    Layers with dropout or a LoRA variant (DoRA) compute on the cast input itself and are left alone.
+    Layers with dropout or a LoRA variant (DoRA) compute on the cast input itself and are left alone. Relies
+    on PEFT's `_cast_input_dtype`; without it nothing changes.
     """
     changed = 0
     for module in model.modules():
-        if not hasattr(module, "lora_A") or not hasattr(module, "cast_input_dtype_enabled"):
+        cast = getattr(module, "_cast_input_dtype", None)
+        if not hasattr(module, "lora_A") or cast is None or isinstance(cast, partial):
             continue
         dropouts = getattr(module, "lora_dropout", {}).values()
         if getattr(module, "lora_variant", None) or any(getattr(d, "p", 0) for d in dropouts):
             continue
-        module.cast_input_dtype_enabled = False
+        module._cast_input_dtype = partial(_cast_outside_autocast, cast)
         changed += 1
     return changed
+
+
+def _cast_outside_autocast(
+    cast: Callable[[Tensor, torch.dtype], Tensor], x: Tensor, dtype: torch.dtype
+) -> Tensor:
+    return x if x is not None and torch.is_autocast_enabled(x.device.type) else cast(x, dtype)

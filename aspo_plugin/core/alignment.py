@@ -41,10 +41,16 @@ def sentence_ids(
         One index into `spans` per token, never decreasing. Sentences cut off by a length limit do not appear.
 
     Raises:
-        AlignmentError: no spans, or `text` cannot be found in the tokens (a template rewrote it, say).
+        AlignmentError: no spans, spans out of order or of bounds, or `text` cannot be found in the tokens (a
+            template rewrote it, say).
     """
     if not spans:
         raise AlignmentError("the response has no sentences")
+    edges = [0, *(edge for span in spans for edge in span), len(text)]
+    if edges != sorted(edges):
+        raise AlignmentError(
+            f"its sentences are not ordered spans of its {len(text)} characters: {spans[:3]}"
+        )
     starts = _first_characters(tokenizer, token_ids, text)
     if starts is None:
         starts = _first_characters_by_offsets(tokenizer, token_ids, text, spans)

@@ -35,6 +35,7 @@ class Architecture:
     `additive`: a float mask is wanted.
     `two_way`: tokens that see each other both ways, "" or "image" (runs of token_type_ids 1) or
     "prompt" (token_type_ids 0). `first_position`: of a row, where the model counts by itself.
+    `counts_images`: positions follow the grids of the images (multimodal rotary embedding).
     """
 
     window: int | None = None
@@ -43,6 +44,7 @@ class Architecture:
     additive: bool = False
     two_way: str = ""
     first_position: int = 0
+    counts_images: bool = False
 
 
 def describe(model: nn.Module) -> Architecture | str:
@@ -74,6 +76,7 @@ def describe(model: nn.Module) -> Architecture | str:
         additive=attention == "eager",
         two_way={"gemma3": "image", "paligemma": "prompt"}.get(kind, ""),
         first_position=1 if kind == "paligemma" else 0,
+        counts_images=hasattr(getattr(unwrap(model), "model", None), "get_rope_index"),
     )
 
 

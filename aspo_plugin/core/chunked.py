@@ -68,8 +68,10 @@ class _LinearLogProbs(torch.autograd.Function):
                 total = logits.logsumexp(-1, keepdim=True)
                 logps[rows] = (logits.gather(-1, wanted) - total)[:, 0]
                 if slope is not None:
-                    probabilities = logits.sub_(total).exp_()
-                    slope[rows] = (cast[wanted[:, 0]] - probabilities.to(dtype) @ cast).to(slope.dtype)
+                    # One minus a confident token's probability must not be rounded before it is taken.
+                    steps = logits.sub_(total).exp_().neg_()
+                    steps.scatter_add_(1, wanted, torch.ones_like(total))
+                    slope[rows] = (steps.to(dtype) @ cast).to(slope.dtype)
         if ctx.trains_head:
             ctx.save_for_backward(hidden, weight, bias, targets)
         else:

@@ -12,7 +12,9 @@ BLOCKS, BLOCK = 64, 2**18
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
-def weights_identity(path: str | Path | None, revision: str | None = None) -> str:
+def weights_identity(
+    path: str | Path | None, revision: str | None = None, cache_dir: str | None = None
+) -> str:
     """Of the weights in a local folder or a cached model of the Hub; "none" without one.
 
     Files above 256 MiB count by their size and 64 blocks of 256 KiB spread over them, smaller ones whole:
@@ -22,7 +24,7 @@ def weights_identity(path: str | Path | None, revision: str | None = None) -> st
         return "none"
     folder = Path(path)
     if not folder.is_dir():
-        folder = _cached(str(path), revision)
+        folder = _cached(str(path), revision, cache_dir)
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
     if not files:
         raise FileNotFoundError(f"no weights found in {folder}, so a reference cache cannot be tied to them")
@@ -55,7 +57,7 @@ def _sample(file: Path) -> bytes:
     return digest.digest()
 
 
-def _cached(name: str, revision: str | None) -> Path:
+def _cached(name: str, revision: str | None, cache_dir: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, local_files_only=True))

@@ -138,14 +138,16 @@ class HeadReader:
         """Learn from the first call what follows the head; True where that call's log-probs hold."""
         self.probed = True
         assert call.probe is not None
-        head, seen = call.probe.detach().float(), logits.detach().float()
+        # Layers spread over several devices: accelerate brings the logits back to the first.
+        head, seen = call.probe.detach().to(logits.device).float(), logits.detach().float()
         if seen.shape != head.shape:
             self.whole = "the model reshapes its logits"
             return False
         if torch.equal(seen, head):
             return True
         scale = head.abs().max().clamp(min=1.0)
-        close = torch.finfo(logits.dtype).eps * 4 * scale
+        # Of the type they were computed in: accelerate makes what the model returns float32.
+        close = torch.finfo(call.probe.dtype).eps * 4 * scale
         for after in _known_functions(model):
             if (after(head) - seen).abs().max() <= close:
                 self.after, self.plain = after, False
@@ -201,6 +203,7 @@ def read_logps(
     if probing and not reader.finish_probe(model, logits, call):
         return read_logps(model, inputs, rows, readers)
     assert call.logps is not None
+    call.logps = call.logps.to(logits.device)
     if not call.logps.requires_grad:
         return call.logps, ""
     # Wrappers hang their backward hooks on what the model returns: keep that in the graph.

@@ -37,13 +37,17 @@ from aspo_plugin.core.shared_prefix import (
 
 logger = logging.getLogger(__name__)
 
+# Kinds of batches that the self-check looks at; the later one says all that the earlier says.
+TEXT_ONLY, WITH_IMAGES = 1, 2
+
 
 class ResponseLogProbs:
     """Per-token log-probs at response positions, for a policy and its reference alike.
 
     `shared_prefix`: 'auto' shares where that is proven exact, 'true' raises for a model where it is not,
     'false' never does (see `AspoSettings`); a batch that does not allow it goes the plain way in each.
-    `self_check`: compare the fast path with the plain one on the first batch, and stop on a difference.
+    `self_check`: compare the fast path with the plain one on the first batch that takes it, and on the first
+    with images, and stop on a difference.
     """
 
     def __init__(self, *, shared_prefix: str = "auto", self_check: bool = True) -> None:
@@ -52,7 +56,7 @@ class ResponseLogProbs:
         self.pairs: Counter[str] = Counter()
         self.shared = False  # whether the last batch passed its image and prompt once per pair
         self.verdict: selfcheck.Verdict | None = None
-        self._to_check = self_check
+        self._checked = TEXT_ONLY - 1 if self_check else WITH_IMAGES
         self._readers: weakref.WeakKeyDictionary[nn.Module, HeadReader] = weakref.WeakKeyDictionary()
         self._known: weakref.WeakKeyDictionary[nn.Module, Architecture | str] = weakref.WeakKeyDictionary()
         self._last: tuple[weakref.ref, _Batch] | None = None
@@ -68,7 +72,7 @@ class ResponseLogProbs:
         it, and, with shared_prefix 'true', a model that cannot share; `SelfCheckError` (first batch).
         """
         batch = self._prepare(model, inputs, response_mask)
-        if self._to_check:
+        if self._checked < WITH_IMAGES:
             self._check(model, batch)
         return batch.scatter(self._read(model, batch, count=True))
 
@@ -136,11 +140,15 @@ class ResponseLogProbs:
         """Before the pass that is trained: ZeRO-3 takes no other forward between that and its backward."""
         device = batch.inputs["input_ids"].device
         if isinstance(batch.architecture, str):  # of the model, so the same on every rank
-            self._to_check = False
+            self._checked = WITH_IMAGES
             return
-        if not selfcheck.any_rank(batch.layout is not None, device):
+        kind = 0
+        if batch.layout is not None:
+            kind = WITH_IMAGES if _has_images(batch.inputs) or not vision_towers(model) else TEXT_ONLY
+        kind = selfcheck.most_of_ranks(kind, device)
+        if kind <= self._checked:
             return
-        self._to_check = False
+        self._checked = kind
         with torch.no_grad():
             logps = self._read(model, batch)
             plain = self._read(model, batch, plain=True)
@@ -155,7 +163,6 @@ class ResponseLogProbs:
                 f"({self.verdict}). Training would be wrong, so it stops here. Set shared_prefix to false, "
                 f"and please report the model and the versions of torch and transformers."
             )
-
 
     def _precision(self, model: nn.Module) -> torch.dtype:
         """What the last forward computed in: the sums of products, not the weights they were made of."""

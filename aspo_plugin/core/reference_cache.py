@@ -55,7 +55,8 @@ class ReferenceCache:
         meta = folder / "meta.json"
         wanted = {"format": FORMAT, "fingerprint": dict(sorted(fingerprint.items()))}
         if not meta.exists():
-            if any(folder.iterdir()) and not any(folder.glob("*.meta")):
+            foreign = any(folder.iterdir()) and not any(folder.glob("*.meta"))
+            if foreign and not meta.exists():  # another rank may have moved its own there meanwhile
                 raise ReferenceCacheError(
                     f"{folder} holds files that are no reference cache: name another folder."
                 )

@@ -79,8 +79,13 @@ def weight_dtype(model: nn.Module) -> torch.dtype:
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """True where `flag` is true on any rank: ranks of a sharded model must run the same forwards."""
+    return bool(most_of_ranks(int(flag), device))
+
+
+def most_of_ranks(value: int, device: torch.device) -> int:
+    """The largest of all ranks' values."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return flag
-    votes = torch.tensor(int(flag), device=device)
+        return value
+    votes = torch.tensor(value, device=device)
     torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-    return bool(votes)
+    return int(votes)

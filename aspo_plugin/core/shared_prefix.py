@@ -177,6 +177,9 @@ def unfit(inputs: Mapping[str, Any], architecture: Architecture, longest: int) -
     mixed = len(architecture.layers) > 1 and not architecture.per_layer
     if architecture.window and mixed and longest > architecture.window:
         return "a row is longer than the attention window of a model that takes one mask for all layers"
+    if architecture.counts_images and inputs.get("position_ids") is None and _grids(inputs):
+        if inputs.get("mm_token_type_ids") is None:
+            return "mm_token_type_ids, from which the positions of image tokens follow, are missing"
     if architecture.two_way and "token_type_ids" not in inputs:
         return "token_type_ids, which say which tokens see each other both ways, are missing"
     return ""
@@ -256,10 +259,14 @@ def _positions(
     return positions.flatten(-2)[..., layout.source]
 
 
+def _grids(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: inputs[key] for key in ("image_grid_thw", "video_grid_thw") if inputs.get(key) is not None}
+
+
 def _multimodal_positions(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
     """[3, 2B, L] as the model gives its own ordinary rows, or None where it just counts."""
     inner: Any = getattr(unwrap(model), "model", None)
-    grids = {key: inputs[key] for key in ("image_grid_thw", "video_grid_thw") if inputs.get(key) is not None}
+    grids = _grids(inputs)
     if not hasattr(inner, "get_rope_index") or not grids or inputs.get("mm_token_type_ids") is None:
         return None
     positions, _ = inner.get_rope_index(

@@ -60,8 +60,16 @@ def processed_once(process: Callable[..., dict[str, Any]]) -> Callable[..., dict
     ones, its result repeated."""
 
     def once(
-        images: list[Any], videos: list[Any], audios: list[Any], processor: Any, imglens: Any = None
+        images: list[Any],
+        videos: list[Any],
+        audios: list[Any],
+        processor: Any,
+        imglens: Any = None,
+        **options: Any,
     ) -> dict[str, Any]:
+        if options:  # MiniCPM-V's: which row each image belongs to
+            given = () if imglens is None else (imglens,)
+            return process(images, videos, audios, processor, *given, **options)
         half = len(images) // 2
         same = len(images) == 2 * half > 0 and all(
             a is b for a, b in zip(images[:half], images[half:], strict=True)

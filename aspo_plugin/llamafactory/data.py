@@ -18,6 +18,7 @@ from llamafactory.data.parser import get_dataset_list
 
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
+from dataset_tools.sentences import SPLITTER_VERSION
 
 from .converter import undecoded
 from .encode import REASONS, SentencePairProcessor, logger
@@ -36,7 +37,7 @@ class SentenceConverter:
     media_dir: str
     dataset: str
     numbers: np.ndarray | None = None
-    version: str = f"{__version__}/2"
+    version: str = f"{__version__}/2, {SPLITTER_VERSION}"
 
     def __call__(self, example: dict[str, Any], index: int | None = None) -> dict[str, Any]:
         row = self.inner(example)

@@ -16,6 +16,7 @@ def reference_fingerprint(
 ) -> dict[str, str]:
     """Of the reference model, named by `ref_model` or else the policy before training."""
     adapters, bits, revision = model_args.adapter_name_or_path, model_args.quantization_bit, None
+    cache = getattr(model_args, "cache_dir", None)
     model = finetuning_args.ref_model
     if model is None:
         model, revision = model_args.model_name_or_path, model_args.model_revision
@@ -27,8 +28,8 @@ def reference_fingerprint(
     pixels = {name: value for name, value in vars(model_args).items() if name.startswith("image_")}
     precision = "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "float32"
     return {
-        "model": weights_identity(model, revision),
-        "adapter": " ".join(weights_identity(adapter) for adapter in adapters or []) or "none",
+        "model": weights_identity(model, revision, cache),
+        "adapter": " ".join(weights_identity(name, None, cache) for name in adapters or []) or "none",
         "dtype": f"{model_args.compute_dtype}, training in {precision}, {bits or 'no'} bit quantisation",
         "rope_scaling": str(getattr(model_args, "rope_scaling", None)),
         "template": str(data_args.template),

@@ -39,8 +39,7 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
         """`fingerprint`: what the reference's log-probs depend on, where they are cached."""
         super().__init__(*args, **kwargs)
         self.settings = settings
-        if self.accelerator.native_amp:
-            keep_input_dtype(self.model)
+        keep_input_dtype(self.model)
         self.response_logps = ResponseLogProbs(shared_prefix=settings.shared_prefix)
         self.cached: CachedReference | None = None
         if settings.reference_cache is not None and fingerprint is not None:

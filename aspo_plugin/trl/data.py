@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -75,6 +76,9 @@ def prepare_dataset(
             annotation that contradicts its text, or no row left.
     """
     if is_prepared(dataset):
+        if alpha > 0 and "images" in dataset.column_names and (rows := _rows_with_images(dataset)):
+            if not _any_similarity(dataset, rows, "similarity"):
+                raise _unscored(name, alpha, setting_name)
         return dataset
     if not isinstance(dataset, Dataset):
         raise ValueError(
@@ -96,11 +100,7 @@ def prepare_dataset(
         )
     if alpha > 0 and image_rows and not _any_similarity(dataset, image_rows):
         if score is None:
-            raise ValueError(
-                f"{name} has images but no similarities, and `{setting_name.format('alpha')}` is {alpha}. "
-                f"Score it with `aspo-data score`, or set `{setting_name.format('similarity_model')}` to a "
-                f"CLIP-like model, or set `{setting_name.format('alpha')}` to 0 (perplexity only)."
-            )
+            raise _unscored(name, alpha, setting_name)
         kept = [column for column in dataset.column_names if column != "chosen_similarity"]
         dataset = concatenate_datasets([dataset.select_columns(kept), score(dataset)], axis=1)
 
@@ -112,7 +112,12 @@ def prepare_dataset(
         features=Features({**_PREPARED, _REFUSED: Value("string")}),
         num_proc=min(num_proc or 1, len(dataset) // _ROWS_PER_PROCESS) or None,
         new_fingerprint=Hasher.hash(
-            (PREPARE_VERSION, dataset._fingerprint, processing_fingerprint(processing_class), preparer.limit)
+            (
+                prepare_version(),
+                dataset._fingerprint,
+                processing_fingerprint(processing_class),
+                preparer.limit,
+            )
         ),
         desc=f"Preparing {name} for ASPO",
     )
@@ -176,11 +181,19 @@ def mixes_images(dataset: Dataset) -> bool:
     return "images" in dataset.column_names and 0 < len(_rows_with_images(dataset)) < len(dataset)
 
 
-def _any_similarity(dataset: Dataset, rows: list[int]) -> bool:
-    if "chosen_similarity" not in dataset.column_names:
+def _any_similarity(dataset: Dataset, rows: list[int], column: str = "chosen_similarity") -> bool:
+    if column not in dataset.column_names:
         return False
-    similarities = dataset.select_columns(["chosen_similarity"]).select(rows)
-    return any(value is not None for row in similarities for value in row["chosen_similarity"] or [])
+    similarities = dataset.select_columns([column]).select(rows)
+    return any(value is not None and value == value for row in similarities for value in row[column] or [])
+
+
+def _unscored(name: str, alpha: float, setting_name: str) -> ValueError:
+    return ValueError(
+        f"{name} has images but no similarities, and `{setting_name.format('alpha')}` is {alpha}. "
+        f"Score it with `aspo-data score`, or set `{setting_name.format('similarity_model')}` to a "
+        f"CLIP-like model, or set `{setting_name.format('alpha')}` to 0 (perplexity only)."
+    )
 
 
 def _prepare_row(row: dict[str, Any], index: int, preparer: RowPreparer, name: str) -> dict[str, Any]:
@@ -201,9 +214,31 @@ def processing_fingerprint(processing_class: Any) -> str:
             type(processing_class).__name__,
             getattr(processing_class, "chat_template", None) or tokenizer.chat_template,
             sorted(tokenizer.get_vocab().items()),
+            tokenizer.special_tokens_map,
+            _rules(tokenizer),
+            # What a processor's own settings make of an image's tokens.
+            {k: v for k, v in vars(processing_class).items() if isinstance(v, str | int | float)},
             image_processor.to_json_string() if image_processor is not None else None,
         )
     )
+
+
+def _rules(tokenizer: Any) -> Any:
+    """How a fast tokenizer cuts text. (Padding and truncation are in there too, and change with its use.)"""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    rules = json.loads(backend.to_str())
+    return {
+        name: rules.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "post_processor")
+    }
+
+
+def prepare_version() -> tuple[int, str]:
+    """Of the code that prepared rows depend on, the sentence splitter's included."""
+    from dataset_tools.sentences import SPLITTER_VERSION
+
+    return PREPARE_VERSION, SPLITTER_VERSION
 
 
 def _report(name: str, total: int, reasons: Counter[str]) -> None:

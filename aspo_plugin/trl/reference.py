@@ -57,7 +57,11 @@ def _fingerprint(trainer: Any, peft: bool) -> dict[str, str]:
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     quantization = getattr(config, "quantization_config", None)
     return {
-        "model": weights_identity(get_config_model_id(config), getattr(config, "_commit_hash", None)),
+        "model": weights_identity(
+            get_config_model_id(config),
+            getattr(config, "_commit_hash", None),
+            (getattr(args, "model_init_kwargs", None) or {}).get("cache_dir"),
+        ),
         "adapter": _adapter(trainer.model) if peft and trainer.ref_model is None else "none",
         "dtype": f"{config.dtype}, training in {precision}",
         "quantisation": "none" if quantization is None else settings_identity(quantization),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 from datasets.fingerprint import Hasher
 
@@ -27,8 +29,10 @@ def dataset_scorer(model: str, folder: Path | str) -> Callable[[Dataset], Datase
 
     def score(dataset: Dataset) -> Dataset:
         from dataset_tools.scorer import SentenceScorer, identify
+        from dataset_tools.sentences import SPLITTER_VERSION
 
-        key = Hasher.hash((dataset._fingerprint, identify(model).as_dict()))
+        made_of = (dataset._fingerprint, SPLITTER_VERSION, list(_files(dataset)), identify(model).as_dict())
+        key = Hasher.hash(made_of)
         file = Path(folder) / f"{key}.parquet"
         if not file.is_file():
             logger.info(
@@ -58,6 +62,19 @@ def _sentences(dataset: Dataset) -> Iterator[tuple[list[Any], list[str]]]:
             yield [], []
         else:
             yield images, [chosen[start:end] for start, end in sentence_spans(row, chosen)]
+
+
+def _files(dataset: Dataset) -> Iterator[tuple[str, int, int]]:
+    """Size and time of the images that the dataset holds by path, where another picture may be by now."""
+    if "images" not in dataset.column_names:
+        return
+    for table in dataset.select_columns(["images"]).with_format("arrow").iter(1000):
+        images = table["images"].combine_chunks().flatten()
+        outside = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
+        for path in pc.struct_field(outside, "path").to_pylist():
+            if path is not None and os.path.exists(path):
+                status = os.stat(path)
+                yield path, status.st_size, status.st_mtime_ns
 
 
 def _free_accelerator() -> None:

@@ -45,6 +45,7 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
     and `aspo/*` of `core.metrics`; TRL's entropy, logits and token accuracy need logits that are never made.
     """
 
+    _evaluated = "eval"  # the prefix of an evaluation's metrics
     _tag_names = ["trl", "aspo"]
     _name = "ASPO"
     _paper = {
@@ -102,14 +103,19 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
                 processing_class=processing_class,
                 **kwargs,
             )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"this one process sees {self.args.n_gpu} GPUs, and DataParallel cannot share images between "
+                "the copies of a model: start with `accelerate launch` or `torchrun`, or show it one GPU "
+                "(CUDA_VISIBLE_DEVICES=0)."
+            )
         self._expect_images(train, evaluation)
         if self.aux_loss_enabled:
             raise ValueError(
                 "this mixture-of-experts model would get a load-balancing loss, which ASPO does not compute: "
                 "set router_aux_loss_coef to 0.0."
             )
-        if self.accelerator.native_amp:
-            keep_input_dtype(self.model)
+        keep_input_dtype(self.model)
         self._logps = ResponseLogProbs(shared_prefix=self.aspo_settings.shared_prefix)
         self._aspo_metrics = {mode: AspoMetrics() for mode in ("train", "eval")}
         self._rewards = {mode: RewardMeans() for mode in ("train", "eval")}

@@ -57,6 +57,16 @@ def test_the_same_bits_with_less_memory():
     assert after < before
 
 
+def test_outside_autocast_peft_casts_as_ever():
+    """As when text is generated with the trained model."""
+    model = adapted()
+    ids = torch.arange(40).view(2, 20)
+    expected = model(input_ids=ids).logits
+    keep_input_dtype(model)
+    assert keep_input_dtype(model) == 0
+    assert torch.equal(copy.deepcopy(model)(input_ids=ids).logits, expected)
+
+
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}])
 def test_layers_that_compute_on_the_copy_are_left_alone(options):
     assert keep_input_dtype(adapted(**options)) == 0

@@ -191,3 +191,10 @@ def test_a_rewritten_text_is_refused(kind):
         sentence_ids(tok, trained, "A red square. The blue circle.", [(0, 13), (14, 30)])
     with pytest.raises(AlignmentError, match="no sentences"):
         sentence_ids(tok, trained, "   ", [])
+
+
+@pytest.mark.parametrize("spans", [[(0, 4), (3, 8)], [(4, 8), (0, 4)], [(0, 9)], [(-1, 4)], [(3, 2)]])
+def test_spans_that_do_not_fit_the_text_are_refused(spans):
+    tok = tokenizer("byte_level")
+    with pytest.raises(AlignmentError, match="not ordered spans of its 8 characters"):
+        sentence_ids(tok, tok("One. Two", add_special_tokens=False)["input_ids"], "One. Two", spans)

@@ -266,3 +266,39 @@ def test_wrong_inputs(change, message):
     inputs, wanted = token_batch()
     with pytest.raises(ValueError, match="response_mask is"):
         ResponseLogProbs()(language_model("Llama"), inputs, wanted[:, 1:])
+
+
+def test_confident_tokens_keep_their_gradient_in_bfloat16():
+    """Where p is almost 1 the slope is the small 1 - p: it must not be lost to rounding p."""
+    torch.manual_seed(0)
+    head = nn.Linear(64, 500, bias=False).bfloat16().requires_grad_(False)
+    targets = torch.randint(0, 500, (64,))
+    start = (head.weight[targets].float() * 36 + torch.randn(64, 64) * 0.3).bfloat16()
+
+    def slope(compute):
+        hidden = start.clone().requires_grad_()
+        logps = compute(hidden)
+        assert (logps.detach().float().exp() > 0.9).float().mean() > 0.5
+        return torch.autograd.grad(logps.sum(), hidden)[0].double()
+
+    def log_softmax(layer, hidden):
+        return torch.log_softmax(layer(hidden).float(), -1).gather(-1, targets[:, None])[:, 0]
+
+    exact_hidden = start.double().requires_grad_()
+    logits = copy.deepcopy(head).double()(exact_hidden)
+    exact = torch.autograd.grad(
+        torch.log_softmax(logits, -1).gather(-1, targets[:, None]).sum(), exact_hidden
+    )[0]
+    plain = slope(lambda hidden: log_softmax(head, hidden))
+    found = slope(lambda hidden: chunked.linear_logps(head, hidden, targets))
+    assert (found - exact).norm() <= 1.2 * (plain - exact).norm()
+
+
+def test_a_soft_cap_is_known_where_accelerate_makes_the_outputs_float32():
+    from accelerate.utils import convert_outputs_to_fp32
+
+    model = language_model("Gemma2", final_logit_softcapping=5.0).bfloat16()
+    model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+    logps = ResponseLogProbs(self_check=False)
+    logps(model, *token_batch())
+    assert logps.report() == {"pairs/shared": 3}

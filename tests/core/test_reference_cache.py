@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import pathlib
 
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_a_folder_of_other_files_is_not_touched(tmp_path):
     with pytest.raises(ReferenceCacheError, match="no reference cache"):
         ReferenceCache.open(tmp_path, MADE_WITH)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_rank_may_open_the_same_new_folder(tmp_path, monkeypatch):
+    """Between one rank's look for `meta.json` and its look at the folder, another moves its own there."""
+    folder, listing = tmp_path / "cache", pathlib.Path.iterdir
+
+    def late(self):
+        if self == folder:
+            monkeypatch.setattr(pathlib.Path, "iterdir", listing)
+            ReferenceCache.open(folder, MADE_WITH)
+        return listing(self)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", late)
+    assert len(ReferenceCache.open(folder, MADE_WITH)) == 0
+    assert (folder / "meta.json").exists()
 
 
 def test_what_is_not_finite_is_not_stored(tmp_path):

@@ -164,3 +164,15 @@ def test_only_the_first_shared_batch_is_checked(monkeypatch):
         counts.append(len(forwards))
     assert counts == [1, 4, 1]
     assert logps.report()["pairs/shared"] == 6
+
+
+def test_the_first_batch_with_images_is_checked_too(backbones, monkeypatch):
+    model, processor = backbones("qwen2_5_vl")
+    logps = ResponseLogProbs()
+    text = pair_batch(model, processor, images=False)
+    logps(model, text.inputs, text.response_mask)
+    assert logps.report() == {"pairs/shared": 2} and logps.verdict.holds
+    multimodal_positions_lost(monkeypatch)
+    batch = pair_batch(model, processor)
+    with pytest.raises(SelfCheckError):
+        logps(model, batch.inputs, batch.response_mask)

@@ -318,3 +318,15 @@ def test_images_once_and_twice(backbones):
     assert IMAGES_ONCE not in back and back.keys() == batch.keys()
     assert all(torch.equal(back[key], batch[key]) for key in batch)
     assert images_twice(batch) == batch
+
+
+def test_positions_that_cannot_be_known_go_the_plain_way(backbones):
+    """Older processors give no mm_token_type_ids, from which the grid's positions follow."""
+    model, processor = backbones("qwen2_5_vl")
+    batch = pair_batch(model, processor)
+    del batch.inputs["mm_token_type_ids"]
+    logps = ResponseLogProbs(self_check=False)
+    from aspo_plugin.core.logprobs import _Batch
+
+    prepared = _Batch(model, batch.inputs, batch.response_mask, logps._architecture(model))
+    assert prepared.layout is None and "mm_token_type_ids" in prepared.reason

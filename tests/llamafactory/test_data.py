@@ -356,3 +356,20 @@ def test_plain_dpo_trains_on_a_converted_folder(train: Any, tmp_path: Path) -> N
     assert [entry["step"] for entry in log] == [1, 2]
     dataset = loader.load_from_disk(str(tmp_path / "tokens"))["train"]
     assert dataset[0]["images"][0]["bytes"] == data.rows(40, 1, sentences=(3, 5))[0]["images"][0]["bytes"]
+
+
+def test_images_are_processed_once_only_where_a_plugin_says_no_more() -> None:
+    """MiniCPM-V also tells which row each image belongs to; its call is passed on as it is."""
+    from aspo_plugin.llamafactory.collator import processed_once
+
+    calls = []
+
+    def process(images: Any, videos: Any, audios: Any, processor: Any, **options: Any) -> dict[str, Any]:
+        calls.append((len(images), options))
+        return {"pixel_values": list(images)}
+
+    picture = object()
+    once = processed_once(process)
+    assert once([picture] * 2, [], [], None) == {"pixel_values": [picture] * 2}
+    assert once([picture] * 2, [], [], None, valid_image_nums_ls=[1, 1]) == {"pixel_values": [picture] * 2}
+    assert calls == [(1, {}), (2, {"valid_image_nums_ls": [1, 1]})]

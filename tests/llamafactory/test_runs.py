@@ -229,6 +229,3 @@ def test_adapter_inputs_are_not_copied_under_mixed_precision(train: Any, monkeyp
     monkeypatch.setattr(trainer, "keep_input_dtype", lambda model: changed.append(keep_input_dtype(model)))
     log = train(bf16=True, use_cpu=True, max_steps=2)
     assert changed and changed[0] > 0 and all(math.isfinite(entry["loss"]) for entry in log)
-    changed.clear()
-    train(max_steps=1, overwrite_output_dir=True)
-    assert not changed

@@ -14,7 +14,7 @@ from tests.support import data
 from .conftest import as_dataset
 
 
-def run(model, tmp_path, name, *, lora=False, rows=None, **options):
+def run(model, tmp_path, name, *, lora=False, rows=None, evaluated=None, **options):
     args = AspoConfig(
         str(tmp_path / name), use_cpu=True, per_device_train_batch_size=2, logging_steps=1,
         learning_rate=1e-3, report_to="none", save_strategy="no", bf16=False,
@@ -24,6 +24,7 @@ def run(model, tmp_path, name, *, lora=False, rows=None, **options):
         str(model),
         args=args,
         train_dataset=as_dataset(rows or data.rows(8, 1, sentences=(3, 5))),
+        eval_dataset=evaluated,
         peft_config=LoraConfig(target_modules=["q_proj"], r=4) if lora else None,
     )
     trainer.train()
@@ -54,6 +55,20 @@ def test_a_cached_run_is_the_live_run(model, tmp_path, lora):
     again._compute_loss(again.model, batch)
     assert len(forwards) == 1
     assert again._logps.pairs["plain"] == 0 and again._logps.pairs["shared"] > 0
+
+
+def test_rows_that_an_epoch_drops_are_in_the_cache(model, tmp_path):
+    """And an evaluation set that is called like the training set does not take its place."""
+    trainer, logs = run(
+        model("llava"), tmp_path, "out", rows=data.rows(5, 1, sentences=(3, 5)), max_steps=6, eval_steps=6,
+        eval_strategy="steps", evaluated={"train": as_dataset(data.rows(2, 9, sentences=(2, 4)))},
+        per_device_eval_batch_size=1, dataloader_drop_last=True,
+        aspo_reference_cache=str(tmp_path / "reference"),
+    )  # fmt: skip
+    assert len(logs) == 6 and trainer.args.dataloader_drop_last
+    assert any("eval_train_loss" in entry for entry in trainer.state.log_history)
+    assert len(trainer._cached.cache) == 2 * (5 + 2)
+    trainer.train()  # its policy is no reference any more, and the cache still is
 
 
 def test_images_go_through_processor_and_model_once(model, processing, tmp_path, monkeypatch):

@@ -95,10 +95,12 @@ def test_the_adapter_is_off_for_the_reference(run: Any) -> None:
 def test_adapter_inputs_are_not_copied_under_mixed_precision(run: Any) -> None:
     from peft import LoraConfig
 
-    for mixed in (True, False):
-        trainer = run(data.rows(2), keep=True, bf16=mixed, peft_config=LoraConfig(target_modules=["q_proj"]))
-        casts = {m.cast_input_dtype_enabled for m in trainer.model.modules() if hasattr(m, "lora_A")}
-        assert casts == {not mixed}
+    trainer = run(data.rows(2), keep=True, bf16=True, peft_config=LoraConfig(target_modules=["q_proj"]))
+    layers = [m for m in trainer.model.modules() if hasattr(m, "lora_A")]
+    given = torch.ones(1, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layers and all(m._cast_input_dtype(given, torch.float32) is given for m in layers)
+    assert all(m._cast_input_dtype(given, torch.float32).dtype == torch.float32 for m in layers)
 
 
 def test_similarities_keep_their_digits_under_deepspeed(run: Any, monkeypatch: Any) -> None:
@@ -151,6 +153,44 @@ def test_compute_metrics_is_refused(model: Any, tmp_path: Path) -> None:
             train_dataset=as_dataset(data.rows(2)),
             compute_metrics=lambda _: {},
         )
+
+
+def test_several_gpus_without_a_launcher_are_refused(model: Any, tmp_path: Path) -> None:
+    args = AspoConfig(str(tmp_path), **COMMON)
+    args._n_gpu = 2 * args.n_gpu or 2
+    with pytest.raises(ValueError, match="accelerate launch"):
+        AspoTrainer(str(model("llava")), args=args, train_dataset=as_dataset(data.rows(2)))
+
+
+def test_sets_prepared_without_similarities_are_refused_too(
+    model: Any, processing: Any, tmp_path: Path
+) -> None:
+    from aspo_plugin.trl.data import prepare_dataset
+
+    unscored = as_dataset(data.rows(2)).remove_columns(["chosen_similarity"])
+    prepared = prepare_dataset(unscored, processing("llava"), alpha=0)
+    assert len(prepare_dataset(prepared, processing("llava"), alpha=0)) == 2
+    with pytest.raises(ValueError, match="no similarities"):
+        AspoTrainer(str(model("llava")), args=AspoConfig(str(tmp_path), **COMMON), train_dataset=prepared)
+
+
+def test_the_best_model_is_loaded_at_the_end(run: Any, tmp_path: Path) -> None:
+    """LLaVA is saved under other names than it trains under."""
+    from safetensors.torch import load_file
+
+    rows = data.rows(4, sentences=(2, 4))
+    trainer = run(
+        rows, keep=True, evaluated=as_dataset(rows), save_strategy="steps", save_steps=2,
+        eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, metric_for_best_model="eval_loss",
+        greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    best = tmp_path / "aspo" / "checkpoint-2"
+    assert trainer.state.best_model_checkpoint == str(best)
+    trainer.save_model(str(tmp_path / "final"))
+    final, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "final", best))
+    assert final.keys() == expected.keys()
+    assert all(torch.equal(final[name], expected[name]) for name in expected)
 
 
 def test_the_example_runs(model: Any, tmp_path: Path, monkeypatch: Any) -> None:
