@@ -12,20 +12,24 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.hub import StandInHub
+
 from .conftest import history, write
 
 NUMBERS = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
 
 
-def launch(*arguments: str) -> None:
-    """Axolotl's command line in a process of its own."""
+def launch(*arguments: str, **variables: str | None) -> None:
+    """Axolotl's command line in a process of its own; a variable that is None is left out."""
     bin_dir = Path(sys.executable).parent
     environment = {
         **os.environ,
         "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
         "AXOLOTL_IS_PREPROCESS": "0",
     }
-    for name in ("WORLD_SIZE", "LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+    environment |= {name: value for name, value in variables.items() if value is not None}
+    without = [name for name, value in variables.items() if value is None]
+    for name in (*without, "WORLD_SIZE", "LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
     subprocess.run([str(bin_dir / "axolotl"), *arguments], env=environment, check=True, timeout=500)
 
@@ -41,7 +45,8 @@ def same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], rel: float, n
 def test_the_default_launcher_and_two_processes(
     config: Any, train: Any, datasets: Path, tmp_path: Path
 ) -> None:
-    """`axolotl train` as users type it; 1 process with batch 2 equals 2 processes with batch 1."""
+    """`axolotl train` as users type it; 1 process with batch 2 equals 2 processes with batch 1, which read
+    their set from a Hub by its id."""
     changes = {
         "test_datasets": [{"path": str(datasets / "eval")}],
         "eval_steps": 3,
@@ -52,7 +57,15 @@ def test_the_default_launcher_and_two_processes(
     one, two = tmp_path / "one", tmp_path / "two"
     launch("train", write({**config, **changes, "output_dir": str(one)}, tmp_path / "c1"))
     halves = {**config, **changes, "micro_batch_size": 1, "output_dir": str(two)}
-    launch("train", write(halves, tmp_path / "c2"), "--launcher", "torchrun", "--", "--nproc_per_node=2")
+    halves |= {
+        "datasets": [{"path": "somebody/pairs"}],
+        "dataset_prepared_path": str(tmp_path / "prepared-2"),
+    }
+    with StandInHub() as hub:
+        hub.publish("somebody/pairs", datasets / "many")
+        environment = {**hub.environment(), "HF_HOME": str(tmp_path / "home")}
+        config_file = write(halves, tmp_path / "c2")
+        launch("train", config_file, "--launcher", "torchrun", "--", "--nproc_per_node=2", **environment)
     # The adapter starts from the same seed; sums of different order differ in the last places.
     same(history(one), history(two), rel=2e-4)
     state = json.loads((one / "checkpoint-3" / "trainer_state.json").read_text())
