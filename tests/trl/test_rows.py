@@ -178,6 +178,8 @@ def test_the_counted_length_is_that_of_the_processor(name: str, processing: Any)
         kept = prepare(processor, ROW, images, max_length=expanded + 7)
         assert len(kept["chosen_ids"]) == min(7, len(whole["chosen_ids"]))
         assert kept["sentence_ids"] == whole["sentence_ids"][:7]
+        short = prepare(processor, ROW, images, max_length=expanded + 2)
+        assert len(short["chosen_ids"]) == len(short["rejected_ids"]) == 2
         assert kept["prompt_ids"] == whole["prompt_ids"]
         with pytest.raises(RefusedRow, match="leave no room in max_length"):
             prepare(processor, ROW, images, max_length=expanded)
