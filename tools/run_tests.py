@@ -33,7 +33,7 @@ SUITES = {
 }
 # What each target runs: lanes go side by side, the suites of a lane one after the other.
 TARGETS = {
-    "all": [["data", "core", "score", "llamafactory"], ["core-axolotl", "trl", "axolotl"]],
+    "all": [["data", "core", "llamafactory"], ["axolotl", "core-axolotl", "trl", "score"]],
     "data": [["data"]],
     "llamafactory": [["core", "score", "llamafactory"]],
     "axolotl": [["core-axolotl", "trl", "axolotl"]],

@@ -14,6 +14,7 @@ from transformers import Trainer
 
 from aspo_plugin.config import AspoSettings
 from aspo_plugin.core.adapters import keep_input_dtype
+from aspo_plugin.core.dropout import disable_attention_dropout
 from aspo_plugin.core.logprobs import ResponseLogProbs
 from aspo_plugin.core.loss import aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
@@ -39,6 +40,7 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
         """`fingerprint`: what the reference's log-probs depend on, where they are cached."""
         super().__init__(*args, **kwargs)
         self.settings = settings
+        disable_attention_dropout(self.model)  # the host switches off what modules hold
         keep_input_dtype(self.model)
         self.response_logps = ResponseLogProbs(shared_prefix=settings.shared_prefix)
         self.cached: CachedReference | None = None

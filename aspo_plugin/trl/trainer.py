@@ -19,6 +19,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id, use_adapter
 
 from aspo_plugin.core.adapters import keep_input_dtype
+from aspo_plugin.core.dropout import disable_attention_dropout
 from aspo_plugin.core.logprobs import ResponseLogProbs
 from aspo_plugin.core.loss import AspoOutput, aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
@@ -115,6 +116,8 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
                 "this mixture-of-experts model would get a load-balancing loss, which ASPO does not compute: "
                 "set router_aux_loss_coef to 0.0."
             )
+        if self.args.disable_dropout:
+            disable_attention_dropout(self.model)  # the reference is not in training
         keep_input_dtype(self.model)
         self._logps = ResponseLogProbs(shared_prefix=self.aspo_settings.shared_prefix)
         self._aspo_metrics = {mode: AspoMetrics() for mode in ("train", "eval")}

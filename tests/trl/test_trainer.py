@@ -103,6 +103,13 @@ def test_adapter_inputs_are_not_copied_under_mixed_precision(run: Any) -> None:
     assert all(m._cast_input_dtype(given, torch.float32).dtype == torch.float32 for m in layers)
 
 
+def test_no_dropout_is_left_in_the_policy(run: Any) -> None:
+    trainer = run(data.rows(2), "instructblip", keep=True)
+    rates = [getattr(m, "attention_dropout", 0) for m in trainer.model.modules()]
+    rates += [m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert rates and not any(rates)
+
+
 def test_similarities_keep_their_digits_under_deepspeed(run: Any, monkeypatch: Any) -> None:
     from transformers import Trainer
 
