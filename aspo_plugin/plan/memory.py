@@ -97,9 +97,10 @@ def _activations(run: Run, shape: Shape, tokens: int) -> Part:
 
 
 def _layer(run: Run, shape: Shape, tokens: int) -> Part:
-    """One layer in the backward pass: its activations computed again, and as many gradients of them."""
-    kept = tokens * _per_token(run, shape)
-    return Part("one layer", 2 * kept, f"2 x {_per_token(run, shape):,} B x {tokens:,} tokens")
+    """One layer in the backward pass: its activations computed again, and the gradients of the MLP's three
+    widest and of two residuals; those before are gone by then."""
+    size = _per_token(run, shape) + 2 * (3 * shape.inner + 2 * shape.hidden)
+    return Part("one layer", size * tokens, f"{size:,} B x {tokens:,} tokens")
 
 
 def _per_token(run: Run, shape: Shape) -> int:

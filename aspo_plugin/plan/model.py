@@ -19,8 +19,9 @@ PROJECTOR = ("multi_modal_projector", "language_projection", "connector", "merge
 class Shape:
     """Counts of parameters, and widths of the language model.
 
-    `quantizable`: weights of its linear layers, which 4-bit loading shrinks. `attention`: width of queries,
-    keys and values together. `largest`: parameters of the largest piece that sharding gathers at once.
+    `quantizable`: weights of all linear layers but the output's, which 4-bit loading shrinks. `attention`:
+    width of queries, keys and values together. `largest`: parameters of the largest piece that sharding
+    gathers at once.
     """
 
     parameters: int
@@ -75,11 +76,11 @@ def measure(config: Any, run: Run) -> Shape:
     text = config.get_text_config()
     heads = text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    linear = {
-        name: module
+    linear = [
+        module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not _has(name, (*VISION, *PROJECTOR, "lm_head"))
-    }
+        if isinstance(module, nn.Linear) and not name.endswith("lm_head")
+    ]
     if run.method == "full":
         trainable = sum(value.numel() for name, value in model.named_parameters() if _is_trained(name, run))
     else:
@@ -94,7 +95,7 @@ def measure(config: Any, run: Run) -> Shape:
     return Shape(
         parameters=sum(value.numel() for value in model.parameters()),
         trainable=trainable,
-        quantizable=sum(module.weight.numel() for module in linear.values()),
+        quantizable=sum(module.weight.numel() for module in linear),
         hidden=text.hidden_size,
         inner=text.intermediate_size,
         attention=size * (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads)),

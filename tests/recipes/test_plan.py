@@ -128,13 +128,7 @@ def measured_peak(model: Any, pairs: int, length: int) -> float:
     return float(peak)
 
 
-LORA_PEAK = pytest.mark.xfail(strict=True, reason="the formula gives 225 MiB, measured 147: 1.52 against 1.5")
-QLORA_WEIGHTS = pytest.mark.xfail(
-    strict=True, reason="the formula gives 4.8% more than is held; not understood"
-)
-
-
-@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=LORA_PEAK)])
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_activations_are_near_a_measured_run(method: str, tmp_path: Path) -> None:
     """Peak of forward and backward without weights, on a model whose activations outweigh the rest."""
     import peft
@@ -166,7 +160,7 @@ def test_activations_are_near_a_measured_run(method: str, tmp_path: Path) -> Non
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     measured = measured_peak(model, pairs, length)
-    assert measured / 1.5 < expected < measured * 1.5, (expected / 2**20, measured / 2**20)
+    assert measured / 1.3 < expected < measured * 1.3, (expected / 2**20, measured / 2**20)
 
 
 def measured_states(values: dict[str, Any]) -> dict[str, int]:
@@ -211,10 +205,7 @@ def measured_states(values: dict[str, Any]) -> dict[str, int]:
     [
         {"finetuning_type": "lora"},
         {"finetuning_type": "full"},
-        pytest.param(
-            {"finetuning_type": "lora", "quantization_bit": 4, "double_quantization": True},
-            marks=QLORA_WEIGHTS,
-        ),
+        {"finetuning_type": "lora", "quantization_bit": 4, "double_quantization": True},
     ],
     ids=["lora", "full", "qlora"],
 )
