@@ -50,7 +50,7 @@ def test_full_training_resumes_with_its_cache(train, tmp_path):
     resumed = {"resume_from_checkpoint": f"{out}/checkpoint-2", "output_dir": out}
     cached = train(**options, aspo_reference_cache=folder, **resumed)
     assert_same(cached, train(**options, **resumed))
-    with pytest.raises(RuntimeError, match="not complete for the train set"):
+    with pytest.raises(RuntimeError, match="not complete for the training set"):
         train(**options, aspo_reference_cache=str(tmp_path / "other"), **resumed)
 
 
