@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from aspo_plugin.core.dropout import disable_attention_dropout
 from aspo_plugin.core.frozen import frozen_without_gradients, vision_towers
 from aspo_plugin.core.logprobs import ResponseLogProbs
 from tests.core.test_shared_prefix import TOLERANCE, assert_same_gradients, gradients
@@ -25,6 +26,7 @@ def test_gradients_without_the_tower(backbones, name):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    disable_attention_dropout(model)
     batch = pair_batch(model, processor, pairs=2)
     seen = []
 
