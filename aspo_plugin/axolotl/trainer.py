@@ -22,6 +22,7 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
 
     _tag_names = ["axolotl", "aspo"]
     tag_names = ["axolotl", "aspo"]
+    _setting_name = NAME
 
     def __init__(
         self,
@@ -40,9 +41,8 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
         if cfg.adapter and peft_config is None:  # `axolotl evaluate` gives the model without its adapter
             trained = trained_adapter(cfg)
             peft_config = PeftConfig.from_pretrained(trained)
-        elif (
-            cfg.adapter and cfg.lora_model_dir
-        ):  # Axolotl gives the config of a given adapter, not its weights
+        elif cfg.adapter and cfg.lora_model_dir:
+            # Axolotl gives the config of a given adapter, not its weights.
             model = PeftModel.from_pretrained(model, cfg.lora_model_dir, is_trainable=True)
             peft_config = None  # TRL keeps a frozen copy of the loaded adapter as the reference
         elif host.evaluates(cfg):  # `axolotl evaluate` gives the base model, and no reference

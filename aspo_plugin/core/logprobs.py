@@ -48,10 +48,14 @@ class ResponseLogProbs:
     'false' never does (see `AspoSettings`); a batch that does not allow it goes the plain way in each.
     `self_check`: compare the fast path with the plain one on the first batch that takes it, and on the first
     with images, and stop on a difference.
+    `setting`: how the host's user writes `shared_prefix`, for messages.
     """
 
-    def __init__(self, *, shared_prefix: str = "auto", self_check: bool = True) -> None:
+    def __init__(
+        self, *, shared_prefix: str = "auto", self_check: bool = True, setting: str = "shared_prefix"
+    ) -> None:
         self.shared_prefix = shared_prefix
+        self._setting = setting
         self.fallbacks: Counter[str] = Counter()
         self.pairs: Counter[str] = Counter()
         self.shared = False  # whether the last batch passed its image and prompt once per pair
@@ -94,7 +98,7 @@ class ResponseLogProbs:
         known = self._known[base]
         if isinstance(known, str) and self.shared_prefix == "true":
             raise ValueError(
-                f"shared_prefix is true, but {known}. Set it to auto, which goes the plain way here."
+                f"{self._setting} is true, but {known}. Set it to auto, which goes the plain way here."
             )
         return known
 
@@ -160,8 +164,8 @@ class ResponseLogProbs:
         if selfcheck.any_rank(not self.verdict.holds, device):
             raise selfcheck.SelfCheckError(
                 f"the shared prefix does not give this model's own log-probs on the first batch "
-                f"({self.verdict}). Training would be wrong, so it stops here. Set shared_prefix to false, "
-                f"and please report the model and the versions of torch and transformers."
+                f"({self.verdict}). Training would be wrong, so it stops here. Set {self._setting} to "
+                f"false, and please report the model and the versions of torch and transformers."
             )
 
     def _precision(self, model: nn.Module) -> torch.dtype:

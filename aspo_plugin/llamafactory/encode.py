@@ -204,9 +204,8 @@ def check_image(image: dict[str, Any]) -> None:
     try:
         with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as picture:
             picture.load()
-    except (
-        Exception
-    ) as error:  # whatever a broken file makes Pillow raise, it is that file that is unreadable
+    except Exception as error:
+        # Whatever a broken file makes Pillow raise, it is that file that is unreadable.
         # Without the address of a stream: the same row is to give the same line.
         unknown = isinstance(error, Image.UnidentifiedImageError) and image["bytes"] is not None
         raise RowRefused("image", "unknown format" if unknown else str(error)) from error

@@ -42,7 +42,9 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
         self.settings = settings
         disable_attention_dropout(self.model)  # the host switches off what modules hold
         keep_input_dtype(self.model)
-        self.response_logps = ResponseLogProbs(shared_prefix=settings.shared_prefix)
+        self.response_logps = ResponseLogProbs(
+            shared_prefix=settings.shared_prefix, setting="aspo_shared_prefix"
+        )
         self.cached: CachedReference | None = None
         if settings.reference_cache is not None and fingerprint is not None:
             self.cached = CachedReference(

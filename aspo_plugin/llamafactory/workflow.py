@@ -95,9 +95,8 @@ def run_aspo(
         _train(trainer, dataset_module, training_args, finetuning_args)
     if training_args.do_eval:
         _evaluate(trainer, rewards=ref_model is not model)
-    if (
-        data_args.streaming and data_args.tokenized_path is None and main
-    ):  # only now are its refused rows known
+    if data_args.streaming and data_args.tokenized_path is None and main:
+        # Only now are the stream's refused rows known.
         counts = sentences.rejected.counts()
         save_args(training_args.output_dir, finetuning_args, host_version(), counts, sources)
     _write_card(trainer, model_args, data_args, training_args, finetuning_args)

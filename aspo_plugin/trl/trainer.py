@@ -46,6 +46,7 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
     and `aspo/*` of `core.metrics`; TRL's entropy, logits and token accuracy need logits that are never made.
     """
 
+    _setting_name = "aspo_{}"  # how the host's user writes a setting
     _evaluated = "eval"  # the prefix of an evaluation's metrics
     _tag_names = ["trl", "aspo"]
     _name = "ASPO"
@@ -119,7 +120,10 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
         if self.args.disable_dropout:
             disable_attention_dropout(self.model)  # the reference is not in training
         keep_input_dtype(self.model)
-        self._logps = ResponseLogProbs(shared_prefix=self.aspo_settings.shared_prefix)
+        self._logps = ResponseLogProbs(
+            shared_prefix=self.aspo_settings.shared_prefix,
+            setting=self._setting_name.format("shared_prefix"),
+        )
         self._aspo_metrics = {mode: AspoMetrics() for mode in ("train", "eval")}
         self._rewards = {mode: RewardMeans() for mode in ("train", "eval")}
         self._cached: CachedReference | None = None
