@@ -18,9 +18,8 @@ class Run:
     method: str  # lora, qlora or full
     rank: int
     targets: str | tuple[str, ...]
-    trained: tuple[
-        str, ...
-    ]  # full: patterns of trained parameters, () for the whole model but its vision parts
+    # Full: patterns of trained parameters, () for the whole model but its vision parts.
+    trained: tuple[str, ...]
     pairs: int
     length: int
     gpus: int
