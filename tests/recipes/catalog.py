@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tests.support import backbones, data
+from tests.support.backbones.pixtral import IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -108,7 +109,11 @@ def sized_down(recipe: Recipe, workspace: Path, output: Path) -> dict[str, Any]:
             "lora_rank": 4,
             "lora_alpha": 8,
         }
+    bounds = recipe.values.get("processor_kwargs")
+    if bounds and "size" in bounds:  # the tiny model's tower takes no larger image
+        bounds = {"size": {"longest_edge": IMAGE}}
     return {
+        **({"processor_kwargs": bounds} if bounds else {}),
         "base_model": str(model),
         "datasets": [{**recipe.values["datasets"][0], "path": str(dataset)}],
         "dataset_prepared_path": str(output / "prepared"),

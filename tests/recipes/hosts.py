@@ -120,11 +120,20 @@ def forked(call: Callable[[], None], log: Path, processes: int = 1, timeout: flo
         child = os.fork()
         if child == 0:
             os.environ.update(variables)
+            _forget_processes()
             _child(call, _log(log, rank), timeout)
         children.append(child)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     for rank, status in enumerate(statuses):
         assert status == 0, f"exit codes {statuses}\n{_log(log, rank).read_text(errors='replace')[-4000:]}"
+
+
+def _forget_processes() -> None:
+    """What accelerate has learnt of the parent, which is one process: a child may be one of several."""
+    if "accelerate.state" in sys.modules:
+        state = sys.modules["accelerate.state"]
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
 
 
 def _log(log: Path, rank: int) -> Path:

@@ -52,11 +52,13 @@ def encoded_rows(values: dict[str, Any]) -> tuple[Any, Any, list[dict[str, Any]]
     from aspo_plugin.llamafactory.data import SentenceData
     from aspo_plugin.llamafactory.fields import settings_of
     from aspo_plugin.llamafactory.hooks import sentence_data
+    from aspo_plugin.llamafactory.rejected import RejectedRows
 
     model, arguments, training, method, _ = get_train_args({**values, "stage": "aspo"})
     module = load_tokenizer(model)
     template = get_template_and_fix_tokenizer(module["tokenizer"], arguments)
-    with sentence_data(SentenceData(settings_of(method), model.cache_dir)):
+    rejected = RejectedRows(training.output_dir)
+    with sentence_data(SentenceData(settings_of(method), rejected, model.cache_dir)):
         rows = get_dataset(template, model, arguments, training, stage="rm", **module)["train_dataset"]
     return module["tokenizer"], module["processor"], list(rows)
 

@@ -51,4 +51,7 @@ class _Finder(MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, _Finder())
+if MODULE in sys.modules:
+    _change(sys.modules[MODULE])
+else:
+    sys.meta_path.insert(0, _Finder())
