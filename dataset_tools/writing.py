@@ -37,6 +37,8 @@ class ShardWriter:
         self._held: list[pa.Table] = []
         self._held_rows = self._held_bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        # Started now: Ctrl-C while `submit` starts it would leave a thread that `shutdown` does not wait for.
+        self._thread.submit(int).result()
         self._writing: Future[None] | None = None
         self.rows = 0
         dictionary = ["source", *(name for name in self._leaves() if name.endswith(".role"))]

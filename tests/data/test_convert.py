@@ -178,7 +178,7 @@ def wait(condition) -> None:
 
 
 def test_killed_at_random_moments_and_resumed(tmp_path):
-    rlaif_v(tmp_path / "source", rows=600)
+    rlaif_v(tmp_path / "source", rows=4000)
     run(tmp_path / "source", tmp_path / "whole", shard_rows=15)
     arguments = ["convert", str(tmp_path / "source"), str(tmp_path / "out"), "--shard-rows", "15", "--resume"]
     chance = random.Random()
@@ -199,7 +199,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
 
 
 def test_ctrl_c_leaves_a_state_that_resume_takes_up(tmp_path):
-    rlaif_v(tmp_path / "source", rows=500, defects=False)
+    rlaif_v(tmp_path / "source", rows=4000, defects=False)
     arguments = ["convert", str(tmp_path / "source"), str(tmp_path / "out"), "--shard-rows", "25"]
     process = subprocess.Popen(
         [*COMMAND, *arguments, "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
