@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -77,6 +78,9 @@ class _Pool:
     def _start(self) -> None:
         here, there = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(there, self._function), daemon=True)
+        # Ctrl-C is the parent's business, also while a worker still starts: it inherits this thread's mask.
+        resource_tracker.ensure_running()  # which unblocks the signal when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         process.start()
         there.close()
         self._processes.append(process)
@@ -109,7 +113,6 @@ class _Pool:
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     settle_pandas(without=True)
     while True:
         try:
