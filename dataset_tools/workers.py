@@ -78,9 +78,10 @@ class _Pool:
     def _start(self) -> None:
         here, there = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(there, self._function), daemon=True)
-        # Ctrl-C is the parent's business, also while a worker still starts: it inherits this thread's mask.
-        resource_tracker.ensure_running()  # which unblocks the signal when it starts
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        if hasattr(signal, "pthread_sigmask"):
+            # Ctrl-C is the parent's business, also while a worker starts: it inherits this thread's mask.
+            resource_tracker.ensure_running()  # which unblocks the signal when it starts
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         process.start()
         there.close()
         self._processes.append(process)
@@ -113,6 +114,7 @@ class _Pool:
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where no mask could be inherited
     settle_pandas(without=True)
     while True:
         try:

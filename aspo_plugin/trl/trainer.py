@@ -83,6 +83,12 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
                 "compute_metrics needs logits, which ASPO never makes: read the logged metrics instead."
             )
         refuse_options(args)
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"this one process sees {args.n_gpu} GPUs, and DataParallel cannot share images between the "
+                "copies of a model: start with `accelerate launch` or `torchrun`, or show it one GPU "
+                "(CUDA_VISIBLE_DEVICES=0)."
+            )
         self.aspo_settings = settings_of(args)
         if processing_class is None:
             processing_class = AutoProcessor.from_pretrained(
@@ -104,12 +110,6 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
                 eval_dataset=evaluation,
                 processing_class=processing_class,
                 **kwargs,
-            )
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"this one process sees {self.args.n_gpu} GPUs, and DataParallel cannot share images between "
-                "the copies of a model: start with `accelerate launch` or `torchrun`, or show it one GPU "
-                "(CUDA_VISIBLE_DEVICES=0)."
             )
         self._expect_images(train, evaluation)
         if self.aux_loss_enabled:

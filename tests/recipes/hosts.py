@@ -67,6 +67,16 @@ def train(
     return history(Path(changes["output_dir"]))
 
 
+def command(recipe: Recipe, changes: dict[str, Any], folder: Path, launcher: str = "python") -> list[str]:
+    """What a user types to train `recipe` with `changes`; `launcher` is for Axolotl."""
+    program = Path(sys.executable).parent
+    if recipe.host == "llamafactory":
+        words = [f"{key}={value}" for key, value in changes.items()]
+        return [str(program / "llamafactory-cli"), "train", str(recipe.path), *words]
+    config = write_config(recipe, changes, folder)
+    return [str(program / "axolotl"), "train", str(config), "--launcher", launcher]
+
+
 def write_config(recipe: Recipe, changes: dict[str, Any], folder: Path) -> Path:
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump({**recipe.values, **changes}))

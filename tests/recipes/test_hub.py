@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,13 +31,7 @@ def test_the_pushed_card_names_method_settings_dataset_and_revision(workspace: P
     assert HOST is not None
     recipe = next(recipe for recipe in catalog.recipes_of(HOST) if recipe.path.stem == "llava-1.5-7b")
     changes = catalog.sized_down(recipe, workspace, tmp_path) | {"max_steps": 1} | PUSH[HOST]
-    program = Path(sys.executable).parent
-    if HOST == "llamafactory":
-        words = [f"{key}={value}" for key, value in changes.items()]
-        command = [str(program / "llamafactory-cli"), "train", str(recipe.path), *words]
-    else:
-        config = hosts.write_config(recipe, changes, tmp_path)
-        command = [str(program / "axolotl"), "train", str(config), "--launcher", "python"]
+    command = hosts.command(recipe, changes, tmp_path)
     with StandInHub() as hub:
         environment = apply_environment(hub, catalog.environment()) | {"HF_HOME": str(tmp_path / "home")}
         done = subprocess.run(

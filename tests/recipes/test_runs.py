@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +144,8 @@ def test_the_papers_recipe_by_its_command(workspace: Path, tmp_path: Path, row: 
     recipe = named("llava-1.5-7b-paper")
     changes = catalog.sized_down(recipe, workspace, tmp_path) | {"bf16": False}
     changes.pop("use_cpu", None)
-    program = Path(sys.executable).parent
-    if HOST == "llamafactory":
-        words = [f"{key}={value}" for key, value in changes.items()]
-        command = [str(program / "llamafactory-cli"), "train", str(recipe.path), *words]
-    else:
-        config = hosts.write_config(recipe, changes, tmp_path)
-        command = [str(program / "axolotl"), "train", str(config), "--launcher", "torchrun"]
+    command = hosts.command(recipe, changes, tmp_path, launcher="torchrun")
+    if HOST == "axolotl":
         command += ["--", "--nproc_per_node", "2"]
     environment = catalog.environment() | deepspeed_environment()
     environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
