@@ -16,6 +16,22 @@ DATASET_KEYS = ("path", "split", "type", "data_files", "revision")
 # sets drops all others.
 STRATEGY_KEYS = ("field_messages", "field_chosen", "field_rejected")
 
+# What Axolotl's trainer of preferences never reads, with the values that ask for nothing.
+_SUPERVISED = "Axolotl reads it in supervised fine-tuning only, so it would change nothing"
+_SUPERVISED_ONLY: dict[str, tuple[Any, ...]] = {
+    "do_bench_eval": (False,),
+    "do_causal_lm_eval": (False,),
+    "eval_table_size": (0,),
+    "image_resize_algorithm": (),
+    "lisa_step_interval": (0,),
+    "loss_watchdog_threshold": (),
+    "lr_quadratic_warmup": (False,),
+    "min_sample_len": (),
+    "neftune_noise_alpha": (0, 0.0),
+    "relora": (False,),
+    "use_eaft": (False,),
+}
+
 # Config key -> (values that are fine, why others are not). A key that is not set is always fine.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "sample_packing": ((False,), "packed rows have no pairs; pairs are batched by micro_batch_size"),
@@ -24,6 +40,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "streaming": ((False,), "every pair is checked before training"),
     "pretraining_dataset": ((), "ASPO trains on preference pairs: use datasets"),
     "skip_prepare_dataset": ((False,), "sentences are placed on the tokens while the data is prepared"),
+    "image_size": ((), f"{_SUPERVISED}: bound images by processor_kwargs, such as max_pixels"),
     "group_by_length": ((False,), "the length of a row with images is known only when it is collated"),
     "context_parallel_size": ((1,), "a sentence's log-probs would be spread over processes"),
     "dpo_use_liger_kernel": ((False,), "Liger's fused loss gives no per-token log-probs"),
@@ -33,6 +50,8 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dpo_loss_type": ((["sigmoid"],), "the loss of ASPO is -log sigmoid of its own margin"),
     "dpo_loss_weights": ((), "ASPO is one loss"),
     "precompute_ref_log_probs": ((False,), "it keeps one sum per response; use `aspo: reference_cache`"),
+    "beta": ((), "Axolotl's key for it is rl_beta"),
+    **{key: (off, _SUPERVISED) for key, off in _SUPERVISED_ONLY.items()},
     "reward_model": ((False,), "ASPO trains a policy"),
     "process_reward_model": ((False,), "ASPO trains a policy"),
 }

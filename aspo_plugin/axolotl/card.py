@@ -27,11 +27,11 @@ KEYS = (
 )
 
 
-def describe(cfg: Any, output_dir: str | Path) -> None:
+def describe(cfg: Any, output_dir: str | Path, beta: float) -> None:
     """Add the ASPO section to the README.md that the trainer wrote, from the validated config."""
     settings = settings_from(dict(cfg.aspo or {}), NAME)
     values = {
-        "rl_beta": cfg.rl_beta,
+        "rl_beta": beta,
         NAME.format("alpha"): settings.alpha,
         NAME.format("normalization"): settings.normalization,
         NAME.format("similarity_model"): settings.similarity_model,

@@ -27,15 +27,19 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from aspo_plugin.rejected import keep, kept
 
 from .args import DATASET_KEYS, refuse
 
@@ -44,6 +48,18 @@ logger = logging.getLogger(__name__)
 TESTED = ("0.19.0",)
 TRAINER = "aspo_plugin.axolotl.trainer.AxolotlAspoTrainer"
 PLUGIN = "aspo_plugin.axolotl.AspoPlugin"
+# Arguments of every trainer that Axolotl reads for supervised fine-tuning and leaves out for preferences.
+_PASSED_ON = (
+    "auto_find_batch_size",
+    "dataloader_drop_last",
+    "ddp_broadcast_buffers",
+    "ddp_bucket_cap_mb",
+    "ddp_find_unused_parameters",
+    "ddp_timeout",
+    "greater_is_better",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+)
 _EVALUATES = "aspo_evaluates"
 
 _TOUCHED = (
@@ -60,6 +76,7 @@ _TOUCHED = (
     "axolotl.utils.data.lock:FileLockLoader",
     "axolotl.utils.data.shared:create_train_validation_split",
     "axolotl.utils.data.shared:generate_dataset_hash_from_config",
+    "axolotl.utils.data.shared:get_prepared_dataset_path",
     "axolotl.utils.data.shared:load_dataset_with_config",
     "axolotl.utils.data.shared:load_preprocessed_dataset",
     "axolotl.utils.data.shared:merge_datasets",
@@ -73,7 +90,8 @@ _TOUCHED = (
 def check_host(touched: tuple[str, ...] = _TOUCHED[:3]) -> None:
     """Raise `RuntimeError` naming the first place of Axolotl that is not where it was.
 
-    Checks the light half by default; `_TOUCHED` as a whole imports the trainers.
+    By default those that need no trainer imported, for when a config is read; `prepared_splits`, which every
+    command passes before a model loads, asks for all of `_TOUCHED`.
     """
     from axolotl import __version__
 
@@ -86,7 +104,7 @@ def check_host(touched: tuple[str, ...] = _TOUCHED[:3]) -> None:
                 f"rl: aspo relies on {place}, which Axolotl {__version__} does not have ({error}). "
                 f"It was tested with Axolotl {', '.join(TESTED)}: install that, or a newer aspo-plugin."
             ) from error
-    if __version__ not in TESTED:
+    if __version__ not in TESTED and touched is _TOUCHED:
         logger.warning("rl: aspo was tested with Axolotl %s, this is %s", ", ".join(TESTED), __version__)
 
 
@@ -115,6 +133,8 @@ def register(cfg: Any) -> None:
             f"plugins lists {PLUGIN}, but rl is {cfg.get('rl')}: nothing of ASPO would happen. "
             "Set rl: aspo, or remove the plugin (and the block aspo, if there is one)."
         )
+    _refuse_flags(sys.argv[1:])
+    _check_keys(cfg)
     refuse(cfg)
     check_host()
     cfg["rl"] = "dpo"
@@ -127,6 +147,39 @@ def register(cfg: Any) -> None:
         cfg["merge_method"] = "legacy"
     _serve_evaluate()
     _skip_peer_probe()
+
+
+def _refuse_flags(arguments: list[str]) -> None:
+    flags = [argument for argument in arguments if argument.startswith("--aspo")]
+    if flags:
+        raise ValueError(
+            f"{flags[0]} on the command line would change nothing: Axolotl takes no keys of plugins there. "
+            "Write it into the block aspo of the config."
+        )
+
+
+def _check_keys(cfg: Any) -> None:
+    """Axolotl drops keys that it does not know. One that is nearly a key is a mistake; others are named."""
+    from axolotl.integrations.base import PluginManager
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    schemas = [AxolotlInputConfig]
+    for place in PluginManager.get_instance().get_input_args():
+        module, _, name = place.rpartition(".")
+        schemas.append(getattr(importlib.import_module(module), name))
+    known = {
+        key
+        for schema in schemas
+        for name, item in schema.model_fields.items()
+        for key in (name, item.alias, item.validation_alias)
+        if isinstance(key, str)
+    }
+    unknown = [key for key in cfg if key not in known and not key.startswith(("_", "x-", "aspo"))]
+    for key in unknown:
+        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
+            raise ValueError(f"{key} is no key of Axolotl, which would ignore it: did you mean {near[0]}?")
+    if unknown:
+        logger.warning("%s: no key of Axolotl, so it changes nothing", ", ".join(sorted(unknown)))
 
 
 def current_config() -> Any:
@@ -142,9 +195,21 @@ def training_args(cfg: Any) -> dict[str, Any] | None:
         return None
     # ASPO computes log-probs only, so a mixture-of-experts model gets no load-balancing loss.
     args: dict[str, Any] = {"router_aux_loss_coef": 0.0}
+    args |= {key: cfg[key] for key in _PASSED_ON if cfg[key] is not None}
+    if cfg.early_stopping_patience:
+        args.setdefault("load_best_model_at_end", True)
+        args.setdefault("metric_for_best_model", "loss")
     if cfg.device == "cpu":
         args["use_cpu"] = True  # else several processes would each train alone
     return args
+
+
+def callbacks(cfg: Any) -> list[Any]:
+    """Those that Axolotl adds to its trainer of supervised fine-tuning only."""
+    from transformers import EarlyStoppingCallback
+
+    wanted = is_aspo(cfg) and cfg.early_stopping_patience
+    return [EarlyStoppingCallback(cfg.early_stopping_patience)] if wanted else []
 
 
 def processing_class(cfg: Any, tokenizer: Any) -> Any:
@@ -226,12 +291,16 @@ def prepared_splits(cfg: Any) -> tuple[Any, Any]:
     from axolotl.utils.data.shared import create_train_validation_split
     from axolotl.utils.data.utils import deduplicate_and_log_datasets
 
+    from .data import listed
+
+    check_host(_TOUCHED)
     _fit_to_cpu(cfg)
     processing = processing_class(cfg, load_tokenizer(cfg))
 
     def build() -> tuple[Any, Any]:
-        train = _split(cfg, processing, "datasets")
-        test = _split(cfg, processing, "test_datasets") if cfg.test_datasets else None
+        with listed(cfg) as refused:
+            train = _split(cfg, processing, "datasets", refused)
+            test = _split(cfg, processing, "test_datasets", refused) if cfg.test_datasets else None
         if cfg.dataset_exact_deduplication:
             train, test = deduplicate_and_log_datasets(dataset=train, other_dataset=test)
         if test is not None:
@@ -247,15 +316,24 @@ def prepared_splits(cfg: Any) -> tuple[Any, Any]:
         loader.cleanup()
 
 
-def _split(cfg: Any, processing: Any, key: str) -> Any:
-    """The merged and prepared rows of `datasets` or `test_datasets`, kept in `dataset_prepared_path`."""
-    from axolotl.utils.data.shared import load_preprocessed_dataset, merge_datasets, save_preprocessed_dataset
+def _split(cfg: Any, processing: Any, key: str, refused: list[dict[str, Any]]) -> Any:
+    """The merged and prepared rows of `datasets` or `test_datasets`, kept in `dataset_prepared_path`.
+
+    The rows that were left out are added to `refused`, whenever that was.
+    """
+    from axolotl.utils.data.shared import (
+        get_prepared_dataset_path,
+        load_preprocessed_dataset,
+        merge_datasets,
+        save_preprocessed_dataset,
+    )
 
     from .data import prepared_entry
 
     name = _prepared_name(cfg, processing, key)
     dataset = load_preprocessed_dataset(cfg, name)
     if dataset is None:
+        split, before = "training" if key == "datasets" else "evaluation", len(refused)
         parts = [
             prepared_entry(
                 cfg,
@@ -265,11 +343,15 @@ def _split(cfg: Any, processing: Any, key: str) -> Any:
                 load=_read(cfg),
                 transform=_transform(cfg, key),
                 score=_score(cfg),
+                refused=lambda rows: refused.extend({"split": split, **row} for row in rows),
             )
             for index, entry in enumerate(cfg[key])
         ]
         dataset = merge_datasets(parts, cfg)
         save_preprocessed_dataset(cfg, dataset, name, "train" if key == "datasets" else "test")
+        keep(get_prepared_dataset_path(cfg, name), {}, refused[before:])
+    else:
+        refused.extend(kept(get_prepared_dataset_path(cfg, name))[1])
     return dataset
 
 
@@ -286,8 +368,9 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
         for entry in cfg[key]
-        if Path(entry["path"]).exists()
-        for path in sorted([Path(entry["path"]), *Path(entry["path"]).rglob("*")])
+        for root in map(Path, [entry["path"], *_listed_files(entry.get("data_files"))])
+        if root.exists()
+        for path in sorted([root, *root.rglob("*")])
         if path.is_file()
     ]
     return Hasher.hash(
@@ -303,6 +386,13 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
             files,
         )
     )
+
+
+def _listed_files(value: Any) -> list[str]:
+    """The paths in `data_files`, which may be one, a list, or either by split."""
+    if isinstance(value, Mapping):
+        return [path for part in value.values() for path in _listed_files(part)]
+    return [value] if isinstance(value, str) else list(value or [])
 
 
 def _read(cfg: Any) -> Callable[[Mapping[str, Any]], Any]:

@@ -23,6 +23,11 @@ class AspoPlugin(BasePlugin):
 
         return host.training_args(cfg)
 
+    def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[Any]:
+        from . import host
+
+        return host.callbacks(cfg)
+
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
         from . import host
 

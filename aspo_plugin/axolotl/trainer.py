@@ -61,7 +61,7 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
-            card.describe(host.current_config(), self.args.output_dir)
+            card.describe(host.current_config(), self.args.output_dir, self.beta)
 
 
 def trained_model(cfg: Any, base: Any) -> Any:

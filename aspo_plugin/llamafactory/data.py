@@ -18,12 +18,14 @@ from llamafactory.data.parser import get_dataset_list
 
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
+from aspo_plugin.rejected import RejectedRows, keep, kept
 from dataset_tools.sentences import SPLITTER_VERSION
 
 from .converter import undecoded
 from .encode import REASONS, SentencePairProcessor, logger
-from .rejected import RejectedRows, keep, kept
 from .similarity import attach_similarities, check_similarities
+
+NO_IMAGE = {"bytes": None, "path": None}  # refuses its row
 
 
 @dataclass
@@ -62,7 +64,7 @@ class SentenceConverter:
     def _stored(self, image: Any) -> dict[str, Any]:
         if isinstance(image, bytes):
             return {"bytes": image, "path": None}
-        stored = {"bytes": None, "path": image} if isinstance(image, str) else dict(image)
+        stored = {"bytes": None, "path": image} if isinstance(image, str) else dict(image or NO_IMAGE)
         if stored["bytes"] is None and stored["path"] is not None:
             inside = Path(self.media_dir) / stored["path"]
             stored["path"] = str(inside) if inside.is_file() else stored["path"]

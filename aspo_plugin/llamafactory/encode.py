@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,8 @@ from llamafactory.extras.constants import IGNORE_INDEX, IMAGE_PLACEHOLDER
 
 from aspo_plugin import __version__
 from aspo_plugin.core.alignment import AlignmentError, sentence_ids
+from aspo_plugin.images import UnreadableImage, readable_size
+from aspo_plugin.rejected import EXCERPT
 
 logger = logging.get_logger("llamafactory.aspo")
 
@@ -28,7 +30,7 @@ REASONS = {
     "image_tokens": "`cutoff_len` would cut image tokens: raise it, or lower `image_max_pixels`",
     "too_long": "`cutoff_len` leaves no token of the prompt or of a response: raise it",
     "rewritten": "the template rewrites the response so that its sentences cannot be found in the tokens",
-    "similarity": "there are more or fewer similarities than sentences",
+    "similarity": "there are more or fewer similarities than sentences, or one is infinite",
 }
 _IMAGE_TOKENS = (
     "image_token",
@@ -93,7 +95,10 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             if markers != len(images):
                 raise RowRefused("markers", f"{markers} markers, {len(images)} images")
         for image in images:
-            check_image(image)
+            try:
+                readable_size(image)
+            except UnreadableImage as error:
+                raise RowRefused("image", str(error)) from error
         prompt_ids, chosen_ids, rejected_ids = self._whole(example)
         target = max(len(chosen_ids), len(rejected_ids))
         source_len, target_len = infer_seqlen(len(prompt_ids), target, self.data_args.cutoff_len)
@@ -156,6 +161,8 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             similarity = [None] * len(spans)
         if len(similarity) != len(spans):
             raise RowRefused("similarity", f"{len(similarity)} similarities, {len(spans)} sentences")
+        if any(value is not None and math.isinf(value) for value in similarity):
+            raise RowRefused("similarity", f"they are {similarity}")
         trained = text
         if isinstance(self.template, ReasoningTemplate) and self.template.enable_thinking is False:
             trained = self.template.remove_thought(text)
@@ -195,23 +202,6 @@ EMPTY_ROW: dict[str, Any] = {
 
 def _length(prompt_ids: list[int], target: int) -> str:
     return f"the prompt has {len(prompt_ids)} tokens, its longer response {target}"
-
-
-def check_image(image: dict[str, Any]) -> None:
-    """Raise `RowRefused` where an image cannot be decoded, now and not in the middle of the training."""
-    from PIL import Image
-
-    try:
-        with Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as picture:
-            picture.load()
-    except Exception as error:
-        # Whatever a broken file makes Pillow raise, it is that file that is unreadable.
-        # Without the address of a stream: the same row is to give the same line.
-        unknown = isinstance(error, Image.UnidentifiedImageError) and image["bytes"] is not None
-        raise RowRefused("image", "unknown format" if unknown else str(error)) from error
-
-
-EXCERPT = 120  # characters of a refused row's texts: enough to find it by
 
 
 def refused_row(example: dict[str, Any], refusal: RowRefused) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from llamafactory.extras.ploting import plot_loss
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_ref_model
 
+from aspo_plugin.rejected import RejectedRows
+
 from .card import TAGS, dataset_sources, save_args
 from .checks import check_run, check_tokenized
 from .collator import SentencePairCollator
@@ -18,7 +20,6 @@ from .data import SentenceData
 from .fields import settings_of
 from .hooks import check_host, host_version, sentence_data
 from .reference import reference_fingerprint
-from .rejected import RejectedRows
 from .trainer import AspoTrainer
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
+
+from aspo_plugin.rejected import EXCERPT
 
 from .rows import LengthLimit, RefusedRow, RowPreparer
 
 logger = logging.getLogger(__name__)
 
 # Raised when the result of preparing a row changes, so that nothing prepared by older code is read back.
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 
 _IMAGE = {"bytes": Value("binary"), "path": Value("string")}
 _PREPARED = Features(
@@ -29,15 +31,19 @@ _PREPARED = Features(
         "similarity": [Value("float32")],
     }
 )
+_IMAGE_COLUMNS = ("images", "image")
 _REFUSED = "refused"
+_REFUSAL = {"row": Value("int64")} | {
+    name: Value("string") for name in ("id", "reason", "detail", "prompt", "chosen")
+}
 # Fewer are prepared sooner than a process starts.
 _ROWS_PER_PROCESS = 500
 COLUMNS = tuple(_PREPARED)
 
 
-def is_prepared(dataset: Dataset) -> bool:
+def is_prepared(dataset: Any) -> bool:
     """Whether `prepare_dataset` made it."""
-    return set(COLUMNS) <= set(dataset.column_names)
+    return isinstance(dataset, Dataset) and set(COLUMNS) <= set(dataset.column_names)
 
 
 def prepare_dataset(
@@ -50,6 +56,7 @@ def prepare_dataset(
     num_proc: int | None = None,
     score: Callable[[Dataset], Dataset] | None = None,
     setting_name: str = "aspo_{}",
+    refused: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Dataset:
     """All that can be done to the pairs before a model is there; done once, the collator does the rest.
 
@@ -67,6 +74,8 @@ def prepare_dataset(
         num_proc: processes for the rows.
         score: gives the column `chosen_similarity` for a dataset that has images and no similarities.
         setting_name: how the host's user writes a setting.
+        refused: takes what is known of each row that was left out: `dataset` (its `name`), `row` (its place,
+            from 0), `id`, `reason`, `detail`, and the beginning of `prompt` and `chosen`.
 
     Returns:
         Prepared rows (`COLUMNS`), with `images` (list of {bytes, path}) where there is a processor.
@@ -90,8 +99,10 @@ def prepare_dataset(
             f"{name} has no column {' or '.join(missing)}; it has {', '.join(dataset.column_names)}. "
             "ASPO needs preference pairs: prompt, chosen and rejected."
         )
-    dataset = _with_images(dataset)
     preparer = RowPreparer(processing_class, limit or LengthLimit())
+    if preparer.processor is not None:
+        _check_image_columns(dataset, name)
+    dataset = _with_images(dataset)
     image_rows = _rows_with_images(dataset)
     if image_rows and preparer.processor is None:
         raise ValueError(
@@ -109,7 +120,7 @@ def prepare_dataset(
         fn_kwargs={"preparer": preparer, "name": name},
         with_indices=True,
         remove_columns=dataset.column_names,
-        features=Features({**_PREPARED, _REFUSED: Value("string")}),
+        features=Features({**_PREPARED, _REFUSED: _REFUSAL}),
         num_proc=min(num_proc or 1, len(dataset) // _ROWS_PER_PROCESS) or None,
         new_fingerprint=Hasher.hash(
             (
@@ -121,22 +132,25 @@ def prepare_dataset(
         ),
         desc=f"Preparing {name} for ASPO",
     )
-    reasons = prepared[_REFUSED]
-    kept_rows = [index for index, reason in enumerate(reasons) if reason is None]
-    _report(name, len(reasons), Counter(reason for reason in reasons if reason is not None))
+    marks = prepared.data.column(_REFUSED).to_pylist()
+    left_out = [{"dataset": name, **mark} for mark in marks if mark is not None]
+    if refused is not None and left_out:
+        refused(left_out)
+    report(name, len(marks), left_out)
     prepared = prepared.remove_columns(_REFUSED)
     if preparer.processor is not None:
         prepared = concatenate_datasets([dataset.select_columns(["images"]), prepared], axis=1)
-    return prepared if len(kept_rows) == len(reasons) else prepared.select(kept_rows)
+    if not left_out:
+        return prepared
+    return prepared.select([index for index, mark in enumerate(marks) if mark is None])
 
 
 def _with_images(dataset: Dataset) -> Dataset:
     """The dataset with a column `images` of encoded files, a list of {bytes, path}; nothing is decoded."""
     columns = set(dataset.column_names)
-    if "images" in columns:
-        return _mapped_images(dataset, "images", lambda value: [_file(image) for image in value or []])
-    if "image" in columns:
-        return _mapped_images(dataset, "image", lambda value: [] if value is None else [_file(value)])
+    for column in _IMAGE_COLUMNS:
+        if column in columns:
+            return _mapped_images(dataset, column, _files)
     empty = Dataset.from_dict({"images": [[]] * len(dataset)}, Features({"images": [_IMAGE]}))
     return concatenate_datasets([dataset, empty], axis=1)
 
@@ -160,6 +174,22 @@ def _mapped_images(dataset: Dataset, column: str, convert: Callable[[Any], list[
         encoded, batched=True, remove_columns=dataset.column_names, features=Features({"images": [_IMAGE]})
     )
     return concatenate_datasets([dataset.select_columns(list(others)), images.with_format(None)], axis=1)
+
+
+def _check_image_columns(dataset: Dataset, name: str) -> None:
+    others = [c for c in dataset.column_names if any(word in c.lower() for word in ("image", "img", "video"))]
+    if others and not set(others) & set(_IMAGE_COLUMNS):
+        raise ValueError(
+            f"{name} has a column {', '.join(others)}, but images are read from `images` or `image`, so the "
+            "pairs would be trained without them. Rename the column, or drop it if the pairs have no images."
+        )
+
+
+def _files(value: Any) -> list[dict[str, Any]]:
+    """The images of a row, of which there may be one that stands in no list."""
+    if value is None:
+        return []
+    return [_file(image) for image in (value if isinstance(value, list) else [value])]
 
 
 def _file(image: Any) -> dict[str, Any]:
@@ -200,9 +230,32 @@ def _prepare_row(row: dict[str, Any], index: int, preparer: RowPreparer, name: s
     try:
         return {**preparer(row, row["images"] or []), _REFUSED: None}
     except RefusedRow as refusal:
-        return {**dict.fromkeys(_PREPARED), _REFUSED: str(refusal)}
+        return {**dict.fromkeys(_PREPARED), _REFUSED: _refusal(row, index, refusal)}
     except (ValueError, OSError) as error:
         raise ValueError(f"row {index} of {name}: {error}") from error
+
+
+def _refusal(row: dict[str, Any], index: int, refusal: RefusedRow) -> dict[str, Any]:
+    identity = row.get("id")
+    return {
+        "row": index,
+        "id": str(identity) if isinstance(identity, str | int) else None,
+        "reason": str(refusal),
+        "detail": refusal.detail,
+        "prompt": _excerpt(row.get("prompt")),
+        "chosen": _excerpt(row["chosen"]),
+    }
+
+
+def _excerpt(value: Any) -> str:
+    """The beginning of a text, or of the last message of several, whatever shape it has."""
+    if isinstance(value, list):
+        value = value[-1] if value else None
+    if isinstance(value, dict):
+        value = value.get("content")
+    if isinstance(value, list):
+        value = " ".join(part.get("text") or "" for part in value)
+    return (value or "")[:EXCERPT]
 
 
 def processing_fingerprint(processing_class: Any) -> str:
@@ -241,10 +294,11 @@ def prepare_version() -> tuple[int, str]:
     return PREPARE_VERSION, SPLITTER_VERSION
 
 
-def _report(name: str, total: int, reasons: Counter[str]) -> None:
-    refused = sum(reasons.values())
+def report(name: str, total: int, refused: Sequence[Mapping[str, Any]]) -> None:
+    """Tell how many of a set's rows were left out and why. Raises `ValueError` where none is left."""
+    reasons = Counter(row["reason"] for row in refused)
     listed = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
-    if refused == total:
+    if len(refused) == total:
         raise ValueError(f"no pair of {name} can be trained: {listed or 'it has no rows'}.")
     if refused:
-        logger.warning("%s: %d of %d pairs left out (%s)", name, refused, total, listed)
+        logger.warning("%s: %d of %d pairs left out (%s)", name, len(refused), total, listed)

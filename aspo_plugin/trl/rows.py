@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 from aspo_plugin.core.alignment import AlignmentError, sentence_ids
+from aspo_plugin.images import UnreadableImage, readable_size
 from dataset_tools.schema import IMAGE_MARKER, count_markers, default_markers
 from dataset_tools.sentences import split_sentences
 
@@ -16,7 +17,12 @@ PLAIN = "plain"
 
 
 class RefusedRow(ValueError):
-    """The row cannot be trained; the text is the reason, the same for all rows that share it."""
+    """The row cannot be trained: the reason, the same for all rows that share it, and what is the matter
+    with this row."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -32,27 +38,17 @@ class LengthLimit:
     name: str = "max_length"
 
 
-def image_size(image: dict[str, Any]) -> tuple[int, int]:
-    """(width, height) as `dataset_tools.scorer.open_image` would give it, from the file's header alone."""
-    from PIL import ExifTags, Image
-
-    with Image.open(BytesIO(image["bytes"]) if image.get("bytes") else image["path"]) as opened:
-        width, height = opened.size
-        turned = opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
-
-
 def text_pair(row: dict[str, Any], images: int) -> tuple[list[dict[str, str]], str, str]:
     """(prompt messages, chosen, rejected) with plain string contents, from any of TRL's preference shapes.
 
     Images among the parts of a content become `<image>` markers; `images` is how many the row has.
     """
-    if row.get("prompt") is None:
+    if "prompt" not in row:
         from trl import extract_prompt
 
         row = {**row, **extract_prompt({"chosen": row["chosen"], "rejected": row["rejected"]})}
-    prompt = _messages(row["prompt"], "user")
-    chosen, rejected = (_messages(row[name], "assistant") for name in ("chosen", "rejected"))
+    prompt = _messages(row["prompt"], "user", images)
+    chosen, rejected = (_messages(row[name], "assistant", images) for name in ("chosen", "rejected"))
     if isinstance(row["prompt"], str) and all(isinstance(row[name], str) for name in ("chosen", "rejected")):
         prompt = [{"role": PLAIN, "content": row["prompt"]}]
     for name, messages in (("chosen", chosen), ("rejected", rejected)):
@@ -70,22 +66,35 @@ def text_pair(row: dict[str, Any], images: int) -> tuple[list[dict[str, str]], s
     return prompt, chosen[0]["content"], rejected[0]["content"]
 
 
-def _messages(value: Any, role: str) -> list[dict[str, str]]:
+def _messages(value: Any, role: str, images: int) -> list[dict[str, str]]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if isinstance(value, dict):
         value = [value]
     if not value:
         raise RefusedRow(f"an empty list of messages where one of the {role} is needed")
-    return [{"role": message["role"], "content": _text(message["content"])} for message in value]
+    if any(not isinstance(message, dict) or not message.get("role") for message in value):
+        raise RefusedRow("a message without role", f"its keys are {', '.join(map(str, value[0]))}")
+    return [{"role": message["role"], "content": _text(message.get("content"), images)} for message in value]
 
 
-def _text(content: Any) -> str:
+def _text(content: Any, images: int) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise RefusedRow("a message without content")
-    return "".join(IMAGE_MARKER if part["type"] == "image" else part.get("text") or "" for part in content)
+    return "".join(_part(part, images) for part in content)
+
+
+def _part(part: dict[str, Any], images: int) -> str:
+    kind = part["type"]
+    if kind == "text":
+        return part.get("text") or ""
+    if kind != "image":
+        raise RefusedRow("a message holds something other than text and images", f"a part of type {kind}")
+    if not images or any(part.get(name) for name in ("image", "path", "url", "base64")):
+        raise RefusedRow("a message holds an image of its own: images are read from the column `images`")
+    return IMAGE_MARKER
 
 
 def _parts(messages: Sequence[dict[str, str]], images: int) -> list[dict[str, Any]]:
@@ -125,18 +134,24 @@ class RowPreparer:
         self._template = own or self.tokenizer.chat_template
         self._template_option = {} if own else {"chat_template": self._template}
         self._forbidden = set(_image_token_ids(self.processor, self.tokenizer))
+        if self.processor is not None and self._template:
+            self._check_template()
 
     def __call__(self, row: dict[str, Any], images: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The prepared row. Raises `RefusedRow`, or `ValueError` for annotations that contradict the text."""
         messages, chosen, rejected = text_pair(row, len(images))
         if not images and type(self.processor).__name__ == "InstructBlipProcessor":
             raise RefusedRow("the model takes no pair without an image")
+        if self.processor is not None and not images and count_markers(messages):
+            raise RefusedRow(f"the prompt has {IMAGE_MARKER} markers, and the row no images")
         plain = messages[0]["role"] == PLAIN
         shown = self._without_end_tokens(chosen) if plain else chosen
         spans = sentence_spans(row, shown)
         similarity = row.get("chosen_similarity")
         if similarity is not None and len(similarity) != len(spans):
             raise ValueError(f"chosen_similarity has {len(similarity)} values for {len(spans)} sentences")
+        if any(value is not None and math.isinf(value) for value in similarity or []):
+            raise ValueError(f"chosen_similarity has an infinite value: {similarity}")
         prompt, chosen_text, rejected_text = self._render(messages, chosen, rejected, len(images))
         prompt_ids = self._encode(prompt, plain)
         chosen_ids = self._completion(prompt, chosen_text, plain)
@@ -159,7 +174,9 @@ class RowPreparer:
         try:
             ids = sentence_ids(self.tokenizer, chosen_ids, shown, spans)
         except AlignmentError as error:
-            raise RefusedRow("the template changes the response, so its sentences cannot be found") from error
+            raise RefusedRow(
+                "the template changes the response, so its sentences cannot be found", str(error)
+            ) from error
         return {
             "prompt": prompt,
             "prompt_ids": prompt_ids,
@@ -190,6 +207,21 @@ class RowPreparer:
         rendered = apply_chat_template(example, self.processing_class, **self._template_option)
         return rendered["prompt"], rendered["chosen"], rendered["rejected"]
 
+    def _check_template(self) -> None:
+        """A template made for texts fails on the parts of a message, or writes them as Python does."""
+        probe = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}]
+        try:
+            text = self.processing_class.apply_chat_template(
+                probe, tokenize=False, add_generation_prompt=True, chat_template=self._template
+            )
+        except TypeError:
+            text = ""
+        if "probe" not in text or "'text'" in text:
+            raise ValueError(
+                f"the chat template given to {type(self.processing_class).__name__} takes plain texts only, "
+                "no messages with images: leave it out (`chat_template` in Axolotl), or take the model's own."
+            )
+
     def _encode(self, text: str, plain: bool) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=plain)["input_ids"]
         bos = self.tokenizer.bos_token_id
@@ -213,7 +245,10 @@ class RowPreparer:
         """How many tokens the images add to a prompt, which depends on their sizes alone."""
         from PIL import Image
 
-        sizes = tuple(image_size(image) for image in images)
+        try:
+            sizes = tuple(readable_size(image) for image in images)
+        except UnreadableImage as error:
+            raise RefusedRow("an image cannot be read", str(error)) from error
         if sizes not in self._image_tokens:
             text = image_prompt(self.processing_class, len(sizes))
             blank = [Image.new("RGB", size) for size in sizes]

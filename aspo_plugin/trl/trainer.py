@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
-from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,22 @@ from trl.trainer.utils import get_config_model_id, use_adapter
 from aspo_plugin.core.adapters import keep_input_dtype
 from aspo_plugin.core.dropout import disable_attention_dropout
 from aspo_plugin.core.logprobs import ResponseLogProbs
-from aspo_plugin.core.loss import AspoOutput, aspo_loss
+from aspo_plugin.core.loss import aspo_loss
 from aspo_plugin.core.metrics import AspoMetrics
 from aspo_plugin.core.reference_cache import KEYS
 from aspo_plugin.reference import CachedReference
+from aspo_plugin.rejected import RejectedRows
 from aspo_plugin.resume import ExactResume
 
 from .collator import AspoVisionCollator
 from .config import AspoConfig, refuse_options, settings_of
-from .data import COLUMNS, mixes_images, prepare_dataset
+from .data import COLUMNS, is_prepared, mixes_images, prepare_dataset
 from .reference import cached_reference, no_reference_copy
+from .rewards import RewardMeans
 from .rows import LengthLimit
 from .similarity import dataset_scorer
+
+logger = logging.getLogger(__name__)
 
 _TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained Multimodal Reasoning"
 # Not inputs of the model.
@@ -95,7 +100,10 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
                 model_id, trust_remote_code=args.trust_remote_code
             )
         self._aspo_limit = LengthLimit(args.max_length)
+        self._rejected = RejectedRows(args.output_dir)
         datasets = {"train": train_dataset, "eval": eval_dataset}
+        if args.process_index == 0 and not all(map(is_prepared, _parts(*datasets.values()))):
+            self._rejected.clear()
         with args.main_process_first(desc="preparing the pairs"):
             train, evaluation = (self._prepare(datasets[k], processing_class, args, k) for k in datasets)
         set_seed(args.seed)  # `Trainer` does so too late for the weights of a new adapter
@@ -144,7 +152,12 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
             name=f"the {name} dataset",
             num_proc=args.dataset_num_proc,
             score=self._scorer(),
+            refused=partial(self._refuse, name) if args.process_index == 0 else None,
         )
+
+    def _refuse(self, split: str, rows: list[dict[str, Any]]) -> None:
+        self._rejected.add({"split": split, **row} for row in rows)
+        logger.warning("each pair that is left out is listed in %s", self._rejected.path)
 
     def _expect_images(self, *datasets: Any) -> None:
         """Where processes must all run the vision tower, or none, a batch without images gets a blank one.
@@ -159,8 +172,7 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
         if finds is None:  # the default of `Trainer`
             finds = is_peft_model(self.model) or not args.gradient_checkpointing
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        parts = [part for data in datasets for part in (data.values() if isinstance(data, dict) else [data])]
-        if (sharded or not finds) and any(part is not None and mixes_images(part) for part in parts):
+        if (sharded or not finds) and any(map(mixes_images, _parts(*datasets))):
             collator.use_placeholder()
 
     def _scorer(self) -> Any:
@@ -244,45 +256,11 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
         super().log(logs, start_time)
 
 
+def _parts(*datasets: Any) -> list[Any]:
+    """The datasets that are there; several may stand in a dict."""
+    parts = [part for data in datasets for part in (data.values() if isinstance(data, dict) else [data])]
+    return [part for part in parts if part is not None]
+
+
 class AspoTrainer(AspoMixin, DPOTrainer):
     """`DPOTrainer` with the ASPO loss. Takes the same arguments, with an `AspoConfig`."""
-
-
-class RewardMeans:
-    """Means of TRL's reward and log-prob metrics since the last `compute`, summed without synchronising."""
-
-    NAMES = (
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/margins",
-        "rewards/accuracies",
-        "logps/chosen",
-        "logps/rejected",
-    )
-
-    def __init__(self) -> None:
-        self._sums: Tensor | None = None
-
-    @torch.no_grad()
-    def update(self, output: AspoOutput, policy: Tensor) -> None:
-        """Add one batch; `policy` is `[2B, L]`, the per-token log-probs."""
-        chosen, rejected = output.chosen_rewards, output.rejected_rewards
-        chosen_logps, rejected_logps = policy.detach().sum(dim=1).chunk(2)
-        values = (
-            chosen,
-            rejected,
-            chosen - rejected,
-            (chosen > rejected).float(),
-            chosen_logps,
-            rejected_logps,
-        )
-        sums = torch.stack([value.sum() for value in (*values, torch.ones_like(chosen))])
-        self._sums = sums if self._sums is None else self._sums + sums
-
-    @torch.no_grad()
-    def compute(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
-        """The means over all ranks, and start anew; empty if no rank saw a batch."""
-        row = torch.zeros(len(self.NAMES) + 1, device=device) if self._sums is None else self._sums
-        self._sums = None
-        *sums, pairs = gather(row.unsqueeze(0)).sum(0).tolist()
-        return {name: value / pairs for name, value in zip(self.NAMES, sums, strict=True)} if pairs else {}

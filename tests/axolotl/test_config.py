@@ -47,6 +47,10 @@ def test_the_config_becomes_what_axolotl_runs_and_a_second_call_changes_nothing(
         ({"rl": "dpo", "aspo": {"alpha": 0.5}}, "rl is dpo"),
         ({"rl": None}, "rl is None"),
         ({"trainer_cls": "mine.Trainer"}, "trainer_cls: mine.Trainer would replace"),
+        ({"rl_beat": 0.3}, "rl_beat is no key of Axolotl, which would ignore it: did you mean rl_beta"),
+        ({"beta": 0.3}, "beta: 0.3 does not work with rl: aspo, because Axolotl's key for it is rl_beta"),
+        ({"neftune_noise_alpha": 5}, "supervised fine-tuning only, so it would change nothing"),
+        ({"image_size": 336}, "bound images by processor_kwargs"),
         ({"sample_packing": True}, "sample_packing: True does not work with rl: aspo, because packed rows"),
         ({"pad_to_multiple_of": 64}, "pad_to_multiple_of: 64"),
         ({"dpo_use_liger_kernel": True}, "no per-token log-probs"),
@@ -87,6 +91,46 @@ def test_values_that_say_no_are_fine() -> None:
     )
 
 
+# A value of each option that is refused: written out, so that none is dropped from the table unnoticed.
+BAD = {
+    **dict.fromkeys(
+        (
+            "context_parallel_size dpo_label_smoothing do_bench_eval do_causal_lm_eval dpo_padding_free "
+            "dpo_use_liger_kernel dpo_use_weighting eval_sample_packing eval_table_size group_by_length "
+            "lisa_step_interval loss_watchdog_threshold lr_quadratic_warmup min_sample_len "
+            "neftune_noise_alpha pad_to_multiple_of precompute_ref_log_probs process_reward_model relora "
+            "reward_model sample_packing skip_prepare_dataset streaming use_eaft beta image_size"
+        ).split(),
+        7,
+    ),
+    "dpo_loss_type": ["ipo"],
+    "dpo_loss_weights": [1.0],
+    "image_resize_algorithm": "bilinear",
+    "pretraining_dataset": [{"path": "a"}],
+}
+
+
+def test_every_option_that_cannot_work_is_refused() -> None:
+    from aspo_plugin.axolotl.args import _REFUSED
+
+    assert _REFUSED.keys() == BAD.keys()
+    for key, value in BAD.items():
+        with pytest.raises(ValueError, match=f"^{key}: .*does not work with rl: aspo"):
+            register(**{key: value})
+
+
+def test_keys_that_nobody_knows_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    register(my_own_notes="hello", _anchors={"a": 1})
+    assert "my_own_notes: no key of Axolotl, so it changes nothing" in caplog.text
+
+
+def test_rows_over_the_limit_are_dropped_where_nothing_is_said() -> None:
+    from aspo_plugin.axolotl.data import limit_of
+
+    limit = limit_of(DictDefault(sequence_len=10))
+    assert (limit.max_length, limit.strategy) == (10, "drop")
+
+
 def test_every_place_of_axolotl_we_rely_on_is_there() -> None:
     host.check_host(host._TOUCHED)
 
@@ -94,6 +138,23 @@ def test_every_place_of_axolotl_we_rely_on_is_there() -> None:
 def test_a_place_that_moved_is_named() -> None:
     with pytest.raises(RuntimeError, match="relies on axolotl.common.datasets:gone, which Axolotl 0.19"):
         host.check_host(("axolotl.common.datasets:gone",))
+
+
+def test_a_place_that_moved_stops_each_command_before_the_data_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`train`, `preprocess` and `evaluate` all get their data here."""
+    monkeypatch.setattr(host, "_TOUCHED", (*host._TOUCHED, "axolotl.train:gone"))
+    cfg = register()
+    with pytest.raises(RuntimeError, match="relies on axolotl.train:gone"):
+        host.prepared_splits(cfg)
+
+
+@pytest.mark.parametrize("flag", ["--aspo.alpha=0.7", "--aspo_alpha=0.7", "--aspo-alpha"])
+def test_a_flag_that_axolotl_ignores_is_refused(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["axolotl", "train", "config.yaml", "--launcher", "python", flag, "0.7"])
+    with pytest.raises(ValueError, match=f"{flag} on the command line would change nothing"):
+        register()
 
 
 def test_a_trainer_of_someone_else_stops_the_run() -> None:

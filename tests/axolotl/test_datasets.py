@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aspo_plugin.axolotl import host
+from tests.support import data
 
 CHOSEN = "A cat sits here. It looks at me. I like it."
 
@@ -108,6 +109,97 @@ def test_a_share_of_the_training_set_evaluates(command: Any, splits: list[Any], 
     assert ids == [[(*row["prompt_ids"], *row["chosen_ids"]) for row in part] for part in second]
     images = [bool(row["images"]) for part in first for row in part]
     assert sum(images) == 24
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sequence_len": 300},
+        {"excess_length_strategy": "truncate"},
+        {"aspo": {"alpha": 0.0}},
+        {"aspo": {"alpha": 0.5, "similarity_model": "clip"}},
+        {"seed": 7},
+        {"shuffle_merged_datasets": False},
+        {"datasets": [{"path": "many", "split": "train[:5]"}]},
+    ],
+    ids=str,
+)
+def test_prepared_rows_are_kept_by_all_they_depend_on(
+    changes: dict[str, Any], models: Path, datasets: Path
+) -> None:
+    from axolotl.utils.dict import DictDefault
+    from transformers import AutoProcessor
+
+    base = {
+        "datasets": [{"path": "many"}], "sequence_len": 512, "seed": 1, "shuffle_merged_datasets": True,
+        "aspo": {"alpha": 0.5}, "tokenizer_config": "llava",
+    }  # fmt: skip
+
+    def name(processing: Any, **more: Any) -> str:
+        cfg = {**base, **more}
+        cfg["datasets"] = [{**entry, "path": str(datasets / entry["path"])} for entry in cfg["datasets"]]
+        return host._prepared_name(DictDefault(cfg), processing, "datasets")
+
+    processing = AutoProcessor.from_pretrained(models / "llava")
+    assert name(processing) == name(processing) != name(processing, **changes)
+    other = AutoProcessor.from_pretrained(models / "llava")
+    other.chat_template += " "
+    assert name(other) != name(processing)
+    other = AutoProcessor.from_pretrained(models / "llava")
+    other.image_processor.size = {"shortest_edge": 28}
+    assert name(other) != name(processing)
+
+
+def test_files_named_apart_are_watched_too(models: Path, datasets: Path, tmp_path: Path) -> None:
+    """`path: json` with `data_files`: a changed file is prepared anew."""
+    from axolotl.utils.dict import DictDefault
+    from transformers import AutoProcessor
+
+    processing = AutoProcessor.from_pretrained(models / "llava")
+    file = tmp_path / "rows.jsonl"
+    names = []
+    for text in ("{}", "{}\n{}"):
+        file.write_text(text)
+        for files in (str(file), [str(file)], {"train": [str(file)]}):
+            cfg = {"datasets": [{"path": "json", "data_files": files}], "sequence_len": 9, "aspo": {}}
+            names.append(host._prepared_name(DictDefault(cfg), processing, "datasets"))
+    assert not set(names[:3]) & set(names[3:])
+
+
+def test_pairs_that_are_left_out_are_listed(
+    train: Any, command: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the run that prepares them, and again by one that finds them prepared."""
+    rows, other = data.rows(12, 1, sentences=(3, 5)), data.rows(4, 2)
+    rows[3]["images"][0]["bytes"] = rows[3]["images"][0]["bytes"][:200]
+    rows[7]["chosen"][0]["content"] = " "
+    other[1]["rejected"][0]["content"] = ""
+    sets = {name: str(data.write_converted(tmp_path / name, r)) for name, r in (("a", rows), ("b", other))}
+    changes = {
+        "datasets": [{"path": sets["a"]}],
+        "test_datasets": [{"path": sets["b"], "split": "train"}],
+        "eval_strategy": "no",
+    }
+    expected = [
+        ("training", sets["a"], 3, rows[3]["id"], "an image cannot be read"),
+        ("training", sets["a"], 7, rows[7]["id"], "chosen is empty"),
+        ("evaluation", f"{sets['b']}, split train", 1, other[1]["id"], "rejected is empty"),
+    ]
+    for run in ("preprocess", "train"):
+        output = tmp_path / f"out-{run}"
+        command(run, output_dir=str(output), **changes)
+        listed = [json.loads(line) for line in (output / "aspo_rejected.jsonl").read_text().splitlines()]
+        keys = ("split", "dataset", "row", "id", "reason")
+        assert [tuple(record[key] for key in keys) for record in listed] == expected
+        assert f"3 pairs are left out, each listed in {output}" in caplog.text
+        caplog.clear()
+    # Where nothing is left, the list says why.
+    for row in rows:
+        row["chosen"][0]["content"] = " "
+    changes["datasets"] = [{"path": str(data.write_converted(tmp_path / "c", rows))}]
+    with pytest.raises(ValueError, match="no pair of .*c can be trained: 12: chosen is empty"):
+        command("preprocess", output_dir=str(tmp_path / "none"), **changes)
+    assert len((tmp_path / "none" / "aspo_rejected.jsonl").read_text().splitlines()) == 12
 
 
 def test_a_strategy_that_axolotl_does_not_have_is_named(command: Any, datasets: Path) -> None:

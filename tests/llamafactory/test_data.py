@@ -27,7 +27,7 @@ def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
         from aspo_plugin.llamafactory.data import SentenceData
         from aspo_plugin.llamafactory.fields import settings_of
         from aspo_plugin.llamafactory.hooks import sentence_data
-        from aspo_plugin.llamafactory.rejected import RejectedRows
+        from aspo_plugin.rejected import RejectedRows
 
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(
             {
@@ -172,6 +172,7 @@ def spoiled() -> list[dict[str, Any]]:
     """Eight rows, of which 1 to 4 cannot be trained on."""
     rows = data.rows(8, 11, sentences=(2, 4))
     rows[1]["rejected"][0]["content"] = "  "
+    rows[1]["prompt"][0]["content"] += " It has\u2028 two lines."  # a line break to some, not in JSON lines
     rows[2]["prompt"][0]["content"] += " <image> <image>"
     rows[3]["chosen_similarity"] = rows[3]["chosen_similarity"][:-1]
     rows[4]["images"][0]["bytes"] = rows[4]["images"][0]["bytes"][:150]
@@ -254,6 +255,7 @@ def test_length_limit(load: Any, tmp_path: Path) -> None:
     """Responses are cut as the host cuts them; a prompt cut inside its image tokens refuses the row."""
     rows = data.rows(6, 12, sentences=4)
     rows[0]["prompt"][0]["content"] = "Please look very closely at all of it. " * 30
+    rows[1]["rejected"][0]["content"] *= 6
     write_sets(tmp_path, {"long": rows})
     whole = load(tmp_path, "long", cutoff_len=4096)
     limit = max(len(row["chosen_input_ids"]) for row in whole["train_dataset"].select(range(1, 6))) - 8
@@ -262,13 +264,46 @@ def test_length_limit(load: Any, tmp_path: Path) -> None:
     image_token = cut["tokenizer"].convert_tokens_to_ids("<image>")
     images = {row["chosen_input_ids"].count(image_token) for row in whole["train_dataset"]}
     assert any(len(row["chosen_input_ids"]) == limit for row in cut["train_dataset"])
+    assert any(len(row["rejected_input_ids"]) > limit for row in whole["train_dataset"])
     for row in cut["train_dataset"]:
-        assert len(row["chosen_input_ids"]) <= limit
+        assert len(row["chosen_input_ids"]) <= limit and len(row["rejected_input_ids"]) <= limit
         assert {row["chosen_input_ids"].count(image_token)} == images
         count = max(row["chosen_sentence_ids"]) + 1
         assert len(row["chosen_similarity"]) == count <= 4
     with pytest.raises(ValueError, match="6 × `cutoff_len` would cut image tokens"):
         load(tmp_path, "long", cutoff_len=max(images) + 4)
+
+
+def test_odd_rows_are_refused_one_by_one(load: Any, tmp_path: Path) -> None:
+    rows = data.rows(8, 17, sentences=2)
+    rows[1]["prompt"].append({"role": "assistant", "content": "Well."})
+    rows[2]["chosen"][0]["content"] = None
+    rows[3]["rejected"][0]["content"] += " <image>"
+    rows[4]["chosen_similarity"][0] = float("inf")
+    rows[5]["images"][0]["bytes"] = rows[5]["images"][0]["path"] = None
+    rows[2]["chosen_sentences"] = rows[2]["chosen_similarity"] = None
+    write_sets(tmp_path, {"odd": rows})
+    module = load(tmp_path, "odd")
+    reasons = ["turns", "turns", "markers", "similarity", "image"]
+    assert told_of(module["rejected"].records()) == [(f"drawn-17-{i + 1}", r) for i, r in enumerate(reasons)]
+    assert len(module["train_dataset"]) == 3
+
+
+def test_no_room_for_any_token(load: Any, tmp_path: Path) -> None:
+    rows = data.rows(3, 18, text_only=True)
+    write_sets(tmp_path, {"short": rows})
+    with pytest.raises(ValueError, match="3 × `cutoff_len` leaves no token"):
+        load(tmp_path, "short", cutoff_len=1)
+
+
+def test_what_a_template_removes_takes_its_sentences_along() -> None:
+    from aspo_plugin.core.alignment import AlignmentError
+    from aspo_plugin.llamafactory.encode import carried
+
+    assert carried("ab cd", [[0, 5]], "cd") == [(0, 0, 2)]  # one that reaches into what stays
+    assert carried("ab cd ef", [[0, 2], [3, 5], [6, 8]], "cd ef") == [(1, 0, 2), (2, 3, 5)]
+    with pytest.raises(AlignmentError, match="beyond removing its beginning"):
+        carried("ab cd", [[0, 5]], "CD")
 
 
 def test_a_template_that_rewrites_the_answer(load: Any, tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ FIELDS = [
     ({"dpo_label_smoothing": 0.1}, r"dpo_label_smoothing: 0\.1.*remove it"),
     ({"ld_alpha": 0.5}, r"ld_alpha: 0\.5.*remove"),
     ({"use_mca": True}, r"use_mca.*bypass ASPO.*unset USE_MCA"),
-    ({"use_unsloth": True}, r"(unsloth)"),
     ({"use_hyper_parallel": True}, r"use_hyper_parallel"),
     ({"streaming": True, "aspo_reference_cache": "c"}, r"aspo_reference_cache: c.*streaming: true.*turn one"),
     ({"ignore_pad_token_for_loss": False}, r"ignore_pad_token_for_loss: false.*remove it"),
@@ -59,25 +58,31 @@ def test_fields(changes: dict[str, Any], message: str, train: Any) -> None:
         train(**changes)
 
 
-@pytest.mark.parametrize("variable", ["USE_MCA"])
-def test_megatron_by_environment(variable: str, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", ["1", "true", "Y"])
+def test_megatron_by_environment(value: str, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from llamafactory.hparams.finetuning_args import FinetuningArguments
 
     from aspo_plugin.llamafactory.fields import extend
 
-    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("USE_MCA", value)
     with pytest.raises(ValueError, match="would bypass ASPO"):
         FinetuningArguments(stage="aspo")
     FinetuningArguments(stage="dpo")
     assert issubclass(extend(FinetuningArguments), FinetuningArguments)
 
 
-def test_ktransformers(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("option", ["use_kt", "use_unsloth"])
+def test_paths_around_our_trainer(option: str, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from types import ModuleType
+
     from llamafactory.hparams import parser
 
     monkeypatch.setattr(parser, "check_version", lambda *args, **kwargs: None)  # as if it were installed
-    with pytest.raises(ValueError, match="use_kt.*bypass ASPO: remove it"):
-        train(use_kt=True)
+    for name in ("kt_kernel", "kt_kernel.sft", "ktransformers", "unsloth"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    with pytest.raises(ValueError, match=f"{option}.*remove it"):
+        train(**{option: True})
 
 
 def test_unscored_images(train: Any) -> None:
@@ -101,8 +106,12 @@ def test_data_without_ranking(train: Any, tmp_path: Path) -> None:
     (tmp_path / "plain.json").write_text(json.dumps([{"instruction": "Hi", "output": "Hello."}]))
     info = {"plain": {"file_name": "plain.json"}}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
-    with pytest.raises(ValueError, match=r"dataset plain is not marked as ranking data.*\"ranking\": true"):
+    message = r"dataset plain is not marked as ranking data.*\"ranking\": true"
+    with pytest.raises(ValueError, match=message):
         train(dataset_dir=str(tmp_path), dataset="plain")
+    write_sets(tmp_path, {"pairs": data.rows(4)})
+    with pytest.raises(ValueError, match=message):
+        train(dataset_dir=str(tmp_path), dataset="pairs", eval_dataset="plain", do_eval=True)
 
 
 def test_tokenized_without_sentences(train: Any, tmp_path: Path, warnings: list[str]) -> None:

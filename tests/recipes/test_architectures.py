@@ -52,7 +52,7 @@ def encoded_rows(values: dict[str, Any]) -> tuple[Any, Any, list[dict[str, Any]]
     from aspo_plugin.llamafactory.data import SentenceData
     from aspo_plugin.llamafactory.fields import settings_of
     from aspo_plugin.llamafactory.hooks import sentence_data
-    from aspo_plugin.llamafactory.rejected import RejectedRows
+    from aspo_plugin.rejected import RejectedRows
 
     model, arguments, training, method, _ = get_train_args({**values, "stage": "aspo"})
     module = load_tokenizer(model)

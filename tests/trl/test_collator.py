@@ -121,6 +121,25 @@ def test_trls_own_collator_gives_the_same_batch(name: str, processing: Any) -> N
         assert torch.equal(ours[key], theirs[key]), key
 
 
+def test_responses_of_a_mllama_see_the_image(processing: Any) -> None:
+    """TRL's own collator leaves them without: the mask of the prompt's end goes on over the response."""
+    _, batch = batch_of(processing("mllama"), data.rows(2, sentences=2))
+    mask, trained = batch["cross_attention_mask"], batch["completion_mask"].bool()
+    for row, response in zip(mask, trained, strict=True):
+        last = row[int(response.long().argmax()) - 1]
+        assert last.any() and all(torch.equal(position, last) for position in row[response])
+
+
+def test_pictures_are_part_of_the_key_of_cached_log_probs(processing: Any) -> None:
+    """The same texts about another picture have other log-probs."""
+    processor = processing("llava")
+    prepared = prepare_dataset(as_dataset(data.rows(2)), processor, alpha=0.5)
+    collator = AspoVisionCollator(processor, reference_keys=True)
+    one, other = prepared[0], {**prepared[0], "images": prepared[1]["images"]}
+    assert one["images"] != other["images"]
+    assert len({*collator([one])[KEYS], *collator([other])[KEYS]}) == 4
+
+
 def test_missing_similarities_are_nan(processing: Any) -> None:
     rows = data.rows(2, sentences=3)
     rows[0]["chosen_similarity"] = None

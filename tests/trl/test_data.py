@@ -66,13 +66,21 @@ def test_rows_left_out_are_counted_and_named(llava: Any, caplog: Any) -> None:
     rows[1]["chosen"][0]["content"] = " "
     rows[3]["rejected"][0]["content"] = "An <image>."
     with caplog.at_level(logging.WARNING):
-        prepared = prepare_dataset(as_dataset(rows), llava, alpha=0.5, name="mine")
+        left_out: list[dict[str, Any]] = []
+        prepared = prepare_dataset(as_dataset(rows), llava, alpha=0.5, name="mine", refused=left_out.extend)
     assert [row["images"][0]["bytes"] for row in prepared] == [
         rows[i]["images"][0]["bytes"] for i in (0, 2, 4)
     ]
     assert (
         "mine: 2 of 5 pairs left out (1: chosen is empty; 1: rejected holds a literal <image>)" in caplog.text
     )
+    assert [(row["dataset"], row["row"], row["id"]) for row in left_out] == [
+        ("mine", i, rows[i]["id"]) for i in (1, 3)
+    ]
+    assert [row["reason"] for row in left_out] == ["chosen is empty", "rejected holds a literal <image>"]
+    for i, row in zip((1, 3), left_out, strict=True):
+        assert rows[i]["prompt"][-1]["content"].startswith(row["prompt"]) and row["prompt"]
+        assert rows[i]["chosen"][0]["content"].startswith(row["chosen"])
 
 
 def test_no_row_left_is_an_error(llava: Any) -> None:
@@ -115,6 +123,34 @@ def test_images_need_a_processor_and_pairs_need_columns(processing: Any) -> None
         prepare_dataset(Dataset.from_dict({"text": ["a"]}), processing("text"), alpha=0.0)
     with pytest.raises(ValueError, match="load it whole"):
         prepare_dataset(as_dataset(data.rows(2)).to_iterable_dataset(), processing("text"), alpha=0.0)
+
+
+def test_images_that_would_go_unseen_stop_the_run(llava: Any, processing: Any) -> None:
+    """A column of another name would leave a vision-language model to train on the texts alone."""
+    texts = {
+        name: [row[name][0]["content"] for row in data.rows(2, text_only=True)]
+        for name in ("prompt", "chosen", "rejected")
+    }
+    for column in ("image_path", "img", "videos"):
+        named = Dataset.from_dict({**texts, column: ["a", "b"]})
+        with pytest.raises(ValueError, match=f"mine has a column {column}, but images are read"):
+            prepare_dataset(named, llava, alpha=0.5, name="mine")
+        assert len(prepare_dataset(named, processing("text"), alpha=0.5)) == 2
+
+
+def test_odd_images_refuse_their_row_alone(llava: Any) -> None:
+    rows = data.rows(4, 1)
+    [image] = rows[0]["images"]
+    texts = {name: [row[name] for row in rows[:3]] for name in ("prompt", "chosen", "rejected")}
+    nothing = {"bytes": None, "path": None}
+    for column, odd in (("images", [None]), ("images", [nothing]), ("images", nothing), ("image", nothing)):
+        whole = [image] if isinstance(odd, list) else image
+        refused: list[dict[str, Any]] = []
+        dataset = Dataset.from_dict({**texts, column: [whole, odd, whole]})
+        prepared = prepare_dataset(dataset, llava, alpha=0.0, refused=refused.extend)
+        assert [row["images"][0]["bytes"] for row in prepared] == [image["bytes"]] * 2
+        assert [(row["row"], row["reason"]) for row in refused] == [(1, "an image cannot be read")]
+        assert refused[0]["detail"] == "it has neither bytes nor a path"
 
 
 def test_a_tokenizer_gets_no_image_column(processing: Any) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aspo_plugin.trl.rows import LengthLimit, RefusedRow, RowPreparer, image_size
+from aspo_plugin.images import readable_size
+from aspo_plugin.trl.rows import LengthLimit, RefusedRow, RowPreparer
 from tests.support import data
 
 
@@ -119,7 +121,22 @@ def test_markers_keep_their_place_between_texts(llava: Any, images: Any) -> None
         ({**ROW, "chosen": answer("An <image> here.")}, True, "chosen holds a literal <image>"),
         ({**ROW, "chosen": answer("An <image> here.")}, False, "image token where there is no image"),
         ({**ROW, "prompt": user("<image> and <image>")}, True, "number of <image> markers"),
-        ({**ROW, "prompt": user("<image>?")}, False, "image token where there is no image"),
+        ({**ROW, "prompt": user("<image>?")}, False, "the prompt has <image> markers, and the row no images"),
+        (PARTS, False, "a message holds an image of its own"),
+        ({**ROW, "prompt": user([{"type": "image", "path": "a.png"}])}, True, "an image of its own"),
+        (
+            {**ROW, "prompt": user([{"type": "image_url", "image_url": {}}])},
+            True,
+            "other than text and images",
+        ),
+        ({**ROW, "prompt": user([{"type": "video", "video": "a.mp4"}])}, True, "other than text and images"),
+        ({**ROW, "prompt": [{"from": "human", "value": "Hi"}]}, True, "a message without role"),
+        ({**ROW, "prompt": None}, True, "an empty list of messages where one of the user"),
+        (
+            {"prompt": None, "chosen": "The cat sits.", "rejected": "The dog."},
+            False,
+            "an empty list of messages",
+        ),
         ({**ROW, "prompt": "plain", "chosen": "a", "rejected": "b"}, True, "the prompt is a plain text"),
         ({**ROW, "prompt": user(None)}, True, "a message without content"),
     ],
@@ -137,6 +154,7 @@ def test_rows_that_cannot_be_trained_are_refused(
         ({"chosen_sentences": [{"start": 0, "end": 999}]}, r"\[0, 999\) in a response of 43 characters"),
         ({"chosen_sentences": [{"start": 5, "end": 9}, {"start": 3, "end": 12}]}, r"\[3, 12\)"),
         ({"chosen_similarity": [0.1]}, "1 values for 3 sentences"),
+        ({"chosen_similarity": [0.1, float("inf"), 0.2]}, "an infinite value"),
     ],
 )
 def test_annotations_that_contradict_the_text_stop_the_run(extra: Any, message: str, text: Any) -> None:
@@ -156,6 +174,22 @@ def test_a_response_that_the_template_rewrites_is_refused(processing: Any, text:
     )
     with pytest.raises(RefusedRow, match="the template changes the response"):
         prepare(rewriting, ROW)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}",  # fails on parts
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}",  # writes Python
+    ],
+)
+def test_a_chat_template_for_texts_is_refused_for_images(template: str, llava: Any) -> None:
+    import copy
+
+    given = copy.copy(llava)
+    given.chat_template = template
+    with pytest.raises(ValueError, match="takes plain texts only, no messages with images"):
+        RowPreparer(given, LengthLimit())
 
 
 def test_no_chat_template_says_what_to_do(text: Any) -> None:
@@ -204,6 +238,21 @@ def test_similarities_of_sentences_cut_off_are_dropped(text: Any) -> None:
     assert prepare(text, row, max_length=room)["similarity"] == [0.1, None]
 
 
+@pytest.mark.parametrize("strategy", ["drop", "raise", "truncate"])
+@pytest.mark.parametrize("longer", ["chosen", "rejected"])
+def test_the_longer_of_both_responses_counts(longer: str, strategy: str, text: Any) -> None:
+    row = {**ROW, longer: answer(CHOSEN * 3)}
+    whole = prepare(text, row)
+    size = len(whole["prompt_ids"]) + max(len(whole[f"{name}_ids"]) for name in ("chosen", "rejected"))
+    assert prepare(text, row, max_length=size, strategy=strategy) == whole
+    if strategy == "truncate":
+        cut = prepare(text, row, max_length=size - 1, strategy=strategy)
+        assert cut[f"{longer}_ids"] == whole[f"{longer}_ids"][:-1]
+    else:
+        with pytest.raises(ValueError, match="longer than|tokens longer"):
+            prepare(text, row, max_length=size - 1, strategy=strategy)
+
+
 def test_the_size_of_a_turned_photograph_is_that_of_its_pixels() -> None:
     from io import BytesIO
 
@@ -216,4 +265,28 @@ def test_the_size_of_a_turned_photograph_is_that_of_its_pixels() -> None:
     stream = BytesIO()
     Image.new("RGB", (40, 20)).save(stream, "JPEG", exif=exif)
     image = {"bytes": stream.getvalue(), "path": None}
-    assert image_size(image) == open_image(image).size == (20, 40)
+    assert readable_size(image) == open_image(image).size == (20, 40)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_an_image_cut_behind_its_header_refuses_its_row(kind: str, llava: Any, tmp_path: Path) -> None:
+    """Also one of several, and one in a file: without the whole check it would break a batch in training."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.effect_noise((64, 48), 50).convert("RGB").save(stream, kind)
+    whole = stream.getvalue()
+    assert prepare(llava, ROW, [{"bytes": whole, "path": None}])["chosen_ids"]
+    cut = whole[: len(whole) * 2 // 3]
+    (tmp_path / "cut").write_bytes(cut)
+    with Image.open(tmp_path / "cut") as opened:
+        assert opened.size == (64, 48)
+    for image in ({"bytes": cut, "path": None}, {"bytes": None, "path": str(tmp_path / "cut")}):
+        with pytest.raises(RefusedRow, match="^an image cannot be read$") as caught:
+            prepare(llava, ROW, [{"bytes": whole, "path": None}, image])
+        assert caught.value.detail
+    with pytest.raises(RefusedRow) as caught:
+        prepare(llava, ROW, [{"bytes": None, "path": str(tmp_path / "none")}])
+    assert "No such file" in caught.value.detail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ COMMON: dict[str, Any] = {
     "report_to": [],
     "seed": 3,
 }
-NUMBERS = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
+NUMBERS = (
+    "loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
+    "logps/chosen", "logps/rejected",
+)  # fmt: skip
 
 
 def log_of(trainer: Any) -> list[dict[str, Any]]:
@@ -162,6 +166,61 @@ def test_compute_metrics_is_refused(model: Any, tmp_path: Path) -> None:
         )
 
 
+def test_the_length_limit_is_that_of_the_config(run: Any) -> None:
+    rows = data.rows(4, text_only=True, sentences=4)
+    whole = run(rows, "text", keep=True).train_dataset
+    lengths = [len(row["prompt_ids"]) + len(row["chosen_ids"]) for row in whole]
+    limit = max(lengths) - 3
+    for row in run(rows, "text", keep=True, max_length=limit).train_dataset:
+        assert len(row["prompt_ids"]) + max(map(len, (row["chosen_ids"], row["rejected_ids"]))) <= limit
+
+
+# Written out, so that no option is dropped from the table unnoticed.
+BYPASSES = {
+    "loss_type": ["ipo"],
+    "loss_weights": [1.0],
+    "ld_alpha": 0.5,
+    "f_divergence_type": "forward_kl",
+    "label_smoothing": 0.1,
+    "use_weighting": True,
+    "use_liger_kernel": True,
+    "padding_free": True,
+    "pad_to_multiple_of": 8,
+    "precompute_ref_log_probs": True,
+    "truncation_mode": "keep_end",
+}
+
+
+def test_every_option_that_would_bypass_aspo_is_refused(model: Any, tmp_path: Path) -> None:
+    """Also one that was set after the config was checked, as a host does."""
+    from aspo_plugin.trl.config import _FIXED
+
+    assert _FIXED.keys() == BYPASSES.keys()
+    for option, value in BYPASSES.items():
+        args = AspoConfig(str(tmp_path), **COMMON)
+        setattr(args, option, value)
+        with pytest.raises(ValueError, match=f"{option} is .*which ASPO cannot use"):
+            AspoTrainer(str(model("text")), args=args, train_dataset=as_dataset(data.rows(2, text_only=True)))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_reference_holds_no_graph_and_the_prefix_is_shared(
+    lora: bool, run: Any, monkeypatch: Any
+) -> None:
+    from peft import LoraConfig
+
+    made = []
+    original = AspoTrainer._reference_logps
+    monkeypatch.setattr(
+        AspoTrainer, "_reference_logps", lambda *args: made.append(original(*args)) or made[-1]
+    )
+    peft = LoraConfig(target_modules=["q_proj"], r=4) if lora else None
+    for setting, share in (("auto", 1.0), ("false", 0.0)):
+        log = run(data.rows(4), max_steps=2, aspo_shared_prefix=setting, peft_config=peft)
+        assert [entry["aspo/shared_prefix_share"] for entry in log] == [share] * 2
+    assert len(made) == 4 and not any(logps.requires_grad for logps in made)
+
+
 def test_several_gpus_without_a_launcher_are_refused(model: Any, tmp_path: Path) -> None:
     args = AspoConfig(str(tmp_path), **COMMON)
     args._n_gpu = 2 * args.n_gpu or 2
@@ -179,6 +238,30 @@ def test_sets_prepared_without_similarities_are_refused_too(
     assert len(prepare_dataset(prepared, processing("llava"), alpha=0)) == 2
     with pytest.raises(ValueError, match="no similarities"):
         AspoTrainer(str(model("llava")), args=AspoConfig(str(tmp_path), **COMMON), train_dataset=prepared)
+
+
+def test_pairs_that_are_left_out_are_listed(model: Any, tmp_path: Path) -> None:
+    """In the output folder, those of this run alone; where none is, no list of an earlier run stays."""
+    rows, evaluated = data.rows(4, 1), data.rows(3, 2)
+    rows[2]["chosen"][0]["content"] = ""
+    evaluated[0]["images"][0]["bytes"] = evaluated[0]["images"][0]["bytes"][:200]
+    path = tmp_path / "aspo_rejected.jsonl"
+
+    def made(train: Any, other: Any) -> AspoTrainer:
+        args = AspoConfig(str(tmp_path), **COMMON)
+        return AspoTrainer(str(model("llava")), args=args, train_dataset=train, eval_dataset=other)
+
+    for _ in range(2):
+        trainer = made(as_dataset(rows), {"some": as_dataset(evaluated)})
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [(r["split"], r["row"], r["id"], r["reason"]) for r in records] == [
+            ("train", 2, rows[2]["id"], "chosen is empty"),
+            ("some", 0, evaluated[0]["id"], "an image cannot be read"),
+        ]
+    trainer.evaluate(as_dataset(evaluated), metric_key_prefix="later")
+    assert [json.loads(line)["split"] for line in path.read_text().splitlines()] == ["train", "some", "later"]
+    made(as_dataset(rows[:2]), None)
+    assert not path.exists()
 
 
 def test_the_best_model_is_loaded_at_the_end(run: Any, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = "aspo_rejected.jsonl"
-KEPT = "aspo_rows.json"  # beside tokenized data: what was refused while it was made
+KEPT = "aspo_rows.json"  # beside prepared data: what was refused while it was made
+EXCERPT = 120  # characters of a refused row's texts: enough to find it by
 
 
 class RejectedRows:
@@ -52,7 +53,7 @@ class RejectedRows:
         """What the file holds."""
         if not self.path.is_file():
             return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Split -> reason -> rows."""
@@ -62,13 +63,13 @@ class RejectedRows:
         return {split: dict(counter) for split, counter in found.items()}
 
 
-def keep(folder: str, counts: dict[str, dict[str, int]], records: list[dict[str, Any]]) -> None:
-    """Leave with tokenized data (`tokenized_path`) what was refused while it was made."""
+def keep(folder: str | Path, counts: dict[str, dict[str, int]], records: list[dict[str, Any]]) -> None:
+    """Leave with data that is prepared once for several runs what was refused while it was made."""
     text = json.dumps({"counts": counts, "rejected": records}, indent=1, ensure_ascii=False)
     (Path(folder) / KEPT).write_text(text + "\n", encoding="utf-8")
 
 
-def kept(folder: str) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
+def kept(folder: str | Path) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
     """What `keep` left; nothing where the data was made without it."""
     path = Path(folder) / KEPT
     if not path.is_file():
