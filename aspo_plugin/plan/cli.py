@@ -40,6 +40,13 @@ def plan(
     try:
         run = read_run(recipe, override or [], more, gpus)
         parts = estimate(run, shape_of(run, config))
+    except ModuleNotFoundError as error:
+        typer.echo(
+            f"aspo-plan: {error.name} is not installed, and the model's shape comes from it: run this in the "
+            "environment of a host (aspo-plugin[llamafactory] or [axolotl]).",
+            err=True,
+        )
+        raise typer.Exit(2) from None
     except (OSError, ValueError) as error:
         typer.echo(f"aspo-plan: {error}", err=True)
         raise typer.Exit(2) from None
