@@ -220,6 +220,32 @@ def test_sets_of_every_kind_are_mixed_and_scored_once(
     assert [entry["loss"] for entry in first] == [entry["loss"] for entry in second]
 
 
+def test_early_stopping_and_the_best_model(command: Any, datasets: Path) -> None:
+    """Axolotl reads these keys for supervised fine-tuning alone. Here nothing is learnt, so nothing improves."""
+    output = command(
+        max_steps=6, learning_rate=1e-15, save_steps=1, eval_steps=1, early_stopping_patience=1,
+        test_datasets=[{"path": str(datasets / "eval"), "split": "train"}],
+    )  # fmt: skip
+    state = json.loads((Path(output) / "checkpoint-2" / "trainer_state.json").read_text())
+    assert not (Path(output) / "checkpoint-3").exists()
+    assert state["best_global_step"] == 1 and state["best_metric"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_arguments_of_every_trainer_are_passed_on() -> None:
+    from axolotl.utils.dict import DictDefault
+
+    from aspo_plugin.axolotl import host
+
+    given = {
+        "ddp_find_unused_parameters": False, "ddp_timeout": 7, "metric_for_best_model": "rewards/margins",
+        "greater_is_better": True, "load_best_model_at_end": True, "dataloader_drop_last": True,
+        "auto_find_batch_size": True, "ddp_bucket_cap_mb": 3, "ddp_broadcast_buffers": False,
+    }  # fmt: skip
+    args = host.training_args(DictDefault({"trainer_cls": host.TRAINER, "device": "cuda", **given}))
+    assert args == {"router_aux_loss_coef": 0.0, **given}
+    assert host.callbacks(DictDefault({"trainer_cls": host.TRAINER})) == []
+
+
 @pytest.mark.parametrize("option", ["qlora", "reference"])
 def test_other_ways_to_hold_the_models(option: str, train: Any) -> None:
     changes = {
