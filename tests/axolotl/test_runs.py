@@ -221,7 +221,7 @@ def test_sets_of_every_kind_are_mixed_and_scored_once(
 
 
 def test_early_stopping_and_the_best_model(command: Any, datasets: Path) -> None:
-    """Axolotl reads these keys for supervised fine-tuning alone. Here nothing is learnt, so nothing improves."""
+    """Axolotl reads these keys for supervised fine-tuning alone. Nothing is learnt, so nothing improves."""
     output = command(
         max_steps=6, learning_rate=1e-15, save_steps=1, eval_steps=1, early_stopping_patience=1,
         test_datasets=[{"path": str(datasets / "eval"), "split": "train"}],
