@@ -49,11 +49,16 @@ class Architecture:
 
 def describe(model: nn.Module) -> Architecture | str:
     """How to share a prefix in `model`, or the reason why that is not done."""
-    config = getattr(unwrap(model), "config", None)
+    base: Any = unwrap(model)
+    config = getattr(base, "config", None)
     if config is None or not hasattr(config, "get_text_config"):
         return "the model has no transformers config"
     text = config.get_text_config()
     kind, text_kind = config.model_type, text.model_type
+    if hasattr(base, "get_input_embeddings") and getattr(
+        base.get_input_embeddings(), "neftune_noise_alpha", 0
+    ):
+        return "NEFTune scales the noise of a row by its length"
     if config.is_encoder_decoder:
         return f"{kind} is an encoder-decoder"
     if text is not config and kind not in VISION_MODELS:
@@ -76,7 +81,7 @@ def describe(model: nn.Module) -> Architecture | str:
         additive=attention == "eager",
         two_way={"gemma3": "image", "paligemma": "prompt"}.get(kind, ""),
         first_position=1 if kind == "paligemma" else 0,
-        counts_images=hasattr(getattr(unwrap(model), "model", None), "get_rope_index"),
+        counts_images=hasattr(getattr(base, "model", None), "get_rope_index"),
     )
 
 

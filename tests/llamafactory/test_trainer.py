@@ -52,6 +52,13 @@ def test_the_shared_prefix_is_taken_where_it_is_asked_for(setting: Any, share: f
     assert [entry["aspo/shared_prefix_share"] for entry in train(aspo_shared_prefix=setting)] == [share] * 2
 
 
+def test_noise_on_the_embeddings_goes_the_plain_way(train: Any) -> None:
+    """NEFTune draws anew in every forward, so that no path could be checked against another."""
+    plain, noisy = train(), train(neftune_noise_alpha=50, overwrite_output_dir=True)
+    assert [entry["aspo/shared_prefix_share"] for entry in noisy] == [0.0] * 2
+    assert noisy[0]["logps/chosen"] != pytest.approx(plain[0]["logps/chosen"], rel=1e-4)
+
+
 def test_no_dropout_is_left_in_the_policy(
     train: Any, seen: dict[str, list[Any]], models: Path, tmp_path: Path
 ) -> None:
