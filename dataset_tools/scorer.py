@@ -339,6 +339,17 @@ def middle(text: str) -> int:
     return max(1, half)
 
 
+def free_device_memory() -> None:
+    """Give back what a scorer that is no longer held took, before another model is loaded."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def open_image(image: ImageLike) -> Image.Image:
     """An RGB image, upright, from encoded bytes, a path, a PIL image, or a mapping with `bytes` or `path`.
 

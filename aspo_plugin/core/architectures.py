@@ -55,9 +55,8 @@ def describe(model: nn.Module) -> Architecture | str:
         return "the model has no transformers config"
     text = config.get_text_config()
     kind, text_kind = config.model_type, text.model_type
-    if hasattr(base, "get_input_embeddings") and getattr(
-        base.get_input_embeddings(), "neftune_noise_alpha", 0
-    ):
+    embeddings = base.get_input_embeddings() if hasattr(base, "get_input_embeddings") else None
+    if getattr(embeddings, "neftune_noise_alpha", None):
         return "NEFTune scales the noise of a row by its length"
     if config.is_encoder_decoder:
         return f"{kind} is an encoder-decoder"

@@ -91,7 +91,7 @@ def attach_similarities(dataset: Any, model: str, cache_dir: str | None, device:
     from datasets import Sequence, Value
     from tqdm import tqdm
 
-    from dataset_tools.scorer import SentenceScorer, identify
+    from dataset_tools.scorer import SentenceScorer, free_device_memory, identify
 
     wanted = [
         i
@@ -117,8 +117,8 @@ def attach_similarities(dataset: Any, model: str, cache_dir: str | None, device:
             for i, similarity in zip(missing, scored, strict=True):
                 known[keys[i]] = similarity
                 file.write(json.dumps([keys[i], similarity]) + "\n")
-        del scorer
-        _free_device_memory()
+        del scorer, scored
+        free_device_memory()
     values = dataset.data.column("_chosen_similarity").to_pylist()
     for i, key in keys.items():
         values[i] = known[key]
@@ -128,10 +128,3 @@ def attach_similarities(dataset: Any, model: str, cache_dir: str | None, device:
         .add_column("_chosen_similarity", values)
         .cast_column("_chosen_similarity", feature)
     )
-
-
-def _free_device_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -28,7 +28,7 @@ def dataset_scorer(model: str, folder: Path | str) -> Callable[[Dataset], Datase
     """
 
     def score(dataset: Dataset) -> Dataset:
-        from dataset_tools.scorer import SentenceScorer, identify
+        from dataset_tools.scorer import SentenceScorer, free_device_memory, identify
         from dataset_tools.sentences import SPLITTER_VERSION
 
         made_of = (dataset._fingerprint, SPLITTER_VERSION, list(_files(dataset)), identify(model).as_dict())
@@ -47,7 +47,8 @@ def dataset_scorer(model: str, folder: Path | str) -> Callable[[Dataset], Datase
             ]
             Dataset.from_dict({"chosen_similarity": column}, SCORED).to_parquet(str(partial))
             partial.replace(file)
-            _free_accelerator()
+            del scorer, scores
+            free_device_memory()
         return Dataset.from_parquet(str(file), features=SCORED)
 
     return score
@@ -75,14 +76,3 @@ def _files(dataset: Dataset) -> Iterator[tuple[str, int, int]]:
             if path is not None and os.path.exists(path):
                 status = os.stat(path)
                 yield path, status.st_size, status.st_mtime_ns
-
-
-def _free_accelerator() -> None:
-    """The scorer's memory goes to the model that is about to be loaded."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
