@@ -27,6 +27,7 @@ help:
 	@echo "make test-recipes every recipe for two steps on a tiny model; prints a table"
 	@echo "make test-browser pages in a headless Chromium (Debian: apt-get install chromium chromium-driver)"
 	@echo "make format       format the code; make constraints: write the tested versions anew"
+	@echo "make clean        remove the environments and what commands left behind"
 
 # --- environments -------------------------------------------------------------------------------
 

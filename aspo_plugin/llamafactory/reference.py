@@ -15,22 +15,29 @@ def reference_fingerprint(
     tokenizer_module: dict[str, Any],
 ) -> dict[str, str]:
     """Of the reference model, named by `ref_model` or else the policy before training."""
-    adapters, bits, revision = model_args.adapter_name_or_path, model_args.quantization_bit, None
-    cache = getattr(model_args, "cache_dir", None)
-    model = finetuning_args.ref_model
-    if model is None:
-        model, revision = model_args.model_name_or_path, model_args.model_revision
-    else:
-        adapters, bits = finetuning_args.ref_model_adapters, finetuning_args.ref_model_quantization_bit
+    # The host loads a `ref_model` with all of the policy's model arguments but these three.
+    model, adapters, bits = (
+        (
+            finetuning_args.ref_model,
+            finetuning_args.ref_model_adapters,
+            finetuning_args.ref_model_quantization_bit,
+        )
+        if finetuning_args.ref_model is not None
+        else (model_args.model_name_or_path, model_args.adapter_name_or_path, model_args.quantization_bit)
+    )
+    revision, cache = model_args.model_revision, getattr(model_args, "cache_dir", None)
     if isinstance(adapters, str):
         adapters = [name.strip() for name in adapters.split(",")]
     processor = tokenizer_module["processor"]
     pixels = {name: value for name, value in vars(model_args).items() if name.startswith("image_")}
+    kind = ("quantization_method", "quantization_type", "double_quantization")
+    quantization = [bits, *(str(getattr(model_args, name)) for name in kind)] if bits else "none"
     precision = "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "float32"
     return {
         "model": weights_identity(model, revision, cache),
         "adapter": " ".join(weights_identity(name, None, cache) for name in adapters or []) or "none",
-        "dtype": f"{model_args.compute_dtype}, training in {precision}, {bits or 'no'} bit quantisation",
+        "dtype": f"{model_args.compute_dtype}, training in {precision}",
+        "quantisation": settings_identity(quantization),
         "rope_scaling": str(getattr(model_args, "rope_scaling", None)),
         "template": str(data_args.template),
         "images": settings_identity(

@@ -16,6 +16,12 @@ from trl.trainer.utils import get_config_model_id
 from aspo_plugin.core.fingerprint import settings_identity, weights_identity
 from aspo_plugin.reference import CachedReference
 
+# Keys of a config with a place of their own in the fingerprint, and keys that change no number: Transformers'
+# trainer copies the tokenizer's special ids into a config as it starts to train.
+_ELSEWHERE = {"_name_or_path", "dtype", "quantization_config"}
+_NO_NUMBERS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache"}
+_LEFT_OUT = _ELSEWHERE | _NO_NUMBERS
+
 
 @contextmanager
 def no_reference_copy(model: Any) -> Iterator[None]:
@@ -63,10 +69,19 @@ def _fingerprint(trainer: Any, peft: bool) -> dict[str, str]:
             (getattr(args, "model_init_kwargs", None) or {}).get("cache_dir"),
         ),
         "adapter": _adapter(trainer.model) if peft and trainer.ref_model is None else "none",
+        "config": settings_identity(_computing(config.to_dict())),
         "dtype": f"{config.dtype}, training in {precision}",
         "quantisation": "none" if quantization is None else settings_identity(quantization),
         "images": "none" if image_processor is None else settings_identity(image_processor),
     }
+
+
+def _computing(config: Any) -> Any:
+    """A config, with what was set over that of the model's folder, less what has its own place in the
+    fingerprint and what tells nothing of the numbers."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _computing(value) for key, value in config.items() if key not in _LEFT_OUT}
 
 
 def _adapter(model: Any) -> str:

@@ -119,6 +119,9 @@ def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
         "adapter_name_or_path": None,
         "model_revision": "main",
         "quantization_bit": None,
+        "quantization_method": "bnb",
+        "quantization_type": "nf4",
+        "double_quantization": True,
         "compute_dtype": torch.float32,
         "rope_scaling": None,
         "cache_dir": None,
@@ -142,8 +145,9 @@ def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
         ({"ref_model": "reference"}, {"model"}),
         ({"adapter_name_or_path": ["adapter"]}, {"adapter"}),
         ({"ref_model": "llava", "ref_model_adapters": "adapter"}, {"adapter"}),
-        ({"quantization_bit": 4}, {"dtype"}),
-        ({"ref_model": "llava", "ref_model_quantization_bit": 8}, {"dtype"}),
+        ({"quantization_bit": 4}, {"quantisation"}),
+        ({"ref_model": "llava", "ref_model_quantization_bit": 8}, {"quantisation"}),
+        ({"quantization_type": "fp4"}, set()),
         ({"compute_dtype": torch.bfloat16}, {"dtype"}),
         ({"bf16": True}, {"dtype"}),
         ({"fp16": True}, {"dtype"}),
@@ -176,3 +180,14 @@ def test_all_that_the_reference_depends_on_is_in_its_fingerprint(
     placed = {key: value if key == "template" else place(value) for key, value in changes.items()}
     before, after = fingerprint(models), fingerprint(models, **placed)
     assert {key for key in before if before[key] != after[key]} == differs
+
+
+def test_how_bits_are_spent_is_in_the_fingerprint(models: Path) -> None:
+    kinds = [
+        {},
+        {"quantization_type": "fp4"},
+        {"double_quantization": False},
+        {"quantization_method": "hqq"},
+    ]
+    marks = {fingerprint(models, quantization_bit=4, **kind)["quantisation"] for kind in kinds}
+    assert len(marks) == len(kinds)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText
 
 from aspo_plugin.core.shared_prefix import IMAGES_ONCE
+from aspo_plugin.trl import reference
 from aspo_plugin.trl import trainer as module
 from aspo_plugin.trl.config import AspoConfig
 from tests.support import data
@@ -97,3 +102,68 @@ def test_a_cache_of_another_model_is_refused(model, tmp_path):
     trainer.save_model(str(other))
     with pytest.raises(RuntimeError, match="was made with something else: model was"):
         run(other, tmp_path, "again", aspo_reference_cache=folder, max_steps=1)
+
+
+@pytest.fixture(scope="module")
+def fingerprint(model):
+    """Of the reference of a trainer that was never made, with some of its parts changed."""
+    loaded = AutoModelForImageTextToText.from_pretrained(model("llava"))
+
+    def of(changed=(), settings=(), images=(), adapters=None, weights=0.0, ref_model=None):
+        policy = copy.deepcopy(loaded)
+        policy.config.update(dict(changed))
+        peft = adapters is not None
+        if peft:
+            policy = get_peft_model(policy, LoraConfig(target_modules=["q_proj"], r=2))
+            for name in adapters:
+                policy.add_adapter(name, LoraConfig(target_modules=["q_proj"], r=2))
+            with torch.no_grad():
+                for name, parameter in policy.named_parameters():
+                    if "lora_" in name:
+                        parameter.fill_(weights if ".ref." in name else 7.0 * weights)
+        processor = SimpleNamespace(image_processor={"size": 56, **dict(images)})
+        trainer = SimpleNamespace(
+            model=policy,
+            ref_model=ref_model,
+            args=SimpleNamespace(**{"bf16": False, "fp16": False, **dict(settings)}),
+            accelerator=SimpleNamespace(unwrap_model=lambda model: model),
+            processing_class=processor,
+        )
+        return reference._fingerprint(trainer, peft)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"changed": {"dtype": torch.bfloat16}}, {"dtype"}),
+        ({"settings": {"bf16": True}}, {"dtype"}),
+        ({"settings": {"fp16": True}}, {"dtype"}),
+        ({"changed": {"quantization_config": {"bits": 4}}}, {"quantisation"}),
+        ({"changed": {"vision_feature_layer": -1}}, {"config"}),
+        ({"images": {"size": 28}}, {"images"}),
+        ({"changed": {"use_cache": False, "transformers_version": "9"}}, set()),
+        # A new adapter is off for the reference; the copy of one that is trained further is the reference.
+        ({"adapters": []}, set()),
+        ({"adapters": ["ref"], "weights": 1.0}, {"adapter"}),
+    ],
+    ids=str,
+)
+def test_all_that_the_reference_depends_on_is_in_its_fingerprint(changes, differs, fingerprint):
+    before, after = fingerprint(), fingerprint(**changes)
+    assert {key for key in before if before[key] != after[key]} == differs
+
+
+def test_the_weights_of_the_reference_are_in_its_fingerprint(model, fingerprint, tmp_path):
+    copies = [fingerprint(adapters=["ref"], weights=weights)["adapter"] for weights in (1.0, 1.0, 2.0)]
+    assert copies[0] == copies[1] != copies[2]
+    other = AutoModelForImageTextToText.from_pretrained(model("llava"))
+    with torch.no_grad():
+        other.lm_head.weight += 1
+    other.save_pretrained(tmp_path)
+    other = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    before, after = fingerprint(), fingerprint(ref_model=other)
+    assert {key for key in before if before[key] != after[key]} == {"model"}
+    # A model of its own counts alone, whatever adapter the policy has.
+    assert fingerprint(ref_model=other, adapters=["ref"], weights=1.0) == after
