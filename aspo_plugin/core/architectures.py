@@ -13,12 +13,12 @@ from torch import nn
 from aspo_plugin.core.head import unwrap
 
 VISION_MODELS = frozenset(
-    "llava llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl internvl gemma3 paligemma idefics3 "
-    "smolvlm mllama instructblip".split()
+    "llava llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe internvl gemma3 paligemma "
+    "idefics3 smolvlm mllama instructblip".split()
 )
 TEXT_MODELS = frozenset(
-    "llama mistral qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text qwen3_vl_text gemma gemma2 gemma3_text "
-    "mllama_text_model".split()
+    "llama mistral qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text qwen3_vl_text qwen3_vl_moe_text gemma gemma2 "
+    "gemma3_text mllama_text_model".split()
 )
 # These models pick a mask per layer from a dict and lose the window if they are given one tensor.
 MASK_PER_LAYER = frozenset("qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text gemma2 gemma3_text".split())

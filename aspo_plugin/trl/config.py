@@ -26,6 +26,7 @@ _FIXED: dict[str, tuple[Any, str]] = {
     "use_liger_kernel": (False, "Liger's fused loss gives no per-token log-probs"),
     "padding_free": (False, "the sentences of a pair are found by its row"),
     "pad_to_multiple_of": (None, "rows are padded to the longest of the batch"),
+    "router_aux_loss_coef": (0.0, "ASPO computes no load-balancing loss"),
     "precompute_ref_log_probs": (False, "it keeps one sum per response; use aspo_reference_cache"),
     "truncation_mode": ("keep_start", "cutting from the start would cut image tokens"),
 }
@@ -64,6 +65,9 @@ class AspoConfig(DPOConfig):
     Raises `ValueError` for a setting out of bounds, and for options of `DPOConfig` that ASPO cannot use.
     """
 
+    router_aux_loss_coef: float = field(
+        default=0.0, metadata={"help": "ASPO computes no load-balancing loss: stays 0."}
+    )
     aspo_alpha: float = _setting("alpha")
     aspo_normalization: str = _setting("normalization")
     aspo_similarity_model: str | None = _setting("similarity_model")

@@ -120,11 +120,6 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
                 **kwargs,
             )
         self._expect_images(train, evaluation)
-        if self.aux_loss_enabled:
-            raise ValueError(
-                "this mixture-of-experts model would get a load-balancing loss, which ASPO does not compute: "
-                "set router_aux_loss_coef to 0.0."
-            )
         if self.args.disable_dropout:
             disable_attention_dropout(self.model)  # the reference is not in training
         keep_input_dtype(self.model)

@@ -16,9 +16,11 @@ HOST = hosts.installed_host()
 LLAMAFACTORY = pytest.mark.skipif(HOST != "llamafactory", reason="needs LLaMA-Factory")
 AXOLOTL = pytest.mark.skipif(HOST != "axolotl", reason="needs Axolotl")
 
-# Architecture -> LLaMA-Factory's template: those of the recipes, and three without a recipe.
+# Architecture -> LLaMA-Factory's template: those of the recipes, and four without a recipe.
 TEMPLATES = {recipe.tiny: recipe.values["template"] for recipe in catalog.recipes_of("llamafactory")}
-TEMPLATES |= {"paligemma": "paligemma", "mllama": "mllama", "idefics3": "smolvlm"}
+TEMPLATES |= {
+    "paligemma": "paligemma", "mllama": "mllama", "idefics3": "smolvlm", "qwen3_vl_moe": "qwen3_vl_nothink"
+}  # fmt: skip
 CASES = sorted(TEMPLATES.items()) + [("qwen3_vl", "qwen3_vl")]  # the last puts an empty thinking block first
 STEPS = 3
 

@@ -186,6 +186,7 @@ BYPASSES = {
     "use_liger_kernel": True,
     "padding_free": True,
     "pad_to_multiple_of": 8,
+    "router_aux_loss_coef": 0.001,
     "precompute_ref_log_probs": True,
     "truncation_mode": "keep_end",
 }

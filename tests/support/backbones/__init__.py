@@ -20,6 +20,7 @@ BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_vl": qwen.qwen2_vl,
     "qwen2_5_vl": qwen.qwen2_5_vl,
     "qwen3_vl": qwen.qwen3_vl,
+    "qwen3_vl_moe": qwen.qwen3_vl_moe,
     "internvl": intern.internvl,
     "gemma3": gemma.gemma3,
     "paligemma": gemma.paligemma,

@@ -18,6 +18,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
@@ -111,9 +113,22 @@ def qwen2_5_vl() -> tuple[Any, Any]:
 
 def qwen3_vl() -> tuple[Any, Any]:
     tokenizer = _tokenizer()
-    config = Qwen3VLConfig(
-        text_config={**_text(tokenizer, mrope_section=[2, 3, 3]), "head_dim": 16},
-        vision_config={
+    config = Qwen3VLConfig(**_qwen3(tokenizer))
+    return Qwen3VLForConditionalGeneration(config), _qwen3_processor(tokenizer)
+
+
+def qwen3_vl_moe() -> tuple[Any, Any]:
+    """A mixture of four experts, of which two see a token."""
+    tokenizer = _tokenizer()
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    config = Qwen3VLMoeConfig(**_qwen3(tokenizer, **experts))
+    return Qwen3VLMoeForConditionalGeneration(config), _qwen3_processor(tokenizer)
+
+
+def _qwen3(tokenizer: Any, **text: int) -> dict[str, Any]:
+    return {
+        "text_config": {**_text(tokenizer, mrope_section=[2, 3, 3]), "head_dim": 16, **text},
+        "vision_config": {
             "depth": 2,
             "hidden_size": 32,
             "intermediate_size": 64,
@@ -124,14 +139,16 @@ def qwen3_vl() -> tuple[Any, Any]:
             "deepstack_visual_indexes": [0, 1],
         },
         **_ids(tokenizer),
-    )
-    processor = Qwen3VLProcessor(
+    }
+
+
+def _qwen3_processor(tokenizer: Any) -> Qwen3VLProcessor:
+    return Qwen3VLProcessor(
         Qwen2VLImageProcessor(patch_size=16, **_pixels(16)),
         tokenizer,
         Qwen3VLVideoProcessor(patch_size=16, **_pixels(16)),
         chat_template=tokenizer.chat_template,
     )
-    return Qwen3VLForConditionalGeneration(config), processor
 
 
 def text() -> tuple[Any, Any]:
