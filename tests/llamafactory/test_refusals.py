@@ -200,3 +200,34 @@ def test_a_changed_host_keeps_its_plain_stages(monkeypatch: pytest.MonkeyPatch, 
     assert "run_dpo takes no model_args" in hooks.problems["llamafactory.train.dpo"]
     hooks.adjust(ModuleType("llamafactory.hparams.finetuning_args"))
     assert "FinetuningArguments.__post_init__ does not exist" in capsys.readouterr().err
+
+
+def test_an_adjustment_that_fails_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it relies on is there, and yet it raises: the host's module is left to its plain stages."""
+    from types import ModuleType
+
+    from aspo_plugin.llamafactory import hooks
+
+    def fail(module: ModuleType) -> None:
+        raise TypeError("read-only")
+
+    monkeypatch.setattr(hooks, "problems", {})
+    monkeypatch.setitem(hooks.ADJUSTMENTS, "webui.control", fail)
+    hooks.adjust(ModuleType("llamafactory.webui.control"))
+    assert hooks.problems == {"llamafactory.webui.control": "TypeError('read-only')"}
+
+
+def test_a_run_that_fails_in_its_data_leaves_the_host_as_it_was() -> None:
+    """The same process may train a plain stage next, as LLaMA Board's or a notebook's does."""
+    from llamafactory.data import loader
+
+    from aspo_plugin.llamafactory.hooks import sentence_data
+
+    class Sentences:
+        align = preprocess = staticmethod(print)
+
+    before = loader.align_dataset, loader._get_preprocessed_dataset
+    with pytest.raises(OSError, match="broken"), sentence_data(Sentences):
+        assert loader.align_dataset is print and loader._get_preprocessed_dataset is print
+        raise OSError("broken")
+    assert (loader.align_dataset, loader._get_preprocessed_dataset) == before

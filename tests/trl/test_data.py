@@ -116,6 +116,31 @@ def test_scores_are_made_once_and_kept(model: Any, llava: Any, tmp_path: Any, mo
     assert prepare_dataset(unscored, llava, alpha=0.5, score=score)["similarity"] == first["similarity"]
 
 
+def test_another_scorer_or_another_picture_is_scored_anew(model: Any, llava: Any, tmp_path: Any) -> None:
+    """Also where the rows are the same: they name the picture by its path."""
+    from aspo_plugin.trl.similarity import dataset_scorer
+
+    rows = data.rows(2, similarity=False)
+    pictures = [tmp_path / f"{index}.png" for index in range(2)]
+    for picture, row in zip(pictures, rows, strict=True):
+        picture.write_bytes(row["images"][0]["bytes"])
+    texts = {name: [row[name] for row in rows] for name in ("prompt", "chosen", "rejected")}
+    dataset = Dataset.from_dict({**texts, "image": list(map(str, pictures))}).cast_column("image", Image())
+
+    def similarities(scorer: str) -> list[list[float]]:
+        score = dataset_scorer(str(model(scorer)), tmp_path / "scores")
+        return prepare_dataset(dataset, llava, alpha=0.5, score=score)["similarity"]
+
+    first = similarities("clip")
+    assert similarities("siglip") != first
+    assert similarities("clip") == first
+    other = pictures[1].read_bytes()
+    pictures[0].write_bytes(other)
+    changed = similarities("clip")
+    assert changed[0] != first[0] and changed[1] == pytest.approx(first[1], abs=1e-6)
+    assert len(list((tmp_path / "scores").iterdir())) == 3
+
+
 def test_images_need_a_processor_and_pairs_need_columns(processing: Any) -> None:
     with pytest.raises(ValueError, match="has images, but .* is a tokenizer"):
         prepare_dataset(as_dataset(data.rows(2)), processing("text"), alpha=0.0)
