@@ -98,3 +98,11 @@ def settings_from(values: dict[str, Any], name: str = "aspo_{}") -> AspoSettings
     settings = AspoSettings(**{key: canonical(key, value) for key, value in values.items()})
     settings.validate(name)
     return settings
+
+
+def check_beta(beta: Any, name: str) -> None:
+    """Raise `ValueError` for a `beta` (a host's option, there called `name`) that teaches nothing."""
+    if isinstance(beta, bool) or not isinstance(beta, int | float) or not beta > 0:
+        raise ValueError(
+            f"{name} is {beta!r}, but it scales the margin: set a number above 0, for example 0.1."
+        )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from aspo_plugin.config import AspoSettings, canonical, settings_from
+from aspo_plugin.config import AspoSettings, canonical, check_beta, settings_from
 
 NAME = "aspo: {}"  # how a user of Axolotl writes a setting
 DATASET_KEYS = ("path", "split", "type", "data_files", "revision")
@@ -101,6 +102,9 @@ def refuse(cfg: Mapping[str, Any]) -> None:
         value = cfg.get(key)
         if value is not None and value not in allowed:
             raise ValueError(f"{key}: {value} does not work with rl: aspo, because {why}. Remove the key.")
+    for key, beta in (("rl_beta", cfg.get("rl_beta")), ("trl: beta", (cfg.get("trl") or {}).get("beta"))):
+        if isinstance(beta, int | float):  # others are the schema's to read or refuse
+            check_beta(beta, key)
     if cfg.get("rl_adapter_ref_model") and (cfg.get("aspo") or {}).get("reference_cache"):
         raise ValueError(
             "rl_adapter_ref_model: true loads a second model for the reference, and aspo: reference_cache is "
@@ -123,9 +127,10 @@ def refuse(cfg: Mapping[str, Any]) -> None:
 
 def _check_entry(key: str, entry: dict[str, Any]) -> None:
     known = DATASET_KEYS + (STRATEGY_KEYS if entry.get("type") else ())
-    unknown = sorted(set(entry) - set(known))
+    unknown = sorted(set(entry) - {*known, "ds_type"})
     if not entry.get("path"):
         raise ValueError(f"{key}: {entry} has no path. The keys are {', '.join(known)}.")
+    _check_file_type(key, entry)
     if set(unknown) & set(STRATEGY_KEYS):
         raise ValueError(
             f"{key}: {entry} has {', '.join(unknown)}, which only a prompt strategy reads: add its `type`, "
@@ -135,4 +140,17 @@ def _check_entry(key: str, entry: dict[str, Any]) -> None:
         raise ValueError(
             f"{key}: {entry} has {', '.join(unknown)}, which rl: aspo does not read. "
             f"The keys are {', '.join(known)}."
+        )
+
+
+def _check_file_type(key: str, entry: dict[str, Any]) -> None:
+    """`ds_type` may repeat a file's ending: Axolotl drops the key there and goes by the name."""
+    from .host import file_type
+
+    given, taken = entry.get("ds_type"), file_type(entry["path"])
+    if given not in (None, taken) and (entry.get("data_files") or not Path(entry["path"]).is_dir()):
+        raise ValueError(
+            f"{key}: {entry} has ds_type, which Axolotl drops in preference sets: it would read "
+            f"{entry['path']} as {taken}. Remove ds_type, or name the file itself as path, "
+            "with the ending of its type."
         )

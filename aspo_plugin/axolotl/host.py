@@ -395,6 +395,14 @@ def _listed_files(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
+def file_type(path: str) -> str:
+    """What Axolotl takes a file of a preference set for, by its name."""
+    from axolotl.utils.data.shared import get_dataset_type
+    from axolotl.utils.dict import DictDefault
+
+    return get_dataset_type(DictDefault({"path": path}))
+
+
 def _read(cfg: Any) -> Callable[[Mapping[str, Any]], Any]:
     from axolotl.utils.data.shared import load_dataset_with_config
     from axolotl.utils.dict import DictDefault

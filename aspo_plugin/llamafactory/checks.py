@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from aspo_plugin.config import AspoSettings
+from aspo_plugin.config import AspoSettings, check_beta
 
 TRUE_WORDS = ("1", "true", "y", "yes")
 
@@ -18,17 +18,13 @@ def _fail_on(refused: list[tuple[bool, str]]) -> None:
 
 def check_stage_fields(args: Any) -> None:
     """What the finetuning arguments alone tell. Raises `ValueError`."""
+    check_beta(args.pref_beta, "`pref_beta`")
     _fail_on(
         [
             (
                 args.pref_loss != "sigmoid",
                 f"`pref_loss: {args.pref_loss}` is another method's loss, while ASPO's is a sigmoid one: "
                 "remove `pref_loss` from the recipe (or train `stage: dpo`).",
-            ),
-            (
-                not args.pref_beta > 0,
-                f"`pref_beta` is {args.pref_beta!r}, but it scales the margin: "
-                "set a number above 0, such as 0.1.",
             ),
             (
                 args.dpo_label_smoothing != 0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl import DPOConfig
 
-from aspo_plugin.config import AspoSettings, settings_from
+from aspo_plugin.config import AspoSettings, check_beta, settings_from
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -34,6 +34,7 @@ _FIXED: dict[str, tuple[Any, str]] = {
 
 def refuse_options(args: TrainingArguments, name: str = "{}") -> None:
     """Raise `ValueError` for an option of `DPOConfig` that would bypass or contradict ASPO."""
+    check_beta(args.beta, name.format("beta"))
     for option, (allowed, why) in _FIXED.items():
         value = getattr(args, option, allowed)
         if value != allowed:

@@ -77,6 +77,12 @@ def test_the_config_becomes_what_axolotl_runs_and_a_second_call_changes_nothing(
             {"rl_adapter_ref_model": True, "aspo": {"reference_cache": "a"}},
             "rl_adapter_ref_model: true loads a second model",
         ),
+        (
+            {"datasets": [{"path": "a.jsonl", "ds_type": "parquet"}]},
+            "has ds_type, which Axolotl drops .* read a.jsonl as json. Remove ds_type",
+        ),
+        ({"rl_beta": 0}, "rl_beta is 0, but it scales the margin: set a number above 0"),
+        ({"trl": {"beta": -0.1}}, "trl: beta is -0.1"),
         ({"test_datasets": [{"split": "b"}]}, "test_datasets: .* has no path"),
     ],
 )
@@ -89,6 +95,8 @@ def test_values_that_say_no_are_fine() -> None:
     register(
         sample_packing=False, dpo_use_liger_kernel=False, context_parallel_size=1, dpo_loss_type=["sigmoid"]
     )
+    files = (("a.jsonl", "json"), ("a.parquet", "parquet"))
+    register(datasets=[{"path": path, "ds_type": kind} for path, kind in files], rl_beta="1e-1")
 
 
 # A value of each option that is refused: written out, so that none is dropped from the table unnoticed.

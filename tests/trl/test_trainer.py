@@ -144,6 +144,7 @@ def test_evaluation_takes_raw_sets_and_names_its_metrics(run: Any) -> None:
     [
         ({"aspo_alpha": 2}, "aspo_alpha is 2"),
         ({"aspo_normalization": "length"}, "aspo_normalization is 'length'"),
+        ({"beta": 0.0}, "beta is 0.0, but it scales the margin"),
         ({"loss_type": ["ipo"]}, r"loss_type is \['ipo'\], which ASPO cannot use: the loss of ASPO"),
         ({"use_liger_kernel": True}, "no per-token log-probs"),
         ({"label_smoothing": 0.1}, "no label smoothing"),
