@@ -54,7 +54,8 @@ def check_run(model_args: Any, data_args: Any, settings: AspoSettings) -> None:
         [
             (
                 bool(getattr(model_args, "use_kt", False)),
-                "`use_kt` (KTransformers) trains with its own DPO trainer and would bypass ASPO: remove it.",
+                "`use_kt` (KTransformers) brings a trainer or layers of its own and would bypass ASPO: "
+                "remove it.",
             ),
             (
                 bool(model_args.use_unsloth),
