@@ -61,7 +61,7 @@ class AspoSettings:
     def validate(self, name: str = "aspo_{}") -> None:
         """Raise `ValueError` for a value out of bounds; `name` formats a field as its user wrote it."""
         alpha = self.alpha
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0.0 <= alpha <= 1.0:
+        if not _is_number(alpha) or not 0.0 <= alpha <= 1.0:
             raise ValueError(
                 f"{name.format('alpha')} is {alpha!r}, but it mixes similarity (1) with perplexity (0): "
                 "set a number from 0 to 1, for example 0.5."
@@ -102,7 +102,11 @@ def settings_from(values: dict[str, Any], name: str = "aspo_{}") -> AspoSettings
 
 def check_beta(beta: Any, name: str) -> None:
     """Raise `ValueError` for a `beta` (a host's option, there called `name`) that teaches nothing."""
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not beta > 0:
+    if not _is_number(beta) or not beta > 0:
         raise ValueError(
             f"{name} is {beta!r}, but it scales the margin: set a number above 0, for example 0.1."
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -102,8 +102,9 @@ def refuse(cfg: Mapping[str, Any]) -> None:
         value = cfg.get(key)
         if value is not None and value not in allowed:
             raise ValueError(f"{key}: {value} does not work with rl: aspo, because {why}. Remove the key.")
-    for key, beta in (("rl_beta", cfg.get("rl_beta")), ("trl: beta", (cfg.get("trl") or {}).get("beta"))):
-        if isinstance(beta, int | float):  # others are the schema's to read or refuse
+    trl = cfg["trl"] if isinstance(cfg.get("trl"), Mapping) else {}
+    for key, beta in (("rl_beta", cfg.get("rl_beta")), ("trl: beta", trl.get("beta"))):
+        if isinstance(beta, int | float):  # others, and a `trl` that is no block, are the schema's to refuse
             check_beta(beta, key)
     if cfg.get("rl_adapter_ref_model") and (cfg.get("aspo") or {}).get("reference_cache"):
         raise ValueError(
@@ -147,10 +148,12 @@ def _check_file_type(key: str, entry: dict[str, Any]) -> None:
     """`ds_type` may repeat a file's ending: Axolotl drops the key there and goes by the name."""
     from .host import file_type
 
-    given, taken = entry.get("ds_type"), file_type(entry["path"])
-    if given not in (None, taken) and (entry.get("data_files") or not Path(entry["path"]).is_dir()):
+    path, given = entry["path"], entry.get("ds_type")
+    if given is None or (Path(path).is_dir() and not entry.get("data_files")):
+        return
+    if given != (taken := file_type(path)):
         raise ValueError(
-            f"{key}: {entry} has ds_type, which Axolotl drops in preference sets: it would read "
-            f"{entry['path']} as {taken}. Remove ds_type, or name the file itself as path, "
+            f"{key}: {entry} has ds_type, which Axolotl drops in preference sets: where it goes by a file's "
+            f"type, it would read {path} as {taken}. Remove ds_type, or name the file itself as path, "
             "with the ending of its type."
         )

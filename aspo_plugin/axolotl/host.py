@@ -76,6 +76,7 @@ _TOUCHED = (
     "axolotl.utils.data.lock:FileLockLoader",
     "axolotl.utils.data.shared:create_train_validation_split",
     "axolotl.utils.data.shared:generate_dataset_hash_from_config",
+    "axolotl.utils.data.shared:get_dataset_type",
     "axolotl.utils.data.shared:get_prepared_dataset_path",
     "axolotl.utils.data.shared:load_dataset_with_config",
     "axolotl.utils.data.shared:load_preprocessed_dataset",

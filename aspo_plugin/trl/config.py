@@ -32,14 +32,14 @@ _FIXED: dict[str, tuple[Any, str]] = {
 }
 
 
-def refuse_options(args: TrainingArguments, name: str = "{}") -> None:
+def refuse_options(args: TrainingArguments) -> None:
     """Raise `ValueError` for an option of `DPOConfig` that would bypass or contradict ASPO."""
-    check_beta(args.beta, name.format("beta"))
+    check_beta(args.beta, "beta")
     for option, (allowed, why) in _FIXED.items():
         value = getattr(args, option, allowed)
         if value != allowed:
             raise ValueError(
-                f"{name.format(option)} is {value!r}, which ASPO cannot use: {why}. "
+                f"{option} is {value!r}, which ASPO cannot use: {why}. "
                 f"Leave it out, or set it to {allowed!r}."
             )
     if getattr(args, "sync_ref_model", False) and getattr(args, "aspo_reference_cache", None):
