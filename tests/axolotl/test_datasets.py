@@ -100,7 +100,8 @@ def test_text_sets_through_axolotls_prompt_strategies(
 
 def test_a_share_of_the_training_set_evaluates(command: Any, splits: list[Any], datasets: Path) -> None:
     """`val_set_size` of two mixed sets: disjoint parts, the same in every run."""
-    mixed = [{"path": str(datasets / name)} for name in ("many", "plain.jsonl")]
+    kinds = {"many": "parquet", "plain.jsonl": "json"}  # what the files are: accepted, and changes nothing
+    mixed = [{"path": str(datasets / name), "ds_type": kind} for name, kind in kinds.items()]
     for _ in range(2):
         command("preprocess", datasets=mixed, val_set_size=0.25, dataset_exact_deduplication=True)
     first, second = splits
