@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# The modules that `aspo_plugin.llamafactory.hooks` adjusts, each right after it has been imported.
+# The modules that `aspo_plugin.llamafactory.patches` adjusts, each right after it has been imported.
 TARGETS = frozenset(
     f"llamafactory.{name}"
     for name in (
@@ -43,13 +43,13 @@ def autoload() -> None:
 
 
 def _adjust(module: ModuleType) -> None:
-    from aspo_plugin.llamafactory.hooks import adjust
+    from aspo_plugin.llamafactory.patches import adjust
 
     adjust(module)
 
 
 class HookFinder(MetaPathFinder):
-    """Lets the other finders find a target, then has its loader call `hooks.adjust` after executing it."""
+    """Lets the other finders find a target, then has its loader call `patches.adjust` after executing it."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname not in TARGETS:
@@ -66,7 +66,7 @@ class HookFinder(MetaPathFinder):
 
 
 class HookLoader(Loader):
-    """The original loader, with `hooks.adjust` after `exec_module`; everything else is passed through."""
+    """The original loader, with `patches.adjust` after `exec_module`; everything else is passed through."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader

@@ -135,7 +135,7 @@ def measure(folder: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each loop, the fastest round, and the ratio."""
     import torch
 
-    from dataset_tools.scorer import SentenceScorer, open_image
+    from dataset_tools.scoring.scorer import SentenceScorer, open_image
 
     scorer = SentenceScorer(
         folder,

@@ -108,11 +108,11 @@ def trl_step(model: Any, folder: str) -> Callable[[dict[str, Any]], Any]:
 def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]], Any]:
     import torch
 
-    from aspo_plugin.core.logprobs import ResponseLogProbs
-    from aspo_plugin.core.loss import aspo_loss
-    from aspo_plugin.core.metrics import AspoMetrics
-    from aspo_plugin.core.reference_cache import ReferenceCache, image_digest, row_keys
-    from aspo_plugin.core.shared_prefix import images_once
+    from aspo_plugin.logprobs.response import ResponseLogProbs
+    from aspo_plugin.logprobs.shared_prefix import images_once
+    from aspo_plugin.method.loss import aspo_loss
+    from aspo_plugin.method.metrics import AspoMetrics
+    from aspo_plugin.reference_cache.store import ReferenceCache, image_digest, row_keys
 
     logps, metrics = ResponseLogProbs(shared_prefix="true", self_check=False), AspoMetrics()
     cache = ReferenceCache.open(f"{folder}/cache", {}) if cached else None

@@ -31,7 +31,7 @@ def peaks(setting: Setting, makers: dict[str, Callable[[Any, str], Step]], devic
     """
     from accelerate.utils import convert_outputs_to_fp32
 
-    from aspo_plugin.core.adapters import keep_input_dtype
+    from aspo_plugin.training.adapters import keep_input_dtype
 
     counted = device == "cpu"
     model = build(setting, "7B", torch.bfloat16, "meta" if counted else device)

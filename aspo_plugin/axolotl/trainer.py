@@ -1,4 +1,4 @@
-"""Axolotl's DPO trainer with the ASPO loss; `host.register` names it in `trainer_cls`."""
+"""Axolotl's DPO trainer with the ASPO loss; `patches.register` names it in `trainer_cls`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
 from aspo_plugin.config import settings_from
-from aspo_plugin.trl.config import PREFIX
+from aspo_plugin.trl.arguments import PREFIX
 from aspo_plugin.trl.trainer import AspoMixin
 
-from . import card, host
-from .args import NAME
+from . import model_card, patches
+from .arguments import NAME
 
 
 class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
@@ -34,7 +34,7 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
         peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
-        cfg = host.current_config()
+        cfg = patches.current_config()
         for name, value in asdict(settings_from(dict(cfg.aspo or {}), NAME)).items():
             setattr(args, PREFIX + name, value)
         trained = None
@@ -45,13 +45,13 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
             # Axolotl gives the config of a given adapter, not its weights.
             model = PeftModel.from_pretrained(model, cfg.lora_model_dir, is_trainable=True)
             peft_config = None  # TRL keeps a frozen copy of the loaded adapter as the reference
-        elif host.evaluates(cfg):  # `axolotl evaluate` gives the base model, and no reference
+        elif patches.evaluates(cfg):  # `axolotl evaluate` gives the base model, and no reference
             ref_model, model = model, trained_model(cfg, model)
         super().__init__(
             model=model,
             ref_model=ref_model,
             args=args,
-            processing_class=host.processing_class(cfg, processing_class),
+            processing_class=patches.processing_class(cfg, processing_class),
             peft_config=peft_config,
             **kwargs,
         )
@@ -61,7 +61,7 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
-            card.describe(host.current_config(), self.args.output_dir, self.beta)
+            model_card.describe(patches.current_config(), self.args.output_dir, self.beta)
 
 
 def trained_model(cfg: Any, base: Any) -> Any:

@@ -1,1 +1,1 @@
-"""`stage: aspo` for LLaMA-Factory. `hooks` holds every contact with the host's private parts."""
+"""`stage: aspo` for LLaMA-Factory. `patches` and `contract` hold every contact with its private parts."""

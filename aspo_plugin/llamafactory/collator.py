@@ -12,8 +12,8 @@ from llamafactory.data import PairwiseDataCollatorWithPadding
 from llamafactory.extras.constants import IGNORE_INDEX
 from torch import Tensor
 
-from aspo_plugin.core.reference_cache import KEYS, image_digest, row_keys
-from aspo_plugin.core.shared_prefix import images_once
+from aspo_plugin.logprobs.shared_prefix import images_once
+from aspo_plugin.reference_cache.store import KEYS, image_digest, row_keys
 
 
 @dataclass

@@ -15,9 +15,9 @@ from llamafactory.extras import logging
 from llamafactory.extras.constants import IGNORE_INDEX, IMAGE_PLACEHOLDER
 
 from aspo_plugin import __version__
-from aspo_plugin.core.alignment import AlignmentError, sentence_ids
-from aspo_plugin.images import UnreadableImage, readable_size
-from aspo_plugin.rejected import EXCERPT
+from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
+from aspo_plugin.training.image_check import UnreadableImage, readable_size
+from aspo_plugin.training.rejected import EXCERPT
 
 logger = logging.get_logger("llamafactory.aspo")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aspo_plugin.core.fingerprint import settings_identity, weights_identity
+from aspo_plugin.reference_cache.fingerprint import settings_identity, weights_identity
 
 
 def reference_fingerprint(

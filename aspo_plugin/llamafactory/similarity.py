@@ -10,7 +10,7 @@ from typing import Any
 
 from llamafactory.extras import logging
 
-from aspo_plugin.randomness import same_randomness
+from aspo_plugin.training.randomness import same_randomness
 
 from .checks import has_value, no_similarities
 
@@ -91,7 +91,7 @@ def attach_similarities(dataset: Any, model: str, cache_dir: str | None, device:
     from datasets import Sequence, Value
     from tqdm import tqdm
 
-    from dataset_tools.scorer import SentenceScorer, free_device_memory, identify
+    from dataset_tools.scoring.scorer import SentenceScorer, free_device_memory, identify
 
     wanted = [
         i

@@ -1,6 +1,6 @@
 """Templates for models of our recipes that LLaMA-Factory has none for: SmolVLM and InstructBLIP (Vicuna).
 
-`hooks` calls `register` right after `llamafactory.data.template` has been imported; it serves every stage.
+`patches` calls `register` right after `llamafactory.data.template` has been imported; it serves every stage.
 It calls `register_composites` after `llamafactory.model.model_utils.visual`: that tells the host which parts
 of these models are vision tower and projector, so that `freeze_vision_tower` and `lora_target: all` mean what
 they mean elsewhere. A name that the host has by then is left alone, so each can go when the host has it.

@@ -13,16 +13,16 @@ from torch import Tensor
 from transformers import Trainer
 
 from aspo_plugin.config import AspoSettings
-from aspo_plugin.core.adapters import keep_input_dtype
-from aspo_plugin.core.dropout import disable_attention_dropout
-from aspo_plugin.core.logprobs import ResponseLogProbs
-from aspo_plugin.core.loss import aspo_loss
-from aspo_plugin.core.metrics import AspoMetrics
-from aspo_plugin.core.reference_cache import KEYS
-from aspo_plugin.reference import CachedReference
-from aspo_plugin.resume import ExactResume
+from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.method.loss import aspo_loss
+from aspo_plugin.method.metrics import AspoMetrics
+from aspo_plugin.reference_cache.callback import CachedReference
+from aspo_plugin.reference_cache.store import KEYS
+from aspo_plugin.training.adapters import keep_input_dtype
+from aspo_plugin.training.checkpoints import ExactResume
+from aspo_plugin.training.dropout import disable_attention_dropout
 
-from .card import describe
+from .model_card import describe
 
 
 class AspoTrainer(ExactResume, CustomDPOTrainer):
@@ -32,7 +32,7 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
     host's `logits/*` are left out: they need the logits of every token, and ASPO computes those of responses.
     """
 
-    trains_aspo = True  # `hooks` lets no other DPO trainer of the host begin a `stage: aspo` run
+    trains_aspo = True  # `patches` lets no other DPO trainer of the host begin a `stage: aspo` run
 
     def __init__(
         self, *args: Any, settings: AspoSettings, fingerprint: dict[str, str] | None = None, **kwargs: Any

@@ -11,14 +11,14 @@ from llamafactory.extras.ploting import plot_loss
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_ref_model
 
-from aspo_plugin.rejected import RejectedRows
+from aspo_plugin.training.rejected import RejectedRows
 
-from .card import TAGS, dataset_sources, save_args
+from .arguments import settings_of
 from .checks import check_run, check_tokenized
 from .collator import SentencePairCollator
-from .data import SentenceData
-from .fields import settings_of
-from .hooks import check_host, host_version, sentence_data
+from .contract import check_host, host_version, sentence_data
+from .datasets import SentenceData
+from .model_card import TAGS, dataset_sources, save_args
 from .reference import reference_fingerprint
 from .trainer import AspoTrainer
 

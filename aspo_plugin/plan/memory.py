@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .model import Shape
 from .recipe import Run
 
-LOGIT_CHUNK = 2**25  # logits in memory at a time: CHUNK_ELEMENTS of aspo_plugin.core.chunked
+LOGIT_CHUNK = 2**25  # logits in memory at a time: CHUNK_ELEMENTS of aspo_plugin.logprobs.chunked
 CONTEXT = 1.5 * 2**30
 FRAGMENTATION = 0.08
 

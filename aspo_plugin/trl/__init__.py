@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .arguments import AspoConfig
     from .collator import AspoVisionCollator
-    from .config import AspoConfig
-    from .data import prepare_dataset
+    from .datasets import prepare_dataset
     from .trainer import AspoTrainer
 
 _HOMES = {

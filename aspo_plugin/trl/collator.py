@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from aspo_plugin.core.reference_cache import KEYS, image_digest, row_keys
-from aspo_plugin.core.shared_prefix import IMAGES_ONCE, PLACEHOLDER, images_twice
-from dataset_tools.scorer import open_image
+from aspo_plugin.logprobs.shared_prefix import IMAGES_ONCE, PLACEHOLDER, images_twice
+from aspo_plugin.reference_cache.store import KEYS, image_digest, row_keys
+from dataset_tools.scoring.scorer import open_image
 
 from .rows import image_prompt
 

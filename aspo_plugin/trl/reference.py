@@ -13,8 +13,8 @@ from accelerate.utils import is_peft_model
 from trl.trainer import dpo_trainer
 from trl.trainer.utils import get_config_model_id
 
-from aspo_plugin.core.fingerprint import settings_identity, weights_identity
-from aspo_plugin.reference import CachedReference
+from aspo_plugin.reference_cache.callback import CachedReference
+from aspo_plugin.reference_cache.fingerprint import settings_identity, weights_identity
 
 # Keys of a config with a place of their own in the fingerprint, and keys that change no number: Transformers'
 # trainer copies the tokenizer's special ids into a config as it starts to train.

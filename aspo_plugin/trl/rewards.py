@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from aspo_plugin.core.loss import AspoOutput
+from aspo_plugin.method.loss import AspoOutput
 
 
 class RewardMeans:

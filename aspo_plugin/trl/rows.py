@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aspo_plugin.core.alignment import AlignmentError, sentence_ids
-from aspo_plugin.images import UnreadableImage, readable_size
-from dataset_tools.schema import IMAGE_MARKER, count_markers, default_markers
+from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
+from aspo_plugin.training.image_check import UnreadableImage, readable_size
+from dataset_tools.dataset.schema import IMAGE_MARKER, count_markers, default_markers
 from dataset_tools.sentences import split_sentences
 
 # A prompt or response that is trained as it stands, without a chat template (TRL's "standard" format).

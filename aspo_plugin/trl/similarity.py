@@ -24,11 +24,11 @@ def dataset_scorer(model: str, folder: Path | str) -> Callable[[Dataset], Datase
     """A function from a dataset to a column `chosen_similarity`, by the dual encoder `model`.
 
     The result is kept in `folder`, in a file named by the dataset and the model. A row without images, or one
-    that will be refused, has no similarities. Raises the errors of `dataset_tools.scorer`.
+    that will be refused, has no similarities. Raises the errors of `dataset_tools.scoring.scorer`.
     """
 
     def score(dataset: Dataset) -> Dataset:
-        from dataset_tools.scorer import SentenceScorer, free_device_memory, identify
+        from dataset_tools.scoring.scorer import SentenceScorer, free_device_memory, identify
         from dataset_tools.sentences import SPLITTER_VERSION
 
         made_of = (dataset._fingerprint, SPLITTER_VERSION, list(_files(dataset)), identify(model).as_dict())

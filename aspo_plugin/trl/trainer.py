@@ -19,19 +19,19 @@ from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id, use_adapter
 
-from aspo_plugin.core.adapters import keep_input_dtype
-from aspo_plugin.core.dropout import disable_attention_dropout
-from aspo_plugin.core.logprobs import ResponseLogProbs
-from aspo_plugin.core.loss import aspo_loss
-from aspo_plugin.core.metrics import AspoMetrics
-from aspo_plugin.core.reference_cache import KEYS
-from aspo_plugin.reference import CachedReference
-from aspo_plugin.rejected import RejectedRows
-from aspo_plugin.resume import ExactResume
+from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.method.loss import aspo_loss
+from aspo_plugin.method.metrics import AspoMetrics
+from aspo_plugin.reference_cache.callback import CachedReference
+from aspo_plugin.reference_cache.store import KEYS
+from aspo_plugin.training.adapters import keep_input_dtype
+from aspo_plugin.training.checkpoints import ExactResume
+from aspo_plugin.training.dropout import disable_attention_dropout
+from aspo_plugin.training.rejected import RejectedRows
 
+from .arguments import AspoConfig, refuse_options, settings_of
 from .collator import AspoVisionCollator
-from .config import AspoConfig, refuse_options, settings_of
-from .data import COLUMNS, is_prepared, mixes_images, prepare_dataset
+from .datasets import COLUMNS, is_prepared, mixes_images, prepare_dataset
 from .reference import cached_reference, no_reference_copy
 from .rewards import RewardMeans
 from .rows import LengthLimit

@@ -81,8 +81,8 @@ def convert(
       aspo-data convert pairs.jsonl out --column prompt=question --column images=file --image-root photos
     """
     share = parse_share(max_bad)
-    from dataset_tools.convert import Conversion, Settings
-    from dataset_tools.images import MAX_PIXELS
+    from dataset_tools.convert.conversion import Conversion, Settings
+    from dataset_tools.images.store import MAX_PIXELS
     from dataset_tools.sources import Options
 
     settings = Settings(

@@ -92,7 +92,7 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(*args: Any, **kwargs: Any) -> Any:
         try:
             if _own_process:
-                from dataset_tools.arrow import settle_pandas
+                from dataset_tools.dataset.arrow import settle_pandas
 
                 settle_pandas(without=True)
             foreign = installed.warning()

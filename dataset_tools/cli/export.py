@@ -34,8 +34,8 @@ def export(
     Example:
       aspo-data export rlaif-v rlaif-v-plain --to llamafactory
     """
-    from dataset_tools.export import export as write
-    from dataset_tools.record import read_record
+    from dataset_tools.dataset.record import read_record
+    from dataset_tools.share.export import export as write
 
     total = read_record(out).get("counts", {}).get("rows")
     with output.Progress("export", total) as progress:

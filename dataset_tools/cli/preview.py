@@ -19,9 +19,9 @@ def preview(
     Example: aspo-data preview rlaif-v --html rlaif-v.html
     """
     from dataset_tools.cli import output
-    from dataset_tools.preview import write_preview
-    from dataset_tools.record import read_record
-    from dataset_tools.schema import count_rows
+    from dataset_tools.dataset.record import read_record
+    from dataset_tools.dataset.schema import count_rows
+    from dataset_tools.inspect.preview import write_preview
 
     read_record(out)  # a folder of another kind is met before any progress is shown
     with output.Progress("preview", count_rows(out)) as progress:

@@ -22,8 +22,8 @@ def pull(
 
     Example: aspo-data pull me/rlaif-v-aspo rlaif-v
     """
-    from dataset_tools import hub
     from dataset_tools.cli import output
+    from dataset_tools.share import hub
 
     done = hub.pull(repo, out, revision=revision)
     rows, license_ = done["record"]["counts"]["rows"], hub.license_of(done["record"])

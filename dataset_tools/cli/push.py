@@ -26,8 +26,8 @@ def push(
 
     Example: aspo-data push rlaif-v me/rlaif-v-aspo --private
     """
-    from dataset_tools import hub
     from dataset_tools.cli import output
+    from dataset_tools.share import hub
 
     planned = hub.plan(out, repo)
     if not planned.scored:

@@ -44,7 +44,7 @@ def score(
             "accelerate started one process: it starts several only where it sees several GPUs, or with "
             "--multi_gpu. torchrun --nproc-per-node N -m dataset_tools score shares the work anywhere."
         )
-    from dataset_tools.score import score_dataset
+    from dataset_tools.scoring.folder import score_dataset
 
     rank = int(os.environ.get("RANK", 0))
     with output.Progress("score" if not rank else f"score (process {rank})") as progress:

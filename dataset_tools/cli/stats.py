@@ -19,11 +19,11 @@ def stats(
 
     Example: aspo-data stats rlaif-v --picture rlaif-v.png
     """
-    from dataset_tools import schema
-    from dataset_tools import stats as module
     from dataset_tools.cli import output
+    from dataset_tools.dataset import schema
+    from dataset_tools.dataset.record import read_record
     from dataset_tools.errors import UsageError
-    from dataset_tools.record import read_record
+    from dataset_tools.inspect import stats as module
 
     if picture is not None and picture.suffix.lower() != ".png":
         raise UsageError(f"--picture writes PNG: name it {picture.with_suffix('.png').name}.")
@@ -31,7 +31,7 @@ def stats(
     with output.Progress("stats", schema.count_rows(out)) as progress:
         found = module.collect(out, progress.advance)
     if picture is not None:
-        from dataset_tools.picture import draw
+        from dataset_tools.inspect.chart import draw
 
         draw(found, picture)
         output.note(f"picture: {picture}")

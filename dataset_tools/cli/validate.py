@@ -26,8 +26,8 @@ def validate(
     Example:
       aspo-data validate rlaif-v
     """
-    from dataset_tools.record import read_record
-    from dataset_tools.validate import validate as check
+    from dataset_tools.dataset.record import read_record
+    from dataset_tools.inspect.validate import validate as check
 
     total = read_record(out).get("counts", {}).get("rows")
     with output.Progress("validate", total) as progress:

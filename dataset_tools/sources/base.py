@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from dataset_tools.schema import IMAGE_MARKER
+from dataset_tools.dataset.schema import IMAGE_MARKER
 
 Messages = list[dict[str, str]]
 

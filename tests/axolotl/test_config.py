@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from axolotl.utils.dict import DictDefault
 
-from aspo_plugin.axolotl import host
+from aspo_plugin.axolotl import contract, patches
 
 BASE = {
     "base_model": "nothing",
-    "plugins": [host.PLUGIN],
+    "plugins": [patches.PLUGIN],
     "rl": "aspo",
     "datasets": [{"path": "somewhere"}],
 }
@@ -19,15 +19,15 @@ BASE = {
 
 def register(**changes: Any) -> DictDefault:
     cfg = DictDefault({key: value for key, value in {**BASE, **changes}.items() if value is not None})
-    host.register(cfg)
+    patches.register(cfg)
     return cfg
 
 
 def test_the_config_becomes_what_axolotl_runs_and_a_second_call_changes_nothing() -> None:
     cfg = register(aspo={"alpha": 1})
-    assert (cfg.rl, cfg.trainer_cls, cfg.seed) == ("dpo", host.TRAINER, 42)
+    assert (cfg.rl, cfg.trainer_cls, cfg.seed) == ("dpo", patches.TRAINER, 42)
     before = cfg.to_dict()
-    host.register(cfg)
+    patches.register(cfg)
     assert cfg.to_dict() == before
 
 
@@ -120,7 +120,7 @@ BAD = {
 
 
 def test_every_option_that_cannot_work_is_refused() -> None:
-    from aspo_plugin.axolotl.args import _REFUSED
+    from aspo_plugin.axolotl.arguments import _REFUSED
 
     assert _REFUSED.keys() == BAD.keys()
     for key, value in BAD.items():
@@ -134,29 +134,29 @@ def test_keys_that_nobody_knows_are_named(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_rows_over_the_limit_are_dropped_where_nothing_is_said() -> None:
-    from aspo_plugin.axolotl.data import limit_of
+    from aspo_plugin.axolotl.datasets import limit_of
 
     limit = limit_of(DictDefault(sequence_len=10))
     assert (limit.max_length, limit.strategy) == (10, "drop")
 
 
 def test_every_place_of_axolotl_we_rely_on_is_there() -> None:
-    host.check_host(host._TOUCHED)
+    contract.check_host(contract.PLACES)
 
 
 def test_a_place_that_moved_is_named() -> None:
     with pytest.raises(RuntimeError, match="relies on axolotl.common.datasets:gone, which Axolotl 0.19"):
-        host.check_host(("axolotl.common.datasets:gone",))
+        contract.check_host(("axolotl.common.datasets:gone",))
 
 
 def test_a_place_that_moved_stops_each_command_before_the_data_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`train`, `preprocess` and `evaluate` all get their data here."""
-    monkeypatch.setattr(host, "_TOUCHED", (*host._TOUCHED, "axolotl.train:gone"))
+    monkeypatch.setattr(contract, "PLACES", (*contract.PLACES, "axolotl.train:gone"))
     cfg = register()
     with pytest.raises(RuntimeError, match="relies on axolotl.train:gone"):
-        host.prepared_splits(cfg)
+        patches.prepared_splits(cfg)
 
 
 @pytest.mark.parametrize("flag", ["--aspo.alpha=0.7", "--aspo_alpha=0.7", "--aspo-alpha"])
@@ -168,15 +168,15 @@ def test_a_flag_that_axolotl_ignores_is_refused(flag: str, monkeypatch: pytest.M
 
 def test_a_trainer_of_someone_else_stops_the_run() -> None:
     with pytest.raises(RuntimeError, match="Axolotl built object"):
-        host.check_trainer(object())
+        patches.check_trainer(object())
 
 
 def test_other_kinds_of_rl_are_left_alone() -> None:
     other = DictDefault({"rl": "dpo", "plugins": ["another.Plugin"]})
-    host.register(other)
+    patches.register(other)
     assert other == {"rl": "dpo", "plugins": ["another.Plugin"]}
-    assert host.load_datasets(other) is None
-    assert host.training_args(other) is None
+    assert patches.load_datasets(other) is None
+    assert patches.training_args(other) is None
 
 
 @pytest.mark.parametrize(
@@ -219,5 +219,5 @@ def test_axolotl_validates_what_we_registered(sharding: dict[str, Any]) -> None:
     checked = validate_config(cfg, capabilities=capabilities, env_capabilities={"torch_version": "2.12.1"})
     assert checked.aspo == {"alpha": 1.0, "normalization": "weight", "shared_prefix": "true"}
     assert isinstance(checked.aspo["alpha"], float)
-    assert host.is_aspo(checked) and checked.rl == "dpo"
+    assert patches.is_aspo(checked) and checked.rl == "dpo"
     assert all(checked[key] for key in sharding)

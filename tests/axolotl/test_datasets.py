@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aspo_plugin.axolotl import host
+from aspo_plugin.axolotl import patches
 from tests.support import data
 
 CHOSEN = "A cat sits here. It looks at me. I like it."
@@ -23,8 +23,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
 def splits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """(training, evaluation) of each command that is run."""
     seen: list[Any] = []
-    original = host.prepared_splits
-    monkeypatch.setattr(host, "prepared_splits", lambda cfg: seen.append(original(cfg)) or seen[-1])
+    original = patches.prepared_splits
+    monkeypatch.setattr(patches, "prepared_splits", lambda cfg: seen.append(original(cfg)) or seen[-1])
     return seen
 
 
@@ -139,7 +139,7 @@ def test_prepared_rows_are_kept_by_all_they_depend_on(
     def name(processing: Any, **more: Any) -> str:
         cfg = {**base, **more}
         cfg["datasets"] = [{**entry, "path": str(datasets / entry["path"])} for entry in cfg["datasets"]]
-        return host._prepared_name(DictDefault(cfg), processing, "datasets")
+        return patches._prepared_name(DictDefault(cfg), processing, "datasets")
 
     processing = AutoProcessor.from_pretrained(models / "llava")
     assert name(processing) == name(processing) != name(processing, **changes)
@@ -163,7 +163,7 @@ def test_files_named_apart_are_watched_too(models: Path, datasets: Path, tmp_pat
         file.write_text(text)
         for files in (str(file), [str(file)], {"train": [str(file)]}):
             cfg = {"datasets": [{"path": "json", "data_files": files}], "sequence_len": 9, "aspo": {}}
-            names.append(host._prepared_name(DictDefault(cfg), processing, "datasets"))
+            names.append(patches._prepared_name(DictDefault(cfg), processing, "datasets"))
     assert not set(names[:3]) & set(names[3:])
 
 

@@ -79,12 +79,12 @@ def test_the_default_launcher_and_two_processes(
 
 
 def test_preprocess_evaluate_and_merge_use_the_run(command: Any, datasets: Path, monkeypatch: Any) -> None:
-    from aspo_plugin.axolotl import data as aspo_data
+    from aspo_plugin.axolotl import datasets
 
     changes = {"test_datasets": [{"path": str(datasets / "eval")}], "eval_steps": 2}
     command("preprocess", **changes)
     with monkeypatch.context() as patch:  # the rows are ready: nothing is prepared again
-        patch.setattr(aspo_data, "prepared_entry", lambda *args, **kwargs: pytest.fail("prepared twice"))
+        patch.setattr(datasets, "prepared_entry", lambda *args, **kwargs: pytest.fail("prepared twice"))
         out = Path(command("train", **changes))
     state = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())
     trained = [entry for entry in state["log_history"] if "eval_loss" in entry][-1]
@@ -196,7 +196,7 @@ def test_sets_of_every_kind_are_mixed_and_scored_once(
     train: Any, models: Path, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """Scored, unscored (TRL's layout) and text-only rows; long rows dropped with a count; full tuning."""
-    import dataset_tools.scorer
+    import dataset_tools.scoring.scorer
 
     common = {
         "aspo": {"alpha": 0.5, "similarity_model": str(models / "clip"), "normalization": "reward"},
@@ -212,7 +212,8 @@ def test_sets_of_every_kind_are_mixed_and_scored_once(
     first = train(**common, output_dir=str(tmp_path / "first"))
     assert "pairs left out" in caplog.text and "longer than sequence_len 150" in caplog.text
     assert 0 < sum(entry["aspo/missing_similarity_share"] for entry in first) < 4  # the text-only rows
-    monkeypatch.setattr(dataset_tools.scorer, "SentenceScorer", lambda *args: pytest.fail("scored twice"))
+    scorer = dataset_tools.scoring.scorer
+    monkeypatch.setattr(scorer, "SentenceScorer", lambda *args: pytest.fail("scored twice"))
     for prepared in (tmp_path / "prepared").glob("*"):
         if prepared.is_dir() and prepared.name != "similarity":
             __import__("shutil").rmtree(prepared)
@@ -234,16 +235,16 @@ def test_early_stopping_and_the_best_model(command: Any, datasets: Path) -> None
 def test_arguments_of_every_trainer_are_passed_on() -> None:
     from axolotl.utils.dict import DictDefault
 
-    from aspo_plugin.axolotl import host
+    from aspo_plugin.axolotl import patches
 
     given = {
         "ddp_find_unused_parameters": False, "ddp_timeout": 7, "metric_for_best_model": "rewards/margins",
         "greater_is_better": True, "load_best_model_at_end": True, "dataloader_drop_last": True,
         "auto_find_batch_size": True, "ddp_bucket_cap_mb": 3, "ddp_broadcast_buffers": False,
     }  # fmt: skip
-    args = host.training_args(DictDefault({"trainer_cls": host.TRAINER, "device": "cuda", **given}))
+    args = patches.training_args(DictDefault({"trainer_cls": patches.TRAINER, "device": "cuda", **given}))
     assert args == {"router_aux_loss_coef": 0.0, **given}
-    assert host.callbacks(DictDefault({"trainer_cls": host.TRAINER})) == []
+    assert patches.callbacks(DictDefault({"trainer_cls": patches.TRAINER})) == []
 
 
 @pytest.mark.parametrize("option", ["qlora", "reference"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dataset_tools.preview import write_preview
+from dataset_tools.inspect.preview import write_preview
 from tests.support import converted, data
 
 pytestmark = pytest.mark.browser

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from aspo_plugin.core.adapters import keep_input_dtype
+from aspo_plugin.training.adapters import keep_input_dtype
 from tests.core.test_shared_prefix import language_model
 
 LAYERS = 3 * 7  # layers of the model, and projections with an adapter in each

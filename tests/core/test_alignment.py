@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aspo_plugin.core.alignment import AlignmentError, sentence_ids
+from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
 from tests.support.tokenizers import KINDS, tokenizer
 
 WORDS = [

@@ -11,9 +11,9 @@ import torch.multiprocessing as mp
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from aspo_plugin.core.logprobs import ResponseLogProbs
-from aspo_plugin.core.reference_cache import ReferenceCache, image_digest, row_keys
-from aspo_plugin.core.reference_fill import fill
+from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.reference_cache.fill import fill
+from aspo_plugin.reference_cache.store import ReferenceCache, image_digest, row_keys
 from tests.core.test_shared_prefix import TOLERANCE, language_model, token_batch
 from tests.support.pairs import plain_logps
 

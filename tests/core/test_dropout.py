@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from aspo_plugin.core.dropout import disable_attention_dropout
-from aspo_plugin.core.logprobs import ResponseLogProbs
+from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.training.dropout import disable_attention_dropout
 from tests.support.pairs import pair_batch
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from aspo_plugin.core.dropout import disable_attention_dropout
-from aspo_plugin.core.frozen import frozen_without_gradients, vision_towers
-from aspo_plugin.core.logprobs import ResponseLogProbs
+from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.logprobs.vision_tower import frozen_without_gradients, vision_towers
+from aspo_plugin.training.dropout import disable_attention_dropout
 from tests.core.test_shared_prefix import TOLERANCE, assert_same_gradients, gradients
 from tests.support.backbones import VISION_LANGUAGE
 from tests.support.pairs import pair_batch, plain_logps

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aspo_plugin.core import chunked
-from aspo_plugin.core.head import output_head
-from aspo_plugin.core.logprobs import ResponseLogProbs
+from aspo_plugin.logprobs import chunked
+from aspo_plugin.logprobs.output_layer import output_head
+from aspo_plugin.logprobs.response import ResponseLogProbs
 from tests.core.test_shared_prefix import (
     TOLERANCE,
     Batch,
@@ -222,11 +222,11 @@ def test_gradient_checkpointing(backbones, reentrant):
 
 
 def test_the_reference_uses_the_policy_s_plan(monkeypatch):
-    from aspo_plugin.core import logprobs
+    from aspo_plugin.logprobs import response as logprobs
 
     calls = []
     monkeypatch.setattr(logprobs, "plan", lambda *a, **k: calls.append(1) or plan(*a, **k))
-    from aspo_plugin.core.shared_prefix import plan
+    from aspo_plugin.logprobs.shared_prefix import plan
 
     policy, reference = language_model("Llama"), language_model("Llama", num_hidden_layers=1)
     inputs, wanted = token_batch()

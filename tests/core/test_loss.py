@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from aspo_plugin.core.loss import aspo_loss
+from aspo_plugin.method.loss import aspo_loss
 from tests.support.reference import Pair, aspo, dpo
 
 NORMALIZATIONS = ("weight", "reward", "none")

@@ -8,8 +8,8 @@ import random
 import pytest
 import torch
 
-from aspo_plugin.core.loss import aspo_loss
-from aspo_plugin.core.metrics import AspoMetrics
+from aspo_plugin.method.loss import aspo_loss
+from aspo_plugin.method.metrics import AspoMetrics
 from tests.core.test_loss import mixed_batch, random_pair, tensors
 
 SETTINGS = {"beta": 0.1, "alpha": 0.5, "normalization": "reward"}

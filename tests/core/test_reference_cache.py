@@ -11,14 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from aspo_plugin.core.fingerprint import settings_identity, weights_identity
-from aspo_plugin.core.reference_cache import (
-    ReferenceCache,
-    ReferenceCacheError,
-    image_digest,
-    row_keys,
-)
-from aspo_plugin.core.reference_fill import fill
+from aspo_plugin.reference_cache.fill import fill
+from aspo_plugin.reference_cache.fingerprint import settings_identity, weights_identity
+from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError, image_digest, row_keys
 from tests.core.test_shared_prefix import language_model, token_batch
 from tests.support.pairs import picture, plain_logps
 
@@ -291,7 +286,7 @@ def test_weights_identity(tmp_path):
 
 
 def test_large_files_are_sampled_all_over(tmp_path, monkeypatch):
-    from aspo_plugin.core import fingerprint
+    from aspo_plugin.reference_cache import fingerprint
 
     monkeypatch.setattr(fingerprint, "WHOLE_BELOW", 1000)
     monkeypatch.setattr(fingerprint, "BLOCK", 100)

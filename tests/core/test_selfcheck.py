@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from aspo_plugin.core import logprobs, shared_prefix
-from aspo_plugin.core.logprobs import ResponseLogProbs
-from aspo_plugin.core.selfcheck import NOISE_FACTOR, SelfCheckError
+from aspo_plugin.logprobs import response, shared_prefix
+from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.logprobs.self_check import NOISE_FACTOR, SelfCheckError
 from tests.core.test_shared_prefix import language_model, token_batch
 from tests.support.pairs import pair_batch
 
@@ -51,7 +51,7 @@ def rejected_predicted_by_the_chosen_end(monkeypatch):
                 predictor[n] = row * size + start - 1
         return arrays
 
-    monkeypatch.setattr(logprobs, "plan", wrong)
+    monkeypatch.setattr(response, "plan", wrong)
 
 
 @pytest.mark.parametrize(
@@ -87,16 +87,16 @@ def test_lost_multimodal_positions_stop_the_run(backbones, monkeypatch, name):
 def test_a_lost_two_way_mask_stops_the_run(backbones, monkeypatch, name):
     model, processor = backbones(name)
     batch = pair_batch(model, processor)
-    right = logprobs.describe
-    monkeypatch.setattr(logprobs, "describe", lambda model: dataclasses.replace(right(model), two_way=""))
+    right = response.describe
+    monkeypatch.setattr(response, "describe", lambda model: dataclasses.replace(right(model), two_way=""))
     with pytest.raises(SelfCheckError):
         ResponseLogProbs()(model, batch.inputs, batch.response_mask)
 
 
 def test_a_lost_window_stops_the_run(monkeypatch):
     model = language_model("Mistral", sliding_window=4)
-    right = logprobs.describe
-    monkeypatch.setattr(logprobs, "describe", lambda model: dataclasses.replace(right(model), window=None))
+    right = response.describe
+    monkeypatch.setattr(response, "describe", lambda model: dataclasses.replace(right(model), window=None))
     with pytest.raises(SelfCheckError):
         ResponseLogProbs()(model, *token_batch())
 
@@ -104,8 +104,8 @@ def test_a_lost_window_stops_the_run(monkeypatch):
 def test_a_boolean_mask_in_eager_attention_stops_the_run(monkeypatch):
     model = language_model("Llama")
     model.set_attn_implementation("eager")
-    right = logprobs.describe
-    monkeypatch.setattr(logprobs, "describe", lambda model: dataclasses.replace(right(model), additive=False))
+    right = response.describe
+    monkeypatch.setattr(response, "describe", lambda model: dataclasses.replace(right(model), additive=False))
     with pytest.raises(SelfCheckError):
         ResponseLogProbs()(model, *token_batch())
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from aspo_plugin.core import architectures, shared_prefix
-from aspo_plugin.core.logprobs import ResponseLogProbs
-from aspo_plugin.core.shared_prefix import IMAGES_ONCE, images_once, images_twice, plan, to_layout
+from aspo_plugin.logprobs import architectures, shared_prefix
+from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.logprobs.shared_prefix import IMAGES_ONCE, images_once, images_twice, plan, to_layout
 from tests.support.backbones import VISION_LANGUAGE
 from tests.support.pairs import pair_batch, plain_logps
 
@@ -326,7 +326,7 @@ def test_positions_that_cannot_be_known_go_the_plain_way(backbones):
     batch = pair_batch(model, processor)
     del batch.inputs["mm_token_type_ids"]
     logps = ResponseLogProbs(self_check=False)
-    from aspo_plugin.core.logprobs import _Batch
+    from aspo_plugin.logprobs.response import _Batch
 
     prepared = _Batch(model, batch.inputs, batch.response_mask, logps._architecture(model))
     assert prepared.layout is None and "mm_token_type_ids" in prepared.reason

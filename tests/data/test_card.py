@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dataset_tools.card import license_of, metadata, render
+from dataset_tools.share.card import license_of, metadata, render
 from tests.support.converted import RECORD
 
 COUNTS = {

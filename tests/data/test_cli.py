@@ -259,7 +259,7 @@ def test_help_names_every_source():
 
 @pytest.mark.parametrize("source", ["../nothing", "./a", "a/b/c", "nothing", "/x"])
 def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(source, tmp_path):
-    from dataset_tools.locate import locate
+    from dataset_tools.convert.locate import locate
 
     with pytest.raises(UsageError, match="does not exist, and it is not a Hub id"):
         locate(source, None, "train")

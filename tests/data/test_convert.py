@@ -16,13 +16,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from dataset_tools import convert as convert_module
-from dataset_tools import layout, reading, writing
 from dataset_tools.cli.errors import describe
-from dataset_tools.convert import Conversion, Settings
+from dataset_tools.convert import conversion, readers
+from dataset_tools.convert.conversion import Conversion, Settings
+from dataset_tools.convert.workers import ordered_map
+from dataset_tools.dataset import folder, parquet
+from dataset_tools.dataset.schema import iter_rows, shards
 from dataset_tools.errors import DataError, UsageError
-from dataset_tools.schema import iter_rows, shards
-from dataset_tools.workers import ordered_map
 from tests.support.sources import rlaif_v, vlfeedback
 
 COMMAND = [sys.executable, "-c", "from dataset_tools.cli import main; main()"]
@@ -110,7 +110,7 @@ def crash_at(monkeypatch, number: int) -> SimpleNamespace:
     monkeypatch.setattr(os, "fsync", dying(os.fsync))
     monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
     monkeypatch.setattr(Path, "rename", dying(Path.rename))
-    monkeypatch.setattr(writing.ShardWriter, "abandon", lambda self: self._stream.close())
+    monkeypatch.setattr(parquet.ShardWriter, "abandon", lambda self: self._stream.close())
     return counter
 
 
@@ -232,7 +232,7 @@ def test_a_full_disk_says_so_and_can_be_resumed(source, whole, tmp_path, monkeyp
             return super().write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "_sink", lambda path: SmallDisk(path, "wb"))
+        patch.setattr(parquet, "_sink", lambda path: SmallDisk(path, "wb"))
         with pytest.raises(OSError) as error:
             run(source, tmp_path / "out", shard_rows=30)
     code, message = describe(error.value, "convert")
@@ -255,8 +255,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(source, tmp_path, m
                         seen.append(pid)
             yield result
 
-    monkeypatch.setattr(convert_module, "ordered_map", killing)
-    monkeypatch.setattr(reading, "CHUNK_ROWS", 8)
+    monkeypatch.setattr(conversion, "ordered_map", killing)
+    monkeypatch.setattr(readers, "CHUNK_ROWS", 8)
     with pytest.raises(DataError, match="worker process ended with exit code -9"):
         run(source, tmp_path / "out", workers=2)
     assert seen and not any(alive(pid) for pid in seen)
@@ -303,7 +303,7 @@ def test_an_existing_output_is_never_touched(source, whole, tmp_path):
 
 
 def test_two_conversions_do_not_write_into_one_folder(source, tmp_path):
-    with layout.Workplace(tmp_path / "out", "train"):
+    with folder.Workplace(tmp_path / "out", "train"):
         with pytest.raises(UsageError, match="another aspo-data is at work"):
             run(source, tmp_path / "out")
 
@@ -313,10 +313,10 @@ def test_one_huge_row_group_is_read_in_small_pieces(tmp_path, monkeypatch):
 
     rlaif_v(tmp_path / "source", rows=400, defects=False)
     sizes = []
-    original = reading.ParquetFile._chunk
-    monkeypatch.setattr(reading, "CHUNK_BYTES", 30_000)
+    original = readers.ParquetFile._chunk
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 30_000)
     monkeypatch.setattr(
-        reading.ParquetFile,
+        readers.ParquetFile,
         "_chunk",
         lambda self, batch, first, start: sizes.append(batch.num_rows) or original(self, batch, first, start),
     )
@@ -328,7 +328,7 @@ def test_one_huge_row_group_is_read_in_small_pieces(tmp_path, monkeypatch):
 
 def test_each_row_keeps_its_own_image_whatever_the_chunks(tmp_path, monkeypatch):
     fixture = rlaif_v(tmp_path / "source", rows=30)
-    monkeypatch.setattr(reading, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(readers, "CHUNK_ROWS", 1)
     run(tmp_path / "source", tmp_path / "out")
     for row in iter_rows(tmp_path / "out"):
         assert [image["bytes"] for image in row["images"]] == fixture.rows[row["id"]].images
@@ -336,7 +336,7 @@ def test_each_row_keeps_its_own_image_whatever_the_chunks(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("skip", [0, 1, 127, 128, 129, 211, 217, 300, 433])
 def test_reading_can_start_at_any_row(source, skip):
-    reader = reading.Reader([(path, path.name) for path in sorted(source.iterdir())])
+    reader = readers.Reader([(path, path.name) for path in sorted(source.iterdir())])
     every = [(chunk.start + i) for chunk, _ in reader.chunks() for i in range(chunk.count)]
     assert every == list(range(reader.total))
     rest = [(chunk.start + i) for chunk, _ in reader.chunks(skip) for i in range(chunk.count)]
@@ -351,9 +351,9 @@ def test_a_json_array_is_read_a_piece_at_a_time(tmp_path):
     items[450]["chosen"] = "long" * 600_000
     path = tmp_path / "array.json"
     path.write_text(json.dumps(items, indent=1))
-    found = [row for chunk, _ in reading.JsonFile(path, "array").chunks(0, 0) for row in chunk.rows()]
+    found = [row for chunk, _ in readers.JsonFile(path, "array").chunks(0, 0) for row in chunk.rows()]
     assert found == items
-    skipped = [row for chunk, _ in reading.JsonFile(path, "array").chunks(333, 0) for row in chunk.rows()]
+    skipped = [row for chunk, _ in readers.JsonFile(path, "array").chunks(333, 0) for row in chunk.rows()]
     assert skipped == items[333:]
 
 
@@ -362,7 +362,7 @@ def test_a_broken_json_array_is_an_error_that_names_the_file(text, tmp_path):
     path = tmp_path / "array.json"
     path.write_text(text)
     with pytest.raises(DataError, match="array.json is not a whole JSON array"):
-        list(reading.JsonFile(path, "array").chunks(0, 0))
+        list(readers.JsonFile(path, "array").chunks(0, 0))
 
 
 def test_a_parquet_file_cut_short_is_an_error_that_names_the_file(source, tmp_path):

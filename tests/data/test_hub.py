@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dataset_tools.cli import app
-from dataset_tools.record import read_record, write_record
-from dataset_tools.schema import iter_rows, shards
+from dataset_tools.dataset.record import read_record, write_record
+from dataset_tools.dataset.schema import iter_rows, shards
 from tests.support import converted, data
 from tests.support.hub import TOKEN, StandInHub, apply_environment
 from tests.support.sources import rlaif_v, vlfeedback
@@ -198,8 +198,8 @@ def test_a_wrong_token_and_a_missing_repository(hub, out, tmp_path, aspo_data, m
 
 
 def test_what_may_not_be_pushed(out, tmp_path):
-    from dataset_tools import hub as module
     from dataset_tools.errors import UsageError
+    from dataset_tools.share import hub as module
 
     rows = data.rows(4)
     folder = converted.write(tmp_path / "set", [rows[:2], rows[2:]])
@@ -218,9 +218,9 @@ def test_what_may_not_be_pushed(out, tmp_path):
 def test_half_scored_is_not_pushed(tmp_path):
     import pyarrow.parquet as pq
 
-    from dataset_tools import hub as module
     from dataset_tools.errors import UsageError
-    from dataset_tools.score import SCORER_KEY
+    from dataset_tools.scoring.folder import SCORER_KEY
+    from dataset_tools.share import hub as module
 
     rows = data.rows(4)
     folder = converted.write(tmp_path / "set", [rows[:2], rows[2:]])
@@ -299,7 +299,7 @@ def test_convert_is_not_resumed_on_another_commit(hub, tmp_path, aspo_data, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     command = ("convert", "user/source", tmp_path / "out", "--workers", "1", "--shard-rows", "7")
     with monkeypatch.context() as patch:
-        patch.setattr("dataset_tools.layout.Workplace.finish", lambda *_: 1 / 0)
+        patch.setattr("dataset_tools.dataset.folder.Workplace.finish", lambda *_: 1 / 0)
         aspo_data(*command, code=1)
     now = hub.publish("user/source", tmp_path / "source")
     refused = aspo_data(*command, "--resume", code=2)

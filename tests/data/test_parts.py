@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataset_tools.archive import Archive
-from dataset_tools.ids import IdSet
-from dataset_tools.images import ImageStore, check_header
-from dataset_tools.schema import default_markers, invariants
+from dataset_tools.convert.ids import IdSet
+from dataset_tools.dataset.schema import default_markers, invariants
+from dataset_tools.images.archives import Archive
+from dataset_tools.images.store import ImageStore, check_header
 from dataset_tools.sources.base import BadRow, turns
 from tests.support.sources import bomb, jpeg, png
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dataset_tools.cli import app
-from dataset_tools.preview import write_preview
+from dataset_tools.inspect.preview import write_preview
 from tests.support import converted, data
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dataset_tools.convert import Conversion, Settings
+from dataset_tools.convert.conversion import Conversion, Settings
+from dataset_tools.dataset.schema import arrow_schema, invariants, iter_rows
 from dataset_tools.errors import UsageError
-from dataset_tools.schema import arrow_schema, invariants, iter_rows
 from dataset_tools.sources import REGISTRY, Options, source_class
 from dataset_tools.sources.pairing import pair_indices
 from tests.support.sources import BUILDERS, Fixture

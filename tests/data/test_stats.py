@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from dataset_tools import schema
 from dataset_tools.cli import app
-from dataset_tools.stats import NO_SIMILARITY, PARTLY_SCORED, SINGLE, collect, problems_of, table
+from dataset_tools.dataset import schema
+from dataset_tools.inspect.stats import NO_SIMILARITY, PARTLY_SCORED, SINGLE, collect, problems_of, table
 from tests.support import converted, data
 
 
@@ -77,7 +77,7 @@ def test_the_images_bytes_are_not_read(out, monkeypatch):
             read.append(batch.schema.field("images").type.value_type)
             yield batch
 
-    monkeypatch.setattr("dataset_tools.stats.iter_batches", spy)
+    monkeypatch.setattr("dataset_tools.inspect.stats.iter_batches", spy)
     collect(out)
     assert read and all([field.name for field in kind] == ["path"] for kind in read)
 
@@ -97,7 +97,7 @@ def test_the_command_prints_a_table_json_and_a_picture(out, tmp_path):
 
 
 def test_an_unscored_and_an_empty_dataset(tmp_path):
-    from dataset_tools.picture import draw
+    from dataset_tools.inspect.chart import draw
 
     unscored = converted.write(tmp_path / "a", [data.rows(3, similarity=False)])
     found = collect(unscored)

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_tools.convert import Conversion, Settings
+from dataset_tools.convert.conversion import Conversion, Settings
+from dataset_tools.dataset.schema import arrow_schema, iter_rows, shards
 from dataset_tools.errors import UsageError
-from dataset_tools.export import export, typed, with_markers
-from dataset_tools.schema import arrow_schema, iter_rows, shards
-from dataset_tools.validate import validate
+from dataset_tools.inspect.validate import validate
+from dataset_tools.share.export import export, typed, with_markers
 from tests.support.sources import jpeg, llamafactory, rlaif_v
 
 

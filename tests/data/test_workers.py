@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from dataset_tools.cli.errors import describe
-from dataset_tools.workers import one_ahead
-from dataset_tools.writing import ShardWriter
+from dataset_tools.convert.workers import one_ahead
+from dataset_tools.dataset.parquet import ShardWriter
 from tests.support.sources import rlaif_v
 
 
@@ -35,7 +35,7 @@ def test_no_process_of_a_conversion_imports_pandas(tmp_path):
 
 def test_pandas_is_left_to_those_who_import_it_themselves():
     code = (
-        "from dataset_tools.arrow import settle_pandas\n"
+        "from dataset_tools.dataset.arrow import settle_pandas\n"
         "settle_pandas(without=True)\n"
         "import sys, pyarrow as pa\n"
         "pa.array(['a'])\n"

@@ -121,7 +121,7 @@ import json, sys
 from llamafactory.train.tuner import run_exp
 for recipe in json.loads(sys.argv[1]):
     run_exp(recipe)
-print("ASPO-LOADED", "aspo_plugin.llamafactory.hooks" in sys.modules)
+print("ASPO-LOADED", "aspo_plugin.llamafactory.patches" in sys.modules)
 """
     logs = {}
     for switch in ("1", "0"):

@@ -24,10 +24,10 @@ def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
         from llamafactory.hparams import get_train_args
         from llamafactory.model import load_tokenizer
 
-        from aspo_plugin.llamafactory.data import SentenceData
-        from aspo_plugin.llamafactory.fields import settings_of
-        from aspo_plugin.llamafactory.hooks import sentence_data
-        from aspo_plugin.rejected import RejectedRows
+        from aspo_plugin.llamafactory.arguments import settings_of
+        from aspo_plugin.llamafactory.datasets import SentenceData
+        from aspo_plugin.llamafactory.patches import sentence_data
+        from aspo_plugin.training.rejected import RejectedRows
 
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(
             {
@@ -297,7 +297,7 @@ def test_no_room_for_any_token(load: Any, tmp_path: Path) -> None:
 
 
 def test_what_a_template_removes_takes_its_sentences_along() -> None:
-    from aspo_plugin.core.alignment import AlignmentError
+    from aspo_plugin.alignment.sentence_ids import AlignmentError
     from aspo_plugin.llamafactory.encode import carried
 
     assert carried("ab cd", [[0, 5]], "cd") == [(0, 0, 2)]  # one that reaches into what stays

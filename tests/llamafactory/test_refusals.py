@@ -62,7 +62,7 @@ def test_fields(changes: dict[str, Any], message: str, train: Any) -> None:
 def test_megatron_by_environment(value: str, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from llamafactory.hparams.finetuning_args import FinetuningArguments
 
-    from aspo_plugin.llamafactory.fields import extend
+    from aspo_plugin.llamafactory.arguments import extend
 
     monkeypatch.setenv("USE_MCA", value)
     with pytest.raises(ValueError, match="would bypass ASPO"):
@@ -176,11 +176,11 @@ def test_a_way_around_the_workflow_is_refused(train: Any, monkeypatch: pytest.Mo
     from llamafactory.train.dpo import run_dpo
     from llamafactory.train.dpo.trainer import CustomDPOTrainer
 
-    from aspo_plugin.llamafactory import hooks
+    from aspo_plugin.llamafactory import contract
 
     with pytest.raises(RuntimeError, match="reached CustomDPOTrainer, which would train plain DPO"):
         CustomDPOTrainer(finetuning_args=FinetuningArguments(stage="aspo"))
-    monkeypatch.setattr(hooks, "problems", {})
+    monkeypatch.setattr(contract, "problems", {})
     monkeypatch.setattr(tuner, "run_dpo", run_dpo.__wrapped__)
     with pytest.raises(RuntimeError, match="would train plain DPO.*train.tuner: it does not call"):
         train()
@@ -190,16 +190,16 @@ def test_a_changed_host_keeps_its_plain_stages(monkeypatch: pytest.MonkeyPatch, 
     """An adjustment that does not find its place changes nothing, and is remembered with the place's name."""
     from types import ModuleType
 
-    from aspo_plugin.llamafactory import hooks
+    from aspo_plugin.llamafactory import contract, patches
 
-    monkeypatch.setattr(hooks, "problems", {})
+    monkeypatch.setattr(contract, "problems", {})
     changed = ModuleType("llamafactory.train.dpo")
     changed.run_dpo = lambda arguments: arguments
     before = dict(vars(changed))
-    hooks.adjust(changed)
+    patches.adjust(changed)
     assert vars(changed) == before
-    assert "run_dpo takes no model_args" in hooks.problems["llamafactory.train.dpo"]
-    hooks.adjust(ModuleType("llamafactory.hparams.finetuning_args"))
+    assert "run_dpo takes no model_args" in contract.problems["llamafactory.train.dpo"]
+    patches.adjust(ModuleType("llamafactory.hparams.finetuning_args"))
     assert "FinetuningArguments.__post_init__ does not exist" in capsys.readouterr().err
 
 
@@ -207,22 +207,22 @@ def test_an_adjustment_that_fails_is_remembered(monkeypatch: pytest.MonkeyPatch)
     """What it relies on is there, and yet it raises: the host's module is left to its plain stages."""
     from types import ModuleType
 
-    from aspo_plugin.llamafactory import hooks
+    from aspo_plugin.llamafactory import contract, patches
 
     def fail(module: ModuleType) -> None:
         raise TypeError("read-only")
 
-    monkeypatch.setattr(hooks, "problems", {})
-    monkeypatch.setitem(hooks.ADJUSTMENTS, "webui.control", fail)
-    hooks.adjust(ModuleType("llamafactory.webui.control"))
-    assert hooks.problems == {"llamafactory.webui.control": "TypeError('read-only')"}
+    monkeypatch.setattr(contract, "problems", {})
+    monkeypatch.setitem(patches.ADJUSTMENTS, "webui.control", fail)
+    patches.adjust(ModuleType("llamafactory.webui.control"))
+    assert contract.problems == {"llamafactory.webui.control": "TypeError('read-only')"}
 
 
 def test_a_run_that_fails_in_its_data_leaves_the_host_as_it_was() -> None:
     """The same process may train a plain stage next, as LLaMA Board's or a notebook's does."""
     from llamafactory.data import loader
 
-    from aspo_plugin.llamafactory.hooks import sentence_data
+    from aspo_plugin.llamafactory.contract import sentence_data
 
     class Sentences:
         align = preprocess = staticmethod(print)

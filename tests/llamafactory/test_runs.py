@@ -162,7 +162,7 @@ def test_similarity_model_scores_once(
     """`aspo_similarity_model` gives what the scorer gives, and a second run reads it from disk."""
     import torch
 
-    from dataset_tools import scorer
+    from dataset_tools.scoring import scorer
 
     class Drawing(scorer.SentenceScorer):
         """Loading a model draws random numbers, as with transformers 4."""
@@ -222,8 +222,8 @@ def test_what_a_kept_similarity_depends_on(tmp_path: Path) -> None:
 
 
 def test_adapter_inputs_are_not_copied_under_mixed_precision(train: Any, monkeypatch: Any) -> None:
-    from aspo_plugin.core.adapters import keep_input_dtype
     from aspo_plugin.llamafactory import trainer
+    from aspo_plugin.training.adapters import keep_input_dtype
 
     changed = []
     monkeypatch.setattr(trainer, "keep_input_dtype", lambda model: changed.append(keep_input_dtype(model)))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_plugin.core.reference_cache import KEYS
+from aspo_plugin.reference_cache.store import KEYS
 
 
 @pytest.fixture

@@ -77,8 +77,8 @@ def recipes_of(host: str) -> list[Recipe]:
 
 def write_dataset(folder: Path, count: int = 8, seed: int = 7, **options: Any) -> Path:
     """A folder like one of `aspo-data`, read by both hosts."""
-    from dataset_tools.layout import llamafactory_entry
-    from dataset_tools.record import FORMAT, write_record
+    from dataset_tools.dataset.folder import llamafactory_entry
+    from dataset_tools.dataset.record import FORMAT, write_record
 
     data.write_converted(folder, data.rows(count, seed, **{"sentences": (2, 4), **options}))
     (folder / "dataset_info.json").write_text(json.dumps({"train": llamafactory_entry()}))

@@ -51,10 +51,10 @@ def encoded_rows(values: dict[str, Any]) -> tuple[Any, Any, list[dict[str, Any]]
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    from aspo_plugin.llamafactory.data import SentenceData
-    from aspo_plugin.llamafactory.fields import settings_of
-    from aspo_plugin.llamafactory.hooks import sentence_data
-    from aspo_plugin.rejected import RejectedRows
+    from aspo_plugin.llamafactory.arguments import settings_of
+    from aspo_plugin.llamafactory.datasets import SentenceData
+    from aspo_plugin.llamafactory.patches import sentence_data
+    from aspo_plugin.training.rejected import RejectedRows
 
     model, arguments, training, method, _ = get_train_args({**values, "stage": "aspo"})
     module = load_tokenizer(model)
@@ -144,7 +144,7 @@ def full_logits_dpo(models: tuple[Any, Any], batch: dict[str, Any], beta: float)
     """Plain DPO of policy and reference from all their logits, on a batch with both copies of the images."""
     import torch
 
-    from aspo_plugin.core.shared_prefix import images_twice
+    from aspo_plugin.logprobs.shared_prefix import images_twice
 
     inputs = {key: value for key, value in images_twice(batch).items() if key not in ASPO_KEYS}
     sums = []
@@ -225,7 +225,7 @@ def test_the_check_of_sentences_notices_a_shift() -> None:
 
     item = data.rows(1, 5, sentences=4)[0]
     bytelevel = tokenizer("byte_level")
-    from aspo_plugin.core.alignment import sentence_ids
+    from aspo_plugin.alignment.sentence_ids import sentence_ids
 
     text = item["chosen"][0]["content"]
     tokens = bytelevel(text, add_special_tokens=False)["input_ids"]

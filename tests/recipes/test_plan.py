@@ -103,7 +103,7 @@ def measured_peak(model: Any, pairs: int, length: int) -> float:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    from aspo_plugin.core.logprobs import ResponseLogProbs
+    from aspo_plugin.logprobs.response import ResponseLogProbs
 
     alive: dict[int, int] = {}
     peak = 0
@@ -170,7 +170,7 @@ def measured_states(values: dict[str, Any]) -> dict[str, int]:
     from llamafactory.model import load_model, load_tokenizer
     from llamafactory.train.trainer_utils import create_ref_model
 
-    from aspo_plugin.core.logprobs import ResponseLogProbs
+    from aspo_plugin.logprobs.response import ResponseLogProbs
 
     model_args, _, _, method, _ = get_train_args(values)
     model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, method, True)

@@ -20,10 +20,10 @@ import pytest
 from typer.testing import CliRunner
 
 from dataset_tools.cli import app
-from dataset_tools.record import read_record
-from dataset_tools.schema import arrow_schema, invariants, iter_rows, shards
-from dataset_tools.score import scored_by
-from dataset_tools.scorer import SentenceScorer
+from dataset_tools.dataset.record import read_record
+from dataset_tools.dataset.schema import arrow_schema, invariants, iter_rows, shards
+from dataset_tools.scoring.folder import scored_by
+from dataset_tools.scoring.scorer import SentenceScorer
 from tests.support import converted, data
 
 pytest.importorskip("torch")
@@ -119,7 +119,7 @@ def test_another_model_scores_all_again(out, encoder):
 
 
 def test_a_stopped_run_goes_on_with_the_shards_left(out, encoder, monkeypatch):
-    from dataset_tools import score as module
+    from dataset_tools.scoring import folder as module
 
     score_shard, calls = module.score_shard, []
 
@@ -200,7 +200,7 @@ def test_one_process_of_accelerate_says_why_it_is_alone(out, encoder, monkeypatc
 def test_a_full_disk_is_taken_up_without_a_flag_that_score_lacks(out, encoder, monkeypatch):
     error = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
-        patch.setattr("dataset_tools.writing.pq.ParquetWriter", Mock(side_effect=error))
+        patch.setattr("dataset_tools.dataset.parquet.pq.ParquetWriter", Mock(side_effect=error))
         result = score(out, encoder("clip"))
     assert result.exit_code == 1
     assert "the disk is full. Free some space, then run the same command again." in result.stderr
@@ -229,7 +229,7 @@ def test_no_readable_image_at_all_is_a_failure(tmp_path, encoder):
 
 
 def test_an_error_leaves_the_shard_as_it_was(out, unscored, encoder, monkeypatch):
-    monkeypatch.setattr("dataset_tools.scorer.DualEncoder.encode_images", lambda *_: 1 / 0)
+    monkeypatch.setattr("dataset_tools.scoring.scorer.DualEncoder.encode_images", lambda *_: 1 / 0)
     assert score(out, encoder("clip")).exit_code == 1
     assert [path.read_bytes() for path in shards(out)] == [path.read_bytes() for path in shards(unscored)]
     assert [path.name for path in (out / "data").iterdir() if path.name.startswith(".")] == []

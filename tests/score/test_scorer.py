@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dataset_tools.errors import DataError, UsageError
-from dataset_tools.scorer import SentenceScorer, identify, middle
+from dataset_tools.scoring.scorer import SentenceScorer, identify, middle
 from tests.score.encoders import FAMILIES, picture
 
 torch = pytest.importorskip("torch")
@@ -220,7 +220,7 @@ def test_equal_texts_and_no_images_keep_memory_bounded(encoder):
 
 
 def test_forgotten_vectors_are_computed_again(encoder, monkeypatch):
-    monkeypatch.setattr("dataset_tools.scorer._REMEMBERED", 2)
+    monkeypatch.setattr("dataset_tools.scoring.scorer._REMEMBERED", 2)
     scorer = SentenceScorer(str(encoder("clip")), batch_size=2)
     rows = [([picture(seed % 4)], list(SENTENCES)) for seed in range(12)]
     found = list(scorer.score(rows))

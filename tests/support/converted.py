@@ -29,10 +29,10 @@ def write(folder: Path | str, shards: Sequence[list[dict[str, Any]]], **record: 
     """A dataset folder with one parquet file per list of rows; `record` replaces keys of `aspo.json`."""
     import pyarrow as pa
 
-    from dataset_tools.layout import DATASET_INFO, llamafactory_entry
-    from dataset_tools.record import write_json, write_record
-    from dataset_tools.schema import arrow_schema
-    from dataset_tools.writing import ShardWriter
+    from dataset_tools.dataset.folder import DATASET_INFO, llamafactory_entry
+    from dataset_tools.dataset.parquet import ShardWriter
+    from dataset_tools.dataset.record import write_json, write_record
+    from dataset_tools.dataset.schema import arrow_schema
 
     folder = Path(folder)
     (folder / "data").mkdir(parents=True)

@@ -1,7 +1,7 @@
 """Small preference data drawn and written by the project: shapes, and sentences that do or do not fit.
 
-A row is a dictionary in the layout of `dataset_tools.schema`. The writers put the same rows into the layouts
-of other projects. Everything follows from the seed.
+A row is a dictionary in the layout of `dataset_tools.dataset.schema`. The writers put the same rows into the
+layouts of other projects. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def rows(
     similarity: bool = True,
     size: tuple[int, int] = (72, 56),
 ) -> list[dict[str, Any]]:
-    """`n` preference rows in the layout of `dataset_tools.schema`.
+    """`n` preference rows in the layout of `dataset_tools.dataset.schema`.
 
     `sentences` is a number or a range (both ends included) per response. Every second image is a JPEG, the
     others are PNG; `size` is in pixels. `similarity` fills the similarity columns (None otherwise).
@@ -146,7 +146,7 @@ def write_converted(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dataset_tools import schema
+    from dataset_tools.dataset import schema
 
     path = Path(folder) / "data" / shard
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
-from aspo_plugin.core.shared_prefix import IMAGES_ONCE
+from aspo_plugin.logprobs.shared_prefix import IMAGES_ONCE
 from aspo_plugin.trl import reference
 from aspo_plugin.trl import trainer as module
-from aspo_plugin.trl.config import AspoConfig
+from aspo_plugin.trl.arguments import AspoConfig
 from tests.support import data
 
 from .conftest import as_dataset

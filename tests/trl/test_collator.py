@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_plugin.core.reference_cache import KEYS
-from aspo_plugin.core.shared_prefix import images_twice
+from aspo_plugin.logprobs.shared_prefix import images_twice
+from aspo_plugin.reference_cache.store import KEYS
 from aspo_plugin.trl.collator import AspoVisionCollator
-from aspo_plugin.trl.data import prepare_dataset
+from aspo_plugin.trl.datasets import prepare_dataset
 from tests.support import backbones, data
 
 from .conftest import as_dataset
@@ -74,7 +74,7 @@ def test_a_batch_goes_through_the_model_and_pairs_do_not_disturb_each_other(
     """Log-probs of a pair alone equal those in a batch with a text-only pair and a pair of other sizes."""
     from transformers import AutoModelForImageTextToText
 
-    from aspo_plugin.core.logprobs import ResponseLogProbs
+    from aspo_plugin.logprobs.response import ResponseLogProbs
 
     processor = processing(name)
     network = AutoModelForImageTextToText.from_pretrained(model(name), dtype=torch.float32).eval()
@@ -161,7 +161,7 @@ def test_a_placeholder_image_runs_the_vision_tower_and_changes_nothing(
     """A text-only batch: the same log-probs and gradients, and every weight of the tower takes part."""
     from transformers import AutoModelForImageTextToText
 
-    from aspo_plugin.core.logprobs import ResponseLogProbs
+    from aspo_plugin.logprobs.response import ResponseLogProbs
 
     processor = processing(name)
     collator = AspoVisionCollator(processor, reference_keys=True)
@@ -206,7 +206,7 @@ def with_images(processor: Any) -> dict[str, Any]:
 
 def images_in(network: Any, batch: dict[str, Any]) -> set[str]:
     """The weights that get a gradient from a batch with images."""
-    from aspo_plugin.core.logprobs import ResponseLogProbs
+    from aspo_plugin.logprobs.response import ResponseLogProbs
 
     mask = batch["completion_mask"].bool()
     ours = ("completion_mask", "sentence_ids", "similarity")

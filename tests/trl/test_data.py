@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, Image, List, load_dataset
 
-from aspo_plugin.trl.data import COLUMNS, mixes_images, prepare_dataset
+from aspo_plugin.trl.datasets import COLUMNS, mixes_images, prepare_dataset
 from aspo_plugin.trl.rows import LengthLimit
 from tests.support import data
 
@@ -102,7 +102,7 @@ def test_images_without_similarities_need_alpha_zero_or_a_scorer(llava: Any) -> 
 
 
 def test_scores_are_made_once_and_kept(model: Any, llava: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    import dataset_tools.scorer
+    import dataset_tools.scoring.scorer
     from aspo_plugin.trl.similarity import dataset_scorer
 
     rows = data.rows(4, similarity=False, sentences=(2, 4))
@@ -112,7 +112,8 @@ def test_scores_are_made_once_and_kept(model: Any, llava: Any, tmp_path: Any, mo
     first = prepare_dataset(unscored, llava, alpha=0.5, score=score)
     assert all(-1 <= value <= 1 for row in first for value in row["similarity"]) and len(first) == 4
     assert len({value for row in first for value in row["similarity"]}) > 4
-    monkeypatch.setattr(dataset_tools.scorer, "SentenceScorer", lambda *args: pytest.fail("scored twice"))
+    scorer = dataset_tools.scoring.scorer
+    monkeypatch.setattr(scorer, "SentenceScorer", lambda *args: pytest.fail("scored twice"))
     assert prepare_dataset(unscored, llava, alpha=0.5, score=score)["similarity"] == first["similarity"]
 
 

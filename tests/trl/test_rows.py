@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aspo_plugin.images import readable_size
+from aspo_plugin.training.image_check import readable_size
 from aspo_plugin.trl.rows import LengthLimit, RefusedRow, RowPreparer
 from tests.support import data
 
@@ -224,7 +224,7 @@ def test_the_counted_length_is_that_of_the_processor(name: str, processing: Any)
 
 
 def expanded_length(processor: Any, prompt: str, images: Any) -> int:
-    from dataset_tools.scorer import open_image
+    from dataset_tools.scoring.scorer import open_image
 
     decoded = [[open_image(image) for image in images]]
     return len(processor(images=decoded, text=[prompt], add_special_tokens=False)["input_ids"][0])
@@ -258,7 +258,7 @@ def test_the_size_of_a_turned_photograph_is_that_of_its_pixels() -> None:
 
     from PIL import Image
 
-    from dataset_tools.scorer import open_image
+    from dataset_tools.scoring.scorer import open_image
 
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -13,9 +13,9 @@ import torch.multiprocessing as mp
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from aspo_plugin.core.logprobs import ResponseLogProbs
+from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.trl.collator import AspoVisionCollator
-from aspo_plugin.trl.data import prepare_dataset
+from aspo_plugin.trl.datasets import prepare_dataset
 from tests.support import data
 
 from .conftest import as_dataset

@@ -195,7 +195,7 @@ BYPASSES = {
 
 def test_every_option_that_would_bypass_aspo_is_refused(model: Any, tmp_path: Path) -> None:
     """Also one that was set after the config was checked, as a host does."""
-    from aspo_plugin.trl.config import _FIXED
+    from aspo_plugin.trl.arguments import _FIXED
 
     assert _FIXED.keys() == BYPASSES.keys()
     for option, value in BYPASSES.items():
@@ -233,7 +233,7 @@ def test_several_gpus_without_a_launcher_are_refused(model: Any, tmp_path: Path)
 def test_sets_prepared_without_similarities_are_refused_too(
     model: Any, processing: Any, tmp_path: Path
 ) -> None:
-    from aspo_plugin.trl.data import prepare_dataset
+    from aspo_plugin.trl.datasets import prepare_dataset
 
     unscored = as_dataset(data.rows(2)).remove_columns(["chosen_similarity"])
     prepared = prepare_dataset(unscored, processing("llava"), alpha=0)

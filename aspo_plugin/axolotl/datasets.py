@@ -1,0 +1,98 @@
+"""The datasets of an Axolotl config, prepared for ASPO."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aspo_plugin.training.rejected import RejectedRows
+from aspo_plugin.trl.rows import LengthLimit
+
+from .arguments import NAME
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+logger = logging.getLogger(__name__)
+
+
+def limit_of(cfg: Any) -> LengthLimit:
+    """Axolotl's `sequence_len` and `excess_length_strategy` (`drop` where not set, as everywhere there)."""
+    return LengthLimit(cfg.sequence_len, cfg.excess_length_strategy or "drop", "sequence_len")
+
+
+@contextmanager
+def listed(cfg: Any) -> Iterator[list[dict[str, Any]]]:
+    """Gathers what is known of the rows that are left out, and writes it to the output folder at the end,
+    also where the data cannot be used. For one process at a time."""
+    rows: list[dict[str, Any]] = []
+    try:
+        yield rows
+    finally:
+        rejected = RejectedRows(cfg.output_dir)
+        rejected.clear()
+        rejected.add(rows)
+        if rows and cfg.local_rank == 0:
+            logger.warning("%d pairs are left out, each listed in %s", len(rows), rejected.path)
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+    """How messages call an entry of `datasets`."""
+    return entry["path"] + (f", split {entry['split']}" if entry.get("split") else "")
+
+
+def pick_split(loaded: Any, entry: Mapping[str, Any]) -> Dataset:
+    """One dataset of what `load_dataset` gave; `ValueError` listing the splits where there is no `train`."""
+    if not isinstance(loaded, dict):
+        return loaded
+    if "train" not in loaded:
+        raise ValueError(
+            f"{entry['path']} has no split train: add `split:` with one of {', '.join(loaded)} to its entry."
+        )
+    return loaded["train"]
+
+
+def prepared_entry(
+    cfg: Any,
+    entry: Mapping[str, Any],
+    index: int,
+    processing_class: Any,
+    load: Callable[[Mapping[str, Any]], Any],
+    transform: Callable[[Any, int], Callable[[Dataset], Dataset]],
+    score: Callable[[str], Any],
+    refused: Callable[[list[dict[str, Any]]], None],
+) -> Dataset:
+    """The prepared rows of one entry of `datasets` or `test_datasets`.
+
+    Args:
+        load: reads an entry.
+        transform: from an Axolotl `type` and the index of its entry to a function that makes its plain rows.
+        score: from a model to a function that scores a dataset.
+        refused: takes the rows that are left out, see `prepare_dataset`.
+    """
+    from aspo_plugin.trl.datasets import prepare_dataset
+
+    dataset = pick_split(load(entry), entry)
+    if entry.get("type"):
+        if {"image", "images"} & set(dataset.column_names):
+            raise ValueError(
+                f"{entry['path']} has images, which `type: {entry['type']}` of Axolotl would drop. "
+                "Remove `type`: rows with prompt, chosen and rejected messages are read as they are."
+            )
+        dataset = transform(entry["type"], index)(dataset)
+    settings = cfg.aspo or {}
+    model = settings.get("similarity_model")
+    return prepare_dataset(
+        dataset,
+        processing_class,
+        alpha=settings.get("alpha", 0.5),
+        limit=limit_of(cfg),
+        name=name_of(entry),
+        refused=refused,
+        num_proc=cfg.dataset_num_proc,
+        score=score(model) if model else None,
+        setting_name=NAME,
+    )

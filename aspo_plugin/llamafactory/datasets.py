@@ -1,0 +1,297 @@
+"""The two data steps of a `stage: aspo` run, in place of the host's: align a dataset, then tokenize it.
+
+They differ from the host's in three ways: sentences ride along, images stay as stored, and the column types
+are given instead of guessed from the first 1000 rows (a set that begins with text-only rows would fail).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llamafactory.data.converter import get_dataset_converter
+from llamafactory.data.parser import get_dataset_list
+
+from aspo_plugin import __version__
+from aspo_plugin.config import AspoSettings
+from aspo_plugin.training.rejected import RejectedRows, keep, kept
+from dataset_tools.sentences import SPLITTER_VERSION
+
+from .converter import undecoded
+from .encode import REASONS, SentencePairProcessor, logger
+from .similarity import attach_similarities, check_similarities
+
+NO_IMAGE = {"bytes": None, "path": None}  # refuses its row
+
+
+@dataclass
+class SentenceConverter:
+    """A converter of the host, with images as `{"bytes", "path"}` and sentences for every chosen response.
+
+    `dataset` is the name its user gave it; `numbers` are the rows' places in it, where they are not 0, 1, ...
+    """
+
+    inner: Any
+    media_dir: str
+    dataset: str
+    numbers: np.ndarray | None = None
+    version: str = f"{__version__}/2, {SPLITTER_VERSION}"
+
+    def __call__(self, example: dict[str, Any], index: int | None = None) -> dict[str, Any]:
+        row = self.inner(example)
+        row["_origin"] = self._origin(example, index)
+        row["_images"] = [self._stored(image) for image in row["_images"] or []] or None
+        row.setdefault("_chosen_similarity", None)
+        if not row.get("_chosen_sentences"):
+            from dataset_tools.sentences import split_sentences
+
+            text = row["_response"][0]["content"] if row["_response"] else None
+            row["_chosen_sentences"] = [list(span) for span in split_sentences(text or "")]
+        return row
+
+    def _origin(self, example: dict[str, Any], index: int | None) -> dict[str, Any]:
+        identity = example.get("id")
+        return {
+            "dataset": self.dataset,
+            "row": index if index is None or self.numbers is None else int(self.numbers[index]),
+            "id": str(identity) if isinstance(identity, str | int) else None,
+        }
+
+    def _stored(self, image: Any) -> dict[str, Any]:
+        if isinstance(image, bytes):
+            return {"bytes": image, "path": None}
+        stored = {"bytes": None, "path": image} if isinstance(image, str) else dict(image or NO_IMAGE)
+        if stored["bytes"] is None and stored["path"] is not None:
+            inside = Path(self.media_dir) / stored["path"]
+            stored["path"] = str(inside) if inside.is_file() else stored["path"]
+        return stored
+
+
+def _aligned_features(dataset: Any, attribute: Any) -> Any:
+    """Types of an aligned row; None where the dataset's own are unknown (streaming from the Hub)."""
+    from datasets import Features, Value
+
+    if not dataset.features:
+        return None
+    text = Value("string")
+    turns = [{"role": text, "content": text}]
+
+    def listed(column: str | None) -> Any:
+        feature = dataset.features.get(column) if column else None
+        if feature is None:
+            return Value("null")
+        return feature if isinstance(feature, list) or hasattr(feature, "feature") else [feature]
+
+    return Features(
+        {
+            "_prompt": turns,
+            "_response": turns,
+            "_system": text,
+            "_tools": text,
+            "_images": [{"bytes": Value("binary"), "path": text}],
+            "_videos": listed(attribute.videos),
+            "_audios": listed(attribute.audios),
+            "_chosen_sentences": [[Value("int32")]],
+            "_chosen_similarity": [Value("float32")],
+            "_origin": _origin_features(),
+        }
+    )
+
+
+def _origin_features() -> dict[str, Any]:
+    from datasets import Value
+
+    return {"dataset": Value("string"), "row": Value("int64"), "id": Value("string")}
+
+
+def _encoded_features(dataset: Any) -> Any:
+    from datasets import Features, Value
+
+    ids, mask = [Value("int32")], [Value("int8")]
+    return Features(
+        {
+            **{f"{side}_input_ids": ids for side in ("chosen", "rejected")},
+            **{f"{side}_attention_mask": mask for side in ("chosen", "rejected")},
+            **{f"{side}_labels": ids for side in ("chosen", "rejected")},
+            "images": dataset.features["_images"],
+            "videos": dataset.features["_videos"],
+            "audios": dataset.features["_audios"],
+            "chosen_sentence_ids": ids,
+            "chosen_similarity": [Value("float32")],
+            "refused": {
+                **_origin_features(),
+                **{name: Value("string") for name in ("reason", "detail", "prompt", "chosen")},
+            },
+        }
+    )
+
+
+def _map_options(data_args: Any, training_args: Any, what: str) -> dict[str, Any]:
+    if data_args.streaming:
+        return {}
+    return {
+        "num_proc": data_args.preprocessing_num_workers,
+        "load_from_cache_file": not data_args.overwrite_cache or training_args.local_process_index != 0,
+        "desc": what,
+    }
+
+
+class SentenceData:
+    """Stands in for the host's `align_dataset` and `_get_preprocessed_dataset` during one run.
+
+    `counts` holds, per split, how many rows were read and how many refused for which reason; `rejected` takes
+    the refused rows themselves.
+    """
+
+    def __init__(self, settings: AspoSettings, rejected: RejectedRows, cache_dir: str | None = None) -> None:
+        self.settings = settings
+        self.rejected = rejected
+        self.cache_dir = cache_dir
+        self.counts: dict[str, dict[str, int]] = {}
+
+    def align(self, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
+        """Rows of one dataset in the host's common form, with sentences and similarities."""
+        numbers = _numbers(dataset)
+        dataset = undecoded(dataset)
+        inner = get_dataset_converter(dataset_attr.formatting, dataset_attr, data_args)
+        options = _map_options(data_args, training_args, "Splitting sentences")
+        columns = list(next(iter(dataset)).keys())
+        if not data_args.streaming:
+            options["features"] = _aligned_features(dataset, dataset_attr)
+        name = known_as(dataset_attr, data_args)
+        converter = SentenceConverter(inner, str(data_args.media_dir), name, numbers)
+        # Several shards of a stream are counted each for itself.
+        counted = not data_args.streaming or dataset.n_shards == 1
+        dataset = dataset.map(converter, with_indices=counted, remove_columns=columns, **options)
+        if self.settings.alpha > 0:
+            if self.settings.similarity_model is not None:
+                dataset = attach_similarities(
+                    dataset, self.settings.similarity_model, self.cache_dir, training_args.device
+                )
+            check_similarities(dataset, name, self.settings.alpha)
+        return dataset
+
+    def preprocess(
+        self,
+        dataset: Any,
+        data_args: Any,
+        training_args: Any,
+        stage: str,
+        template: Any,
+        tokenizer: Any,
+        processor: Any = None,
+        is_eval: bool = False,
+    ) -> Any:
+        """Token ids, sentences and similarities of the rows that can be trained on."""
+        if dataset is None:
+            return None
+        encoder = SentencePairProcessor(
+            template=template, tokenizer=tokenizer, processor=processor, data_args=data_args
+        )
+        what = "evaluation" if is_eval else "training"
+        columns = list(next(iter(dataset)).keys())
+        options = _map_options(data_args, training_args, "Tokenizing pairs with sentences")
+        if not data_args.streaming:
+            options["features"] = _encoded_features(dataset)
+        dataset = dataset.map(
+            encoder.preprocess_dataset,
+            batched=True,
+            batch_size=data_args.preprocessing_batch_size,
+            remove_columns=columns,
+            **options,
+        )
+        if data_args.streaming:
+            dataset = dataset.filter(StreamingFilter(what, self.rejected))
+        else:
+            dataset = self._drop(dataset, what, write=training_args.process_index == 0)
+        dataset = dataset.remove_columns("refused")
+        first = next(iter(dataset), None)
+        if first is None:
+            raise ValueError(f"no {what} row is left to train on: see {self.rejected.path}.")
+        if training_args.should_log:
+            print(f"{what} example:")
+            encoder.print_data_example(first)
+        return dataset
+
+    def remember(self, tokenized_path: str) -> None:
+        """Keep with data that was just tokenized what was refused, or report it where the data was read."""
+        if self.counts:
+            keep(tokenized_path, self.counts, self.rejected.records())
+            return
+        self.counts, records = kept(tokenized_path)
+        self.rejected.add(records)
+        for what, counted in self.counts.items():
+            refused = {reason: count for reason, count in counted.items() if reason != "rows"}
+            report(refused, counted["rows"], what, self.rejected.path)
+
+    def _drop(self, dataset: Any, what: str, write: bool) -> Any:
+        rows = dataset.data.column("refused").to_pylist()
+        refused = Counter(row["reason"] for row in rows if row is not None)
+        counted = self.counts.setdefault(what, {"rows": 0})
+        counted["rows"] += len(rows)
+        for reason, count in refused.items():
+            counted[reason] = counted.get(reason, 0) + count
+        if write:
+            self.rejected.add(record(row, what) for row in rows if row is not None)
+        report(refused, len(rows), what, self.rejected.path)
+        kept = [i for i, row in enumerate(rows) if row is None]
+        if not kept:
+            explained = "; ".join(f"{count} × {REASONS[reason]}" for reason, count in refused.most_common())
+            raise ValueError(
+                f"no {what} row is left to train on: {explained}. Each row is listed in {self.rejected.path}."
+            )
+        return dataset.select(kept) if refused else dataset
+
+
+def known_as(dataset_attr: Any, data_args: Any) -> str:
+    """The name under which the recipe asks for a dataset."""
+    names = [*(data_args.dataset or []), *(data_args.eval_dataset or [])]
+    attributes = get_dataset_list(names, data_args.dataset_dir)
+    same = (name for name, attribute in zip(names, attributes, strict=True) if attribute == dataset_attr)
+    return next(same, str(dataset_attr))
+
+
+def _numbers(dataset: Any) -> np.ndarray | None:
+    """Where the host drew or repeated rows (`num_samples`): their places in the dataset as it was read."""
+    indices = getattr(dataset, "_indices", None)
+    return None if indices is None else indices.column(0).to_numpy()
+
+
+def record(row: dict[str, Any], what: str) -> dict[str, Any]:
+    """A line of `aspo_rejected.jsonl`."""
+    return {"split": what, **row, "message": REASONS[row["reason"]]}
+
+
+def report(refused: Mapping[str, int], total: int, what: str, path: Path) -> None:
+    """Tell how many rows of a set were refused, why, and where they are listed."""
+    for reason, count in sorted(refused.items(), key=lambda item: -item[1]):
+        logger.warning_rank0(f"ASPO refused {count} of {total} {what} rows: {REASONS[reason]}.")
+    if refused:
+        logger.warning_rank0(f"Each refused row is listed, with its reason, in {path}.")
+
+
+class StreamingFilter:
+    """Keeps rows that were not refused; lists the others, and counts them in the log, as they are read."""
+
+    def __init__(self, what: str, rejected: RejectedRows) -> None:
+        self.what = what
+        self.rejected = rejected
+        self.refused: Counter[str] = Counter()
+
+    def __call__(self, row: dict[str, Any]) -> bool:
+        refused = row["refused"]
+        if refused is None:
+            return True
+        self.rejected.add([record(refused, self.what)])
+        reason = refused["reason"]
+        self.refused[reason] += 1
+        count = self.refused[reason]
+        if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: enough to notice, without a line for every row
+            logger.warning_rank0(
+                f"ASPO refused {count} {self.what} rows so far: {REASONS[reason]}. See {self.rejected.path}."
+            )
+        return False

@@ -1,0 +1,169 @@
+"""Every adjustment of LLaMA-Factory's private parts: what is adjusted, what it relies on, when it can go.
+
+`_autoload` calls `adjust` right after one of its `TARGETS` has been imported. An adjustment that does not
+find what it relies on changes nothing and is remembered in `contract.problems`: plain stages go on as without
+this package.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from . import contract
+from .contract import PACKAGE, PLACES, host_version, missing_place
+
+
+def adjust(module: ModuleType) -> None:
+    """Apply the adjustment of one module that has just been imported."""
+    name = module.__name__.removeprefix(f"{PACKAGE}.")
+    found = [missing_place(module, path, parameters) for place, path, parameters in PLACES if place == name]
+    missing = next((what for what in found if what), None)
+    if missing is None:
+        try:
+            ADJUSTMENTS[name](module)
+        except Exception as error:
+            # A host that changed must not lose its plain stages; `stage: aspo` stops with this.
+            missing = repr(error)
+    if missing is not None:
+        contract.problems[module.__name__] = missing
+        if name == "hparams.finetuning_args":  # no later check will run: the host knows no `stage: aspo`
+            sys.stderr.write(f"aspo-plugin could not add `stage: aspo` to LLaMA-Factory: {missing}\n")
+
+
+def _finetuning_args(module: Any) -> None:
+    """`stage: aspo` and the `aspo_*` fields. Before hparams/parser.py imports the class, which it keeps.
+
+    Relies on: a dataclass with a Literal `stage`. Can go when the host has a stage registry.
+    """
+    from .arguments import extend
+
+    module.FinetuningArguments = extend(module.FinetuningArguments)
+
+
+def _converter(module: Any) -> None:
+    """`formatting: aspo`, through the host's own registry."""
+    from .converter import NAME, AspoDatasetConverter
+
+    if NAME not in module.DATASET_CONVERTERS:
+        module.register_dataset_converter(NAME, AspoDatasetConverter)
+
+
+def _loader(module: Any) -> None:
+    """Images of `formatting: aspo` reach every stage as stored.
+
+    Relies on: get_dataset calling the module's align_dataset. Can go when the host stops re-encoding images.
+    """
+    from .converter import NAME, undecoded
+
+    original = module.align_dataset
+
+    @functools.wraps(original)
+    def align_dataset(dataset: Any, dataset_attr: Any, *args: Any, **kwargs: Any) -> Any:
+        if dataset_attr.formatting == NAME:
+            dataset = undecoded(dataset)
+        return original(dataset, dataset_attr, *args, **kwargs)
+
+    module.align_dataset = align_dataset
+
+
+def _template(module: Any) -> None:
+    """Templates that the host lacks for models of our recipes."""
+    try:
+        templates = importlib.import_module("aspo_plugin.llamafactory.templates")
+    except ModuleNotFoundError as error:
+        if error.name != "aspo_plugin.llamafactory.templates":
+            raise
+        return
+    templates.register()
+
+
+def _visual(module: Any) -> None:
+    """The parts of composite models of our recipes that the host does not know."""
+    from .templates import register_composites
+
+    register_composites()
+
+
+def _train_dpo(module: Any) -> None:
+    """Our workflow where the host calls run_dpo for what it takes for `dpo`.
+
+    Relies on: train/tuner.py importing run_dpo from the package. Can go when the host has a stage registry.
+    """
+    original = module.run_dpo
+
+    @functools.wraps(original)
+    def run_dpo(
+        model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
+    ):
+        from .arguments import is_aspo
+
+        if not is_aspo(finetuning_args):
+            return original(model_args, data_args, training_args, finetuning_args, *rest, **more)
+        from .workflow import run_aspo
+
+        return run_aspo(model_args, data_args, training_args, finetuning_args, *rest, **more)
+
+    run_dpo.leads_to_aspo = True  # type: ignore[attr-defined]
+    module.run_dpo = run_dpo
+
+
+def _dpo_trainer(module: Any) -> None:
+    """The host's DPO trainer refuses a `stage: aspo` run, should a way to it lead around our workflow."""
+    original = module.CustomDPOTrainer.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        from .arguments import is_aspo
+
+        if is_aspo(kwargs.get("finetuning_args")) and not getattr(self, "trains_aspo", False):
+            raise RuntimeError(
+                f"`stage: aspo` reached {type(self).__name__}, which would train plain DPO: "
+                f"LLaMA-Factory {host_version()} took a way that aspo-plugin does not know."
+            )
+        original(self, *args, **kwargs)
+
+    module.CustomDPOTrainer.__init__ = __init__
+
+
+def _webui_control(module: Any) -> None:
+    """LLaMA Board lists ASPO after DPO, with datasets of pairs. Relies on: both constants being shared."""
+    stages = dict(module.TRAINING_STAGES)
+    module.TRAINING_STAGES.clear()
+    for name, stage in stages.items():
+        module.TRAINING_STAGES[name] = stage
+        if stage == "dpo":
+            module.TRAINING_STAGES["ASPO"] = "aspo"
+    module.STAGES_USE_PAIR_DATA.add("aspo")
+
+
+def _webui_runner(module: Any) -> None:
+    """LLaMA Board sends the preference settings with ASPO too. Relies on: Runner._parse_train_args(data)."""
+    original = module.Runner._parse_train_args
+
+    @functools.wraps(original)
+    def _parse_train_args(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
+        args = original(self, data)
+        if args["stage"] == "aspo":
+            for name in ("pref_beta", "pref_ftx", "pref_loss"):
+                args.setdefault(name, data[self.manager.get_elem_by_id(f"train.{name}")])
+        return args
+
+    module.Runner._parse_train_args = _parse_train_args
+
+
+ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
+    "hparams.finetuning_args": _finetuning_args,
+    "data.converter": _converter,
+    "data.loader": _loader,
+    "data.template": _template,
+    "model.model_utils.visual": _visual,
+    "train.dpo": _train_dpo,
+    "train.dpo.trainer": _dpo_trainer,
+    "webui.control": _webui_control,
+    "webui.runner": _webui_runner,
+}

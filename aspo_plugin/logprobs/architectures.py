@@ -1,0 +1,95 @@
+"""Where a shared prefix is proven equal to two ordinary rows, and how each model takes its mask.
+
+"Proven" means a test of ours compares per-token log-probs and gradients in float32 for that class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from aspo_plugin.logprobs.output_layer import unwrap
+
+VISION_MODELS = frozenset(
+    "llava llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe internvl gemma3 paligemma "
+    "idefics3 smolvlm mllama instructblip".split()
+)
+TEXT_MODELS = frozenset(
+    "llama mistral qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text qwen3_vl_text qwen3_vl_moe_text gemma gemma2 "
+    "gemma3_text mllama_text_model".split()
+)
+# These models pick a mask per layer from a dict and lose the window if they are given one tensor.
+MASK_PER_LAYER = frozenset("qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text gemma2 gemma3_text".split())
+ATTENTION = ("sdpa", "eager")
+LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What building a mask needs to know.
+
+    `window`: width of sliding attention in positions, or None. `layers`: the kinds of layers present.
+    `per_layer`: the model takes a dict of masks by kind of layer; without it one mask serves all layers.
+    `additive`: a float mask is wanted.
+    `two_way`: tokens that see each other both ways, "" or "image" (runs of token_type_ids 1) or
+    "prompt" (token_type_ids 0). `first_position`: of a row, where the model counts by itself.
+    `counts_images`: positions follow the grids of the images (multimodal rotary embedding).
+    """
+
+    window: int | None = None
+    layers: frozenset[str] = frozenset({"full_attention"})
+    per_layer: bool = False
+    additive: bool = False
+    two_way: str = ""
+    first_position: int = 0
+    counts_images: bool = False
+
+
+def describe(model: nn.Module) -> Architecture | str:
+    """How to share a prefix in `model`, or the reason why that is not done."""
+    base: Any = unwrap(model)
+    config = getattr(base, "config", None)
+    if config is None or not hasattr(config, "get_text_config"):
+        return "the model has no transformers config"
+    text = config.get_text_config()
+    kind, text_kind = config.model_type, text.model_type
+    embeddings = base.get_input_embeddings() if hasattr(base, "get_input_embeddings") else None
+    if getattr(embeddings, "neftune_noise_alpha", None):
+        return "NEFTune scales the noise of a row by its length"
+    if config.is_encoder_decoder:
+        return f"{kind} is an encoder-decoder"
+    if text is not config and kind not in VISION_MODELS:
+        return f"{kind} is not among the architectures proven equal"
+    layers = _layers(text)
+    if not layers <= LAYERS:
+        return f"layers of {text_kind} are {', '.join(sorted(layers - LAYERS))}, which cannot share a prefix"
+    if text_kind not in TEXT_MODELS:
+        return f"{text_kind} is not among the architectures proven equal"
+    attention = getattr(text, "_attn_implementation", None)
+    if attention not in ATTENTION:
+        return f"attention '{attention}' takes no mask of its own; sdpa and eager do"
+    window = getattr(text, "sliding_window", None) if "sliding_attention" in layers else None
+    if window and getattr(config, "mm_tokens_per_image", 0) > window:
+        return f"an image of {kind} is longer than its attention window"
+    return Architecture(
+        window=window,
+        layers=layers,
+        per_layer=text_kind in MASK_PER_LAYER and kind != "paligemma",
+        additive=attention == "eager",
+        two_way={"gemma3": "image", "paligemma": "prompt"}.get(kind, ""),
+        first_position=1 if kind == "paligemma" else 0,
+        counts_images=hasattr(getattr(base, "model", None), "get_rope_index"),
+    )
+
+
+def _layers(text: Any) -> frozenset[str]:
+    layers = getattr(text, "layer_types", None)
+    if layers:
+        return frozenset(layers)
+    for name in ("attention_chunk_size", "block_types", "layers_block_type", "attn_layer_indices"):
+        if getattr(text, name, None):
+            return frozenset({name})
+    slides = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    return frozenset({"sliding_attention" if slides else "full_attention"})

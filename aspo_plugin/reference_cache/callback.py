@@ -1,0 +1,126 @@
+"""A trainer's reference log-probs from a cache, for every trainer built on that of `transformers`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from aspo_plugin.logprobs.self_check import weight_dtype
+from aspo_plugin.reference_cache.fill import fill
+from aspo_plugin.reference_cache.store import KEYS, ReferenceCache, ReferenceCacheError
+from aspo_plugin.training.randomness import same_randomness
+
+logger = logging.getLogger(__name__)
+
+
+class CachedReference(TrainerCallback):
+    """Fills the cache when training begins, from the policy where it is still its own reference.
+
+    `split(batch)`: (inputs of the model, response mask [2B, L]) of a batch as the trainer's collator makes
+    it. `live(model, inputs, mask)`: the reference's log-probs [2B, L], computed. `always_live`: whether
+    `live` gives the reference at any time (an adapter that can be disabled, a model of its own) or only
+    before the first step (full fine-tuning).
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        folder: str,
+        fingerprint: Mapping[str, str],
+        split: Callable[[dict[str, Any]], tuple[dict[str, Any], Tensor]],
+        live: Callable[[Any, dict[str, Any], Tensor], Tensor],
+        always_live: bool,
+    ) -> None:
+        self.cache = ReferenceCache.open(folder, fingerprint)
+        self.filled = False
+        self._trainer, self._split, self._live, self._always_live = trainer, split, live, always_live
+
+    def logps(self, keys: list[bytes], response_mask: Tensor) -> Tensor:
+        """[2B, L] float32 from the cache. Raises `ReferenceCacheError` where a row is missing."""
+        found = self.cache.lookup(keys, response_mask)
+        if found is None:
+            raise ReferenceCacheError(
+                f"a batch has rows that the reference cache in {self.cache.folder} lacks, though it was "
+                "filled when training began: the data gives other tokens or images each time (augmentation, "
+                "another evaluation set). Make the data repeatable, or drop the reference cache."
+            )
+        return found
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self._trainer
+        device = trainer.accelerator.device
+        if self.filled:  # trained before: without an adapter the policy is no reference any more
+            return
+        loaders = {"training": (trainer.train_dataset, trainer.get_train_dataloader)}
+        evaluation = trainer.eval_dataset if args.do_eval or args.eval_strategy != "no" else None
+        if isinstance(evaluation, dict):
+            for name in evaluation:
+                key = f"evaluation ({name})"
+                loaders[key] = (evaluation[name], lambda name=name: trainer.get_eval_dataloader(name))
+        elif evaluation is not None:
+            loaders["evaluation"] = (evaluation, trainer.get_eval_dataloader)
+        if state.global_step > 0 and not self._always_live:
+            self._resume(loaders)
+            return
+        for name, (dataset, loader) in loaders.items():
+            with same_randomness(), _whole(args):
+                report = fill(
+                    self.cache,
+                    self._batches(loader()),
+                    precision=_precision(trainer),
+                    device=device,
+                    dataset=_identity(dataset),
+                )
+            logger.info("reference cache, %s set: %s rows computed, %s found", name, *vars(report).values())
+        self.filled = True
+        if hasattr(trainer, "ref_model"):
+            trainer.ref_model = None  # a reference of its own was needed for the filling only
+
+    def _resume(self, loaders: Mapping[str, tuple[Any, Any]]) -> None:
+        missing = [n for n, (dataset, _) in loaders.items() if not self.cache.is_complete(_identity(dataset))]
+        if missing:
+            raise ReferenceCacheError(
+                f"the reference cache in {self.cache.folder} is not complete for the {', '.join(missing)} "
+                "set, and this run resumes after the first step, with weights that are no reference. "
+                "Begin the training anew, or resume with the data it was begun with."
+            )
+        self.filled = True
+
+    def _batches(self, loader: Any) -> Iterator[tuple[list[bytes], Tensor, Callable[[], Tensor]]]:
+        trainer = self._trainer
+        for batch in loader:
+            keys = batch.pop(KEYS)
+            inputs, mask = self._split(trainer._prepare_inputs(batch))
+
+            def compute(inputs: dict[str, Any] = inputs, mask: Tensor = mask) -> Tensor:
+                with trainer.compute_loss_context_manager():
+                    return self._live(trainer.model_wrapped, inputs, mask)
+
+            yield keys, mask, compute
+
+
+@contextmanager
+def _whole(args: Any) -> Iterator[None]:
+    """Loaders made while open leave out no row; later epochs may need what the first drops."""
+    dropped, args.dataloader_drop_last = args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        args.dataloader_drop_last = dropped
+
+
+def _precision(trainer: Any) -> torch.dtype:
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
+    return mixed or weight_dtype(trainer.model)
+
+
+def _identity(dataset: Any) -> str:
+    """Of a dataset's rows, as `datasets` knows them; a set without one is never taken as complete."""
+    mark = getattr(dataset, "_fingerprint", None) or f"unknown {id(dataset)}"
+    return f"{mark} {len(dataset) if hasattr(dataset, '__len__') else 'unknown'}"

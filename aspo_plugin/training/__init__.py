@@ -1,0 +1,10 @@
+"""What the trainers of all hosts share.
+
+`rejected`        the rows that a run refused, each with its reason
+`image_check`     a broken image is met before training
+`checkpoints`     resuming a full fine-tuning exactly
+`model_card`      the section on ASPO in a run's model card
+`randomness`      work before training that must not change what training draws
+`adapters`        LoRA under mixed precision without float32 copies of every input
+`dropout`         dropout that no module holds
+"""

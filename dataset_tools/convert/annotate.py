@@ -1,0 +1,142 @@
+"""The part of `convert` that runs in the worker processes: rows to pairs, pairs to sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from dataset_tools.convert.chunks import Chunk
+from dataset_tools.dataset.schema import RESPONSES, arrow_schema, default_markers, invariants
+from dataset_tools.sources import source_class
+from dataset_tools.sources.base import BadRow, Options, Pair, SkippedPair, Source
+
+
+@dataclass
+class Rejected:
+    """A row, or one pair of a row, that cannot be used."""
+
+    row: int
+    id: str
+    reason: str
+
+
+@dataclass
+class Annotated:
+    """The pairs of a chunk; `rows` and `images` have one item per pair: its row in the chunk, its images."""
+
+    batch: bytes
+    rows: list[int]
+    images: list[list[int | str]]
+    rejected: list[Rejected]
+    skipped: list[tuple[int, str]]
+    """Row in the chunk and reason, for each pair that the source's recipe leaves out."""
+
+    def table(self) -> pa.Table:
+        """The columns of the dataset, all but the images."""
+        return pa.ipc.open_stream(self.batch).read_all()
+
+
+@dataclass
+class Annotate:
+    """Turns a chunk into its annotated pairs; a value, so that it travels to other processes.
+
+    `number_rows`: make ids of the rows' positions also where the source has ids.
+    """
+
+    source: str
+    options: Options
+    number_rows: bool = False
+
+    def __call__(self, chunk: Chunk) -> Annotated:
+        source = source_class(self.source)(self.options)
+        found: list[dict[str, Any]] = []
+        rows: list[int] = []
+        images: list[list[int | str]] = []
+        rejected: list[Rejected] = []
+        skipped: list[tuple[int, str]] = []
+        file = PurePosixPath(chunk.file).with_suffix("")
+        for offset, row in enumerate(chunk.rows()):
+            if row is None:
+                continue
+            position = f"{file}-{chunk.first + offset}"
+            if isinstance(row, BadRow):
+                rejected.append(Rejected(offset, position, str(row)))
+                continue
+            try:
+                pairs, left_out = self._pairs(source, row)
+                skipped += [(offset, reason) for reason in left_out]
+            except BadRow as error:
+                rejected.append(Rejected(offset, self._row_id(row, position), str(error)))
+                continue
+            for index, pair in enumerate(pairs):
+                name = pair.id if pair.id and not self.number_rows else position
+                if name == position and len(pairs) > 1:
+                    name = f"{position}-{index}"
+                try:
+                    found.append(annotated(source, pair, name))
+                except BadRow as error:
+                    rejected.append(Rejected(offset, name, str(error)))
+                    continue
+                rows.append(offset)
+                images.append(pair.images)
+        return Annotated(_serialised(found), rows, images, rejected, skipped)
+
+    @staticmethod
+    def _pairs(source: Source, row: Mapping[str, Any]) -> tuple[list[Pair], list[str]]:
+        try:
+            items = list(source.pairs(row))
+        except KeyError as error:
+            raise BadRow(f"no column {error.args[0]}") from None
+        pairs = [item for item in items if isinstance(item, Pair)]
+        return pairs, [str(item) for item in items if isinstance(item, SkippedPair)]
+
+    def _row_id(self, row: Mapping[str, Any], position: str) -> str:
+        for key in (self.options.columns.get("id", "id"), "idx"):
+            if isinstance(row.get(key), str | int):
+                return str(row[key])
+        return position
+
+
+def annotated(source: Source, pair: Pair, name: str) -> dict[str, Any]:
+    """The pair as a row of the dataset, images left out. Raises `BadRow` where an invariant does not hold."""
+    from dataset_tools.sentences import split_sentences
+
+    if not pair.images and source.images == "required":
+        raise BadRow("no image")
+    prompt = [{"role": "user", "content": pair.prompt}] if isinstance(pair.prompt, str) else pair.prompt
+    row: dict[str, Any] = {
+        "id": name,
+        "source": source.name,
+        "prompt": default_markers(prompt, len(pair.images)),
+        "chosen_similarity": None,
+        "rejected_similarity": None,
+    }
+    for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not isinstance(text, str):
+            raise BadRow(f"{side} is {'null' if text is None else 'not a text'}")
+        row[side] = [{"role": "assistant", "content": text}]
+    for message in (*row["prompt"], *row["chosen"], *row["rejected"], {"content": name}):
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError as error:
+            raise BadRow(f"a text is not Unicode: {error.reason} at character {error.start}") from None
+    for side in RESPONSES:
+        text = row[side][0]["content"]
+        row[f"{side}_sentences"] = [{"start": start, "end": end} for start, end in split_sentences(text)]
+    problems = invariants({**row, "images": pair.images})
+    if problems:
+        raise BadRow("; ".join(problems))
+    return row
+
+
+def _serialised(rows: list[dict[str, Any]]) -> bytes:
+    whole = arrow_schema()
+    schema = pa.schema([item for item in whole if item.name != "images"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    return sink.getvalue().to_pybytes()

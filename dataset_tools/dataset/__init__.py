@@ -1,0 +1,1 @@
+"""A converted dataset: its columns, its record, its folder, its parquet files."""

@@ -1,0 +1,142 @@
+"""Writing the parquet shards: one file at a time, under a partial name until it is whole."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataset_tools.convert.readers import Pictures
+from dataset_tools.dataset.schema import arrow_schema
+from dataset_tools.images.store import Image
+
+GROUP_ROWS = 100
+GROUP_BYTES = 16 << 20
+PAGE_ROWS = 16
+"""A page is ended, where it has a megabyte, at a multiple of this: else it grows to the whole row group."""
+IMAGE_BYTES = "images.list.element.bytes"
+
+
+class ShardWriter:
+    """Writes tables into one parquet file, in row groups of at most `GROUP_ROWS` rows or about `GROUP_BYTES`.
+
+    Small row groups let a reader seek, and keep memory flat. Where the groups end depends only on the rows.
+    `repeats_images`: rows in a row often hold the same image, which a row group then stores once. A row group
+    is encoded and written in a thread; what goes wrong there is raised by a later call.
+    """
+
+    def __init__(self, path: Path, repeats_images: bool = False):
+        self.path = path
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._schema = arrow_schema()
+        self._stream = _sink(self._partial)
+        self._held: list[pa.Table] = []
+        self._held_rows = self._held_bytes = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        # Started now: Ctrl-C while `submit` starts it would leave a thread that `shutdown` does not wait for.
+        self._thread.submit(int).result()
+        self._writing: Future[None] | None = None
+        self.rows = 0
+        dictionary = ["source", *(name for name in self._leaves() if name.endswith(".role"))]
+        self._writer = pq.ParquetWriter(
+            self._stream,
+            self._schema,
+            # Encoded images do not compress.
+            compression={name: "NONE" if name == IMAGE_BYTES else "ZSTD" for name in self._leaves()},
+            use_dictionary=[*dictionary, IMAGE_BYTES] if repeats_images else dictionary,
+            dictionary_pagesize_limit=GROUP_BYTES if repeats_images else 1 << 20,
+            write_statistics=["id"],
+            write_batch_size=PAGE_ROWS,
+        )
+
+    def _leaves(self) -> list[str]:
+        leaves = []
+        for column in self._schema:
+            inner = column.type.value_type if pa.types.is_list(column.type) else None
+            if inner is None:
+                leaves.append(column.name)
+            elif pa.types.is_struct(inner):
+                fields = [inner.field(index).name for index in range(inner.num_fields)]
+                leaves += [f"{column.name}.list.element.{name}" for name in fields]
+            else:
+                leaves.append(f"{column.name}.list.element")
+        return leaves
+
+    def write(self, table: pa.Table, sizes: list[int]) -> None:
+        """Add rows; `sizes` are the bytes of each row's images."""
+        start = 0
+        for index, size in enumerate(sizes):
+            self._held_rows += 1
+            self._held_bytes += size
+            if self._held_rows >= GROUP_ROWS or self._held_bytes >= GROUP_BYTES:
+                self._held.append(table.slice(start, index + 1 - start))
+                start = index + 1
+                self._flush()
+        if start < len(sizes):
+            self._held.append(table.slice(start))
+        self.rows += len(sizes)
+
+    def _flush(self) -> None:
+        self._wait()
+        if self._held:
+            group = pa.concat_tables(self._held)
+            self._writing = self._thread.submit(self._writer.write_table, group, row_group_size=GROUP_ROWS)
+        self._held, self._held_rows, self._held_bytes = [], 0, 0
+
+    def _wait(self) -> None:
+        """Until the row group under way is written."""
+        if self._writing:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def add_metadata(self, values: dict[bytes, bytes]) -> None:
+        """Add key-value metadata to the file's footer."""
+        self._writer.add_key_value_metadata(values)
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        self._flush()
+        self._wait()
+        self._thread.shutdown()
+        self._writer.close()
+        self._stream.close()
+        with open(self._partial, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(self._partial, self.path)
+
+    def abandon(self) -> None:
+        """Remove the unfinished file."""
+        self._thread.shutdown()
+        try:
+            self._writer.close()
+        except (OSError, pa.ArrowException):
+            pass
+        self._stream.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def _sink(path: Path) -> pa.NativeFile:
+    """A new file, written to without the copy that pyarrow makes for one opened by Python."""
+    return pa.OSFile(str(path), "wb")
+
+
+def with_images(table: pa.Table, images: list[list[Image]], pictures: Pictures) -> pa.Table:
+    """The table with its images column, in the order of the schema; `images` holds those of each row."""
+    schema = arrow_schema()
+    kind = schema.field("images").type
+    flat = [image for row in images for image in row]
+    embedded = [image.index for image in flat if image.index is not None]
+    if flat and len(embedded) == len(flat):
+        data = pictures.column(embedded)
+    else:
+        data = pa.array([image.data for image in flat], pa.binary())
+    paths = pa.array([image.path for image in flat], pa.string())
+    offsets = np.cumsum([0, *map(len, images)], dtype=np.int32)
+    items = pa.StructArray.from_arrays([data, paths], fields=list(kind.value_type))
+    column = pa.ListArray.from_arrays(pa.array(offsets), items, type=kind)
+    columns = [column if name == "images" else table.column(name) for name in schema.names]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,147 @@
+"""A page to look at a converted dataset: one HTML file with its images inside, which loads nothing else.
+
+Rows are spread evenly over the dataset, and the first rows with each kind of problem come with them. The
+dataset's texts are untrusted: they travel as JSON and are shown as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from dataset_tools.dataset.record import read_record, write_text
+from dataset_tools.dataset.schema import COLUMNS, RESPONSES, count_rows, iter_batches, shards, text_of
+from dataset_tools.errors import UsageError
+from dataset_tools.inspect.stats import problems_of
+
+UNDECODABLE = "an image cannot be decoded"
+_OF_EACH_PROBLEM = 10
+_SIDE = 480
+
+
+def write_preview(
+    folder: Path | str,
+    path: Path | str,
+    rows: int = 100,
+    progress: Callable[[int], Any] = lambda rows: None,
+) -> dict[str, Any]:
+    """Write the page; returns how many rows it shows and how many have each kind of problem in it.
+
+    `rows` are spread over the dataset; up to ten more come for each kind of problem. Images are scaled down
+    to 480 pixels. Raises `UsageError` where the folder is no converted dataset.
+    """
+    record, total = read_record(folder), count_rows(folder)
+    if not total:
+        raise UsageError(f"{folder} has no rows to look at.")
+    picked = _pick(folder, total, rows, progress)
+    shown = [_shown(number, row) for number, row in _read(folder, picked)]
+    kinds = Counter(kind for row in shown for kind in row["problems"])
+    source = record["source"]
+    name = Path(source.get("location") or "").name or source["name"]
+    scorer = record.get("scorer")
+    about = f"{len(shown):,} of {total:,} rows. " + (
+        f"Similarities by {scorer['model']}." if scorer else "The sentences are not scored."
+    )
+    data = {"title": f"{name}: sentences", "about": about, "kinds": list(kinds), "rows": shown}
+    write_text(path, _page(data))
+    return {"rows": len(shown), "of": total, "problems": dict(kinds)}
+
+
+def _pick(folder: Path | str, total: int, rows: int, progress: Callable[[int], Any]) -> dict[int, list[str]]:
+    """Number of each picked row to its problems. The images' bytes are not read."""
+    spread = (
+        {index * total // rows for index in range(min(rows, total))} if rows < total else set(range(total))
+    )
+    columns = [name for name in COLUMNS if name != "images"] + ["images.list.element.path"]
+    seen: Counter[str] = Counter()
+    picked: dict[int, list[str]] = {}
+    number = 0
+    for path in shards(folder):
+        for batch in iter_batches(path, columns, batch_size=256):
+            for row in batch.to_pylist():
+                kinds = problems_of(row)
+                if number in spread or any(seen[kind] < _OF_EACH_PROBLEM for kind in kinds):
+                    picked[number] = kinds
+                    seen.update(kinds)
+                number += 1
+            progress(batch.num_rows)
+    return picked
+
+
+def _read(folder: Path | str, picked: dict[int, list[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The picked rows with their images; row groups without one are skipped."""
+    first = 0
+    for path in shards(folder):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                wanted = [number for number in range(first, first + count) if number in picked]
+                if wanted:
+                    table = file.read_row_group(group)
+                    for number in wanted:
+                        [row] = table.slice(number - first, 1).to_pylist()
+                        yield number, {**row, "problems": picked[number]}
+                first += count
+
+
+def _shown(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    images = [_thumbnail(image["bytes"] or b"") for image in row["images"] or ()]
+    problems = row["problems"] + ([UNDECODABLE] if None in images else [])
+    responses = {}
+    for name in RESPONSES:
+        spans = [(span["start"], span["end"]) for span in row[f"{name}_sentences"] or ()]
+        text = text_of(row[name]) if row[name] else ""
+        responses[name] = {"text": text or "", "spans": spans, "similarity": row[f"{name}_similarity"]}
+    prompt = [(message["role"], message["content"]) for message in row["prompt"] or ()]
+    return {
+        "number": number,
+        "id": row["id"],
+        "problems": problems,
+        "images": images,
+        "prompt": prompt,
+        **responses,
+    }
+
+
+def _thumbnail(data: bytes) -> str | None:
+    """A data URI of the image at most `_SIDE` pixels wide and high, None where it cannot be decoded."""
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened.draft("RGB", (_SIDE, _SIDE))
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except Exception:  # decoders raise what they like
+        return None
+    image.thumbnail((_SIDE, _SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _page(data: dict[str, Any]) -> str:
+    here = Path(__file__).parent
+    script = (here / "preview.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # "</script>" and "<!--" inside a text would end or hide the block.
+    inside = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    page = (here / "preview.html").read_text(encoding="utf-8")
+    values = {
+        "SCRIPT_HASH": f"sha256-{digest}",
+        "TITLE": html.escape(data["title"]),
+        "SCRIPT": script,
+        "DATA": inside.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
+    }
+    return re.sub(r"@@([A-Z_]+)@@", lambda match: values[match[1]], page)

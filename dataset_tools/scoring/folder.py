@@ -1,0 +1,241 @@
+"""Scoring a converted dataset: each parquet shard is rewritten with similarities and replaced when whole.
+
+A finished shard says in its parquet metadata who scored it, so a run that was stopped goes on where it was.
+Several processes (torchrun, accelerate launch, srun with the same variables) share the shards between them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataset_tools.dataset.parquet import IMAGE_BYTES, ShardWriter
+from dataset_tools.dataset.record import read_record, write_record
+from dataset_tools.dataset.schema import COLUMNS, iter_batches, shards, text_of
+from dataset_tools.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from dataset_tools.scoring.scorer import SentenceScorer
+
+SCORER_KEY = b"aspo_scorer"
+_NAMED_ROWS = 5
+
+
+def score_dataset(
+    folder: Path | str,
+    model: str,
+    revision: str | None = None,
+    *,
+    rejected: bool = False,
+    batch_size: int = 32,
+    dtype: str = "auto",
+    device: str | None = None,
+    progress: Callable[[int], Any] = lambda rows: None,
+    begin: Callable[[int, int], Any] = lambda rows, done: None,
+) -> dict[str, Any]:
+    """Fill the similarity columns of a converted dataset; returns what `aspo.json` then says under `scorer`.
+
+    Without `rejected` only chosen sentences are scored and `rejected_similarity` is left empty. Shards that
+    the same model scored before are kept. `begin` gets the rows of this process and how many of them are done
+    already, `progress` the rows finished since its last call. Raises `UsageError` for a folder that is no
+    converted dataset or a model that is no dual encoder, `DataError` where nothing could be scored.
+    """
+    from dataset_tools.scoring.scorer import SentenceScorer, identify
+
+    folder = Path(folder)
+    record, paths = read_record(folder), shards(folder)
+    if not paths:
+        raise UsageError(f"{folder / 'data'} holds no parquet files: run `aspo-data convert` again.")
+    wanted: dict[str, Any] = {**identify(model, revision).as_dict(), "rejected": rejected}
+    if dtype != "auto":
+        wanted["dtype"] = dtype
+    with _processes(folder) as (rank, together, wait):
+        mine = paths[rank::together]
+        pending = [path for path in mine if not _is_scored(path, wanted)]
+        if rank == 0 and not _covers(record.get("scorer") or {}, wanted):
+            # From here on the shards are of two kinds until all are done.
+            write_record(folder, {**record, "scorer": None})
+        todo, rows = _rows(pending), _rows(mine)
+        begin(rows, rows - todo)
+        if pending:
+            scorer = SentenceScorer(model, revision, device, dtype, batch_size)
+            for path in pending:
+                score_shard(path, scorer, rejected, progress)
+        wait()
+        return _recorded(folder, paths, record) if rank == 0 else {}
+
+
+def score_shard(
+    path: Path, scorer: SentenceScorer, rejected: bool, progress: Callable[[int], Any] = lambda rows: None
+) -> None:
+    """Replace one parquet file by the same rows with similarities, at once, when all are scored."""
+    from dataset_tools.scoring.scorer import ScoreCounts
+
+    scorer.counts = ScoreCounts()
+    read: deque[pa.RecordBatch] = deque()
+    unreadable: list[str] = []
+
+    def rows() -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
+        for batch in iter_batches(path, batch_size=scorer.batch_size):
+            read.append(batch)
+            columns = [batch.column(name).to_pylist() for name in _inputs(rejected)]
+            for images, *responses in zip(*columns, strict=True):
+                pairs = zip(responses[::2], responses[1::2], strict=True)
+                yield images or [], [text for pair in pairs for text in _sentences(*pair)]
+
+    writer = ShardWriter(path, _repeats_images(path))
+    try:
+        found: list[list[float | None]] = []
+        for similarity in scorer.score(rows()):
+            found.append(similarity)
+            while read and len(found) >= read[0].num_rows:
+                batch = read.popleft()
+                mine, found = found[: batch.num_rows], found[batch.num_rows :]
+                unreadable += _unscored_ids(batch, mine)[: _NAMED_ROWS - len(unreadable)]
+                writer.write(_with_similarities(batch, mine, rejected), _image_bytes(batch))
+                progress(batch.num_rows)
+        state: dict[str, Any] = {
+            **scorer.identity.as_dict(),
+            "dtype": str(scorer.encoder.dtype).removeprefix("torch."),
+        }
+        state |= {"rejected": rejected, "counts": scorer.counts.as_dict(), "unreadable": unreadable}
+        writer.add_metadata({SCORER_KEY: json.dumps(state).encode()})
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _inputs(rejected: bool) -> list[str]:
+    names = ["images", "chosen", "chosen_sentences"]
+    return [*names, "rejected", "rejected_sentences"] if rejected else names
+
+
+def _sentences(messages: list[dict[str, str]], spans: list[dict[str, int]] | None) -> list[str]:
+    text = text_of(messages)
+    return [text[span["start"] : span["end"]] for span in spans or []]
+
+
+def _with_similarities(batch: pa.RecordBatch, found: list[list[float | None]], rejected: bool) -> pa.Table:
+    """The batch with `found`, which holds a row's chosen sentences first, then its rejected ones."""
+    sizes = [len(spans or ()) for spans in batch.column("chosen_sentences").to_pylist()]
+    columns = {
+        "chosen_similarity": [row[:size] for row, size in zip(found, sizes, strict=True)],
+        "rejected_similarity": [
+            row[size:] if rejected else None for row, size in zip(found, sizes, strict=True)
+        ],
+    }
+    table = pa.Table.from_batches([batch])
+    for name, values in columns.items():
+        kind, _ = COLUMNS[name]
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, type=kind))
+    return table
+
+
+def _unscored_ids(batch: pa.RecordBatch, found: list[list[float | None]]) -> list[str]:
+    """Ids of rows that have images but got no similarities."""
+    counts = batch.column("images").value_lengths().to_pylist()
+    rows = zip(batch.column("id").to_pylist(), counts, found, strict=True)
+    return [name for name, images, row in rows if images and None in row]
+
+
+def _image_bytes(batch: pa.RecordBatch) -> list[int]:
+    return [
+        sum(len(image["bytes"] or b"") for image in row or ()) for row in batch.column("images").to_pylist()
+    ]
+
+
+def _repeats_images(path: Path) -> bool:
+    """Whether the images of a file are stored in a dictionary, as `convert` does where rows share them."""
+    metadata = pq.read_metadata(path)
+    if not metadata.num_row_groups:
+        return False
+    group = metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return any(column.has_dictionary_page for column in columns if column.path_in_schema == IMAGE_BYTES)
+
+
+def scored_by(path: Path) -> dict[str, Any]:
+    """Who scored a shard, with its counts; empty for an unscored one."""
+    value = (pq.read_metadata(path).metadata or {}).get(SCORER_KEY)
+    return json.loads(value) if value else {}
+
+
+def _covers(state: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether `state` is by the wanted model; similarities of rejected sentences may be there unasked."""
+    same = all(state.get(name) == value for name, value in wanted.items() if name != "rejected")
+    identity = {name for name in ("revision", "fingerprint") if name in state} <= set(wanted)
+    return bool(state) and same and identity and (state.get("rejected") or not wanted["rejected"])
+
+
+def _is_scored(path: Path, wanted: dict[str, Any]) -> bool:
+    return _covers(scored_by(path), wanted)
+
+
+def _rows(paths: list[Path]) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
+def _recorded(folder: Path, paths: list[Path], record: dict[str, Any]) -> dict[str, Any]:
+    """Sum the shards up in `aspo.json`."""
+    states = [scored_by(path) for path in paths]
+    counts: Counter[str] = Counter()
+    for state in states:
+        counts.update(state["counts"])
+    scorer = {name: value for name, value in states[0].items() if name not in ("counts", "unreadable")}
+    scorer["rejected"] = all(state["rejected"] for state in states)
+    scorer["counts"] = dict(counts)
+    write_record(folder, {**record, "scorer": scorer})
+    if counts["images"] and not counts["distinct_images"]:
+        raise DataError(
+            f"none of the {counts['images']:,} images could be decoded, so nothing was scored: "
+            "`aspo-data validate` names the rows."
+        )
+    unreadable = [name for state in states for name in state["unreadable"]][:_NAMED_ROWS]
+    return {**scorer, "unreadable": unreadable} if unreadable else scorer
+
+
+@contextmanager
+def _processes(folder: Path) -> Iterator[tuple[int, int, Callable[[], Any]]]:
+    """(rank, number of processes, a function that waits for all of them); the folder is locked meanwhile."""
+    rank, together = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    lock = _lock(folder / "data") if rank == 0 else None
+    try:
+        if together == 1:
+            yield rank, together, lambda: None
+            return
+        import torch.distributed as distributed
+
+        # Nothing is exchanged but the end, which some processes reach hours before others.
+        distributed.init_process_group("gloo", timeout=timedelta(days=7))
+        try:
+            yield rank, together, distributed.barrier
+        finally:
+            distributed.destroy_process_group()
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(data: Path) -> int | None:
+    """Lock the folder against a second scoring; freed when the process ends, whatever way it does."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return None
+    handle = os.open(data, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise UsageError(f"another `aspo-data score` is at work in {data}.") from None
+    return handle

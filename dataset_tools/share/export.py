@@ -1,0 +1,131 @@
+"""`export`: a converted dataset as the plain layout of another tool, without sentences and similarities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataset_tools.dataset.record import write_json
+from dataset_tools.dataset.schema import IMAGE_MARKER, count_markers, iter_rows
+from dataset_tools.errors import UsageError
+
+LAYOUTS = ("llamafactory", "trl")
+_COLUMNS = ["id", "images", "prompt", "chosen", "rejected"]
+_SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
+
+
+def export(
+    folder: Path, target: Path, layout: str, advance: Callable[[int], None] = lambda rows: None
+) -> int:
+    """Write the dataset into `target`, a folder that must not exist; returns the number of rows."""
+    if layout not in LAYOUTS:
+        raise UsageError(f"--to {layout} is not a known layout: choose one of {', '.join(LAYOUTS)}.")
+    if target.exists():
+        raise UsageError(f"{target} exists already: choose another folder, or remove it.")
+    partial = target.with_name(target.name + ".incomplete")
+    if partial.exists():
+        raise UsageError(f"{partial} is left of an export that was stopped: remove it.")
+    partial.mkdir(parents=True)
+    rows = {"llamafactory": _llamafactory, "trl": _trl}[layout](folder, partial, advance)
+    partial.rename(target)
+    return rows
+
+
+def with_markers(prompt: list[dict[str, str]], images: int) -> list[dict[str, str]]:
+    """The prompt with one `<image>` marker per image: those it has, or else before its first user turn."""
+    if not images or count_markers(prompt):
+        return prompt
+    first = next(index for index, message in enumerate(prompt) if message["role"] == "user")
+    text = (IMAGE_MARKER + "\n") * images + prompt[first]["content"]
+    return [*prompt[:first], {"role": "user", "content": text}, *prompt[first + 1 :]]
+
+
+def _llamafactory(folder: Path, target: Path, advance: Callable[[int], None]) -> int:
+    """`data.jsonl` in the sharegpt ranking form, images as files, and the `dataset_info.json` for both."""
+    (target / "images").mkdir()
+    count = 0
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    with open(target / "data.jsonl", "w", encoding="utf-8", newline="\n") as stream:
+        for row in iter_rows(folder, _COLUMNS):
+            paths = []
+            for index, image in enumerate(row["images"]):
+                name = f"images/{count:08}-{index}{_SUFFIX.get(image['bytes'][:2], '.img')}"
+                (target / name).write_bytes(image["bytes"])
+                paths.append(name)
+            prompt = with_markers(row["prompt"], len(paths))
+            item = {
+                "id": row["id"],
+                "conversations": [{"from": names[turn["role"]], "value": turn["content"]} for turn in prompt],
+                "chosen": {"from": "gpt", "value": row["chosen"][0]["content"]},
+                "rejected": {"from": "gpt", "value": row["rejected"][0]["content"]},
+                "images": paths,
+            }
+            stream.write(json.dumps(item, ensure_ascii=False) + "\n")
+            count += 1
+            advance(1)
+    columns = {"messages": "conversations", **{name: name for name in ("chosen", "rejected", "images")}}
+    entry = {"file_name": "data.jsonl", "formatting": "sharegpt", "ranking": True, "columns": columns}
+    write_json(target / "dataset_info.json", {"train": entry})
+    return count
+
+
+def _trl(folder: Path, target: Path, advance: Callable[[int], None]) -> int:
+    """`train.parquet` in TRL's vision preference form: contents are lists of {type, text}."""
+    part = pa.struct([("type", pa.string()), ("text", pa.string())])
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(part))]))
+    image = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    value = {"dtype": "string", "_type": "Value"}
+    feature = [{"role": value, "content": [{"type": value, "text": value}]}]
+    features = {"id": value, "images": [{"_type": "Image"}], **dict.fromkeys(_COLUMNS[2:], feature)}
+    schema = pa.schema(
+        [("id", pa.string()), ("images", image), *((name, messages) for name in _COLUMNS[2:])],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    count = 0
+    with pq.ParquetWriter(target / "train.parquet", schema, use_dictionary=False) as writer:
+        for rows in _batched(iter_rows(folder, _COLUMNS), 64):
+            items = [
+                {
+                    "id": row["id"],
+                    "images": row["images"],
+                    "prompt": typed(with_markers(row["prompt"], len(row["images"]))),
+                    "chosen": typed(row["chosen"]),
+                    "rejected": typed(row["rejected"]),
+                }
+                for row in rows
+            ]
+            writer.write_table(pa.Table.from_pylist(items, schema=schema))
+            count += len(rows)
+            advance(len(rows))
+    return count
+
+
+def typed(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Messages with their content as a list of {type, text}; a marker becomes an image part."""
+    typed_messages = []
+    for message in messages:
+        parts: list[dict[str, Any]] = []
+        for index, text in enumerate(message["content"].split(IMAGE_MARKER)):
+            if index:
+                parts.append({"type": "image", "text": None})
+                text = text.removeprefix("\n")
+            if text:
+                parts.append({"type": "text", "text": text})
+        typed_messages.append({"role": message["role"], "content": parts})
+    return typed_messages
+
+
+def _batched(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    held = []
+    for row in rows:
+        held.append(row)
+        if len(held) == size:
+            yield held
+            held = []
+    if held:
+        yield held

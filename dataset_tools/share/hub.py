@@ -1,0 +1,213 @@
+"""A converted dataset to the Hub and back, by huggingface_hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataset_tools.dataset.folder import DATASET_INFO
+from dataset_tools.dataset.record import RECORD, read_record, write_text
+from dataset_tools.dataset.schema import shards
+from dataset_tools.errors import DataError, UsageError
+from dataset_tools.share.card import MARK, license_of, render
+
+CARD = "README.md"
+# What belongs to a dataset, here and there. The list of refused rows stays at home: it may quote the source.
+_PATTERNS = ("data/*.parquet", RECORD, DATASET_INFO, CARD)
+_NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "ssl", "socket")
+
+
+class Plan(NamedTuple):
+    """What a push would do: the files with their sizes in bytes, the card, the licence."""
+
+    files: dict[str, int]
+    card: str
+    license: str
+    scored: bool
+
+
+def plan(folder: Path | str, repo: str) -> Plan:
+    """Check a dataset before it is pushed; nothing is asked of the Hub and nothing written.
+
+    Raises `UsageError` where the folder is no whole converted dataset, its scoring is half done, or its card
+    was written by somebody else.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    folder = Path(folder)
+    try:
+        validate_repo_id(repo)
+    except ValueError as error:
+        raise UsageError(f"{repo!r} is not a Hub id, which is owner/name: {error}") from None
+    record, paths = read_record(folder), shards(folder)
+    _check_whole(folder, paths)
+    states = _scored_shards(paths)
+    if record.get("scorer") is None and any(states):
+        raise UsageError(
+            f"{sum(states)} of {len(states)} shards of {folder} are scored: run `aspo-data score` again, "
+            "which does the others, then push."
+        )
+    own = folder / CARD
+    if own.exists() and MARK not in own.read_text(encoding="utf-8", errors="replace"):
+        raise UsageError(
+            f"{own} was not written by aspo-data and would be overwritten: move it away, and add to the card "
+            "on the Hub after the push."
+        )
+    splits = list(dict.fromkeys(path.name.rsplit("-", 3)[0] for path in paths))
+    card = render(record, splits, repo)
+    files = {f"data/{path.name}": path.stat().st_size for path in paths}
+    files |= {name: (folder / name).stat().st_size for name in (RECORD, DATASET_INFO)}
+    files[CARD] = len(card.encode())
+    return Plan(files, card, license_of(record), record.get("scorer") is not None)
+
+
+def _check_whole(folder: Path, paths: list[Path]) -> None:
+    if not paths:
+        raise UsageError(f"{folder / 'data'} holds no parquet files: run `aspo-data convert` again.")
+    for path in paths:
+        match = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.parquet", path.name)
+        count = sum(other.name.startswith(f"{match[1]}-") for other in paths) if match else 0
+        if not match or count != int(match[3]):
+            raise UsageError(
+                f"{path} does not fit the other files of its folder ({count} are there): a converted dataset "
+                "has all of its files, named SPLIT-00000-of-00003.parquet and so on."
+            )
+
+
+def _scored_shards(paths: list[Path]) -> list[bool]:
+    from dataset_tools.scoring.folder import scored_by
+
+    return [bool(scored_by(path)) for path in paths]
+
+
+def push(
+    folder: Path | str, repo: str, *, private: bool = False, revision: str | None = None
+) -> dict[str, Any]:
+    """Publish a converted dataset with its card, in one commit; returns url, commit and what was sent.
+
+    Files that the Hub already has, also from an upload that was cut off, are not sent again. Files of an
+    earlier push that the dataset no longer has are removed in the same commit. Raises what `plan` raises,
+    `UsageError` where `private` meets a public repository, `DataError` where the connection breaks.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    folder = Path(folder)
+    planned = plan(folder, repo)
+    api = HfApi()
+    with network("the upload was cut off. Run the same command again: what has arrived is not sent twice"):
+        # The repository comes before any file: a private dataset must never have been public for a moment.
+        repo = api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True).repo_id
+        if private and not api.dataset_info(repo).private:
+            raise UsageError(
+                f"{repo} exists and is public, so --private cannot hold: make it private on its settings "
+                "page, or push to another name."
+            )
+        if revision:
+            api.create_branch(repo, repo_type="dataset", branch=revision, exist_ok=True)
+        write_text(folder / CARD, planned.card)
+        there = set(api.list_repo_files(repo, repo_type="dataset", revision=revision))
+        gone = sorted(
+            name for name in there - set(planned.files) if re.fullmatch(r"data/[^/]+\.parquet", name)
+        )
+        operations: list[Any] = [CommitOperationDelete(path_in_repo=name) for name in gone]
+        operations += [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name))
+            for name in planned.files
+        ]
+        done = api.create_commit(
+            repo,
+            operations,
+            commit_message="Upload with aspo-data",
+            repo_type="dataset",
+            revision=revision,
+        )
+    return {
+        "repo": repo,
+        "url": f"{api.endpoint}/datasets/{repo}",
+        "revision": revision or "main",
+        "commit": done.oid,
+        "files": len(planned.files),
+        "bytes": sum(planned.files.values()),
+        "removed": gone,
+        "license": planned.license,
+    }
+
+
+def pull(repo: str, out: Path | str, *, revision: str | None = None) -> dict[str, Any]:
+    """Fetch a dataset that `push` published; returns its commit and record.
+
+    The files come to `OUT.incomplete`, where a pull that was cut off goes on, and get their final name when
+    all are there. Raises `UsageError` where `out` holds something, or the repository is not of this kind.
+    """
+    from huggingface_hub import HfApi
+
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not empty: give another folder, or remove it first.")
+    partial = out.with_name(out.name + ".incomplete")
+    api = HfApi()
+    with network("the download was cut off. Run the same command again: it goes on where it was"):
+        info = api.dataset_info(repo, revision=revision)
+        names = {sibling.rfilename for sibling in info.siblings or []}
+        if RECORD not in names:
+            raise UsageError(
+                f"{repo} has no {RECORD}, so it was not made by aspo-data: `aspo-data convert {repo} {out}` "
+                "converts a preference dataset of another form."
+            )
+        # One commit, so that a push in the meantime cannot mix two versions.
+        api.snapshot_download(
+            repo,
+            repo_type="dataset",
+            revision=info.sha,
+            local_dir=partial,
+            allow_patterns=list(_PATTERNS),
+        )
+    record = read_record(partial)
+    wanted = {name for name in names if re.fullmatch(r"data/[^/]+\.parquet", name)}
+    # Left from a pull of another revision that was cut off.
+    for path in shards(partial):
+        if f"data/{path.name}" not in wanted:
+            path.unlink()
+    _check_whole(partial, shards(partial))
+    shutil.rmtree(partial / ".cache", ignore_errors=True)
+    if out.is_dir():
+        out.rmdir()
+    os.rename(partial, out)
+    size = sum(path.stat().st_size for path in shards(out))
+    return {"repo": repo, "commit": info.sha, "files": len(wanted), "bytes": size, "record": record}
+
+
+@contextmanager
+def network(message: str) -> Iterator[None]:
+    """A broken connection as one `DataError`; answers of the Hub stay what they are."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UsageError | DataError):
+            raise
+        chain: list[BaseException] = [error]
+        while following := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(following)
+        for cause in chain:
+            if _is_answer(cause):
+                raise cause from None
+            broken = isinstance(cause, ConnectionError | TimeoutError)
+            if broken or type(cause).__module__.partition(".")[0] in _NETWORK:
+                raise DataError(f"{message}. ({type(cause).__name__}: {cause})") from None
+        raise
+
+
+def _is_answer(error: BaseException) -> bool:
+    """Whether the Hub answered with an error, or was not to be asked.
+
+    A file that is neither here nor to be reached is no answer.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "OfflineModeIsEnabled" in names:
+        return True
+    return "HfHubHTTPError" in names and "LocalEntryNotFoundError" not in names
