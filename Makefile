@@ -1,7 +1,7 @@
 # Needs only Python 3.11 and make; everything else is installed into .venv/.
 #   make demo         the main job from an empty machine: data, scores, training, pictures
 #   make test         all tests, each host's in its own environment
-#   make check        lint and types
+#   make check        lint, types, and which part may import which
 #   make help         the rest
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -85,6 +85,7 @@ check: .venv/tools/.installed
 	.venv/tools/bin/ruff check .
 	.venv/tools/bin/ruff format --check .
 	.venv/tools/bin/mypy
+	.venv/tools/bin/lint-imports
 
 # --- upkeep -------------------------------------------------------------------------------------
 

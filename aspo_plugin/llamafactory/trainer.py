@@ -28,7 +28,7 @@ from .model_card import describe
 class AspoTrainer(ExactResume, CustomDPOTrainer):
     """`get_batch_loss_metrics` computes the loss; everything else is the host's.
 
-    Logged beside the loss: the host's `rewards/*` and `logps/*`, and `aspo/*` (see `core.metrics`). The
+    Logged beside the loss: the host's `rewards/*` and `logps/*`, and `aspo/*` (see `method.metrics`). The
     host's `logits/*` are left out: they need the logits of every token, and ASPO computes those of responses.
     """
 

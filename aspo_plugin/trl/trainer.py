@@ -48,7 +48,7 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
     """What ASPO changes in a `DPOTrainer`, for TRL's own and for hosts' subclasses of it.
 
     The datasets may be prepared (`prepare_dataset`) or not. The logs have TRL's `rewards/*` and `logps/*`,
-    and `aspo/*` of `core.metrics`; TRL's entropy, logits and token accuracy need logits that are never made.
+    and `aspo/*` of `method.metrics`; TRL's entropy, logits and token accuracy need logits that no one makes.
     """
 
     _setting_name = "aspo_{}"  # how the host's user writes a setting

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from dataset_tools.convert.chunks import Chunk
 from dataset_tools.dataset.schema import RESPONSES, arrow_schema, default_markers, invariants
+from dataset_tools.errors import BadRow, SkippedPair
 from dataset_tools.sources import source_class
-from dataset_tools.sources.base import BadRow, Options, Pair, SkippedPair, Source
+from dataset_tools.sources.base import Options, Pair, Source
 
 
 @dataclass

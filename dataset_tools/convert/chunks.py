@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataset_tools.sources.base import BadRow
+from dataset_tools.errors import BadRow
 
 LINE_BYTES = 64 << 20
 

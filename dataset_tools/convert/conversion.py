@@ -20,18 +20,18 @@ import pyarrow.compute as pc
 
 from dataset_tools.convert.annotate import Annotate, Annotated
 from dataset_tools.convert.ids import IdSet
+from dataset_tools.convert.images_column import with_images
 from dataset_tools.convert.locate import Located, find_images, locate
 from dataset_tools.convert.readers import Chunk, Pictures, Reader
 from dataset_tools.convert.workers import one_ahead, ordered_map
 from dataset_tools.dataset.arrow import settle_pandas
 from dataset_tools.dataset.folder import REJECTED, Workplace, is_complete
-from dataset_tools.dataset.parquet import ShardWriter, with_images
+from dataset_tools.dataset.parquet import ShardWriter
 from dataset_tools.dataset.record import FORMAT, read_record
 from dataset_tools.dataset.schema import RESPONSES, iter_batches
-from dataset_tools.errors import DataError, UsageError
+from dataset_tools.errors import BadRow, DataError, UsageError
 from dataset_tools.images.store import MAX_PIXELS, Image, ImageStore, check_header
 from dataset_tools.sources import Options, Source, check_columns, recognise, source_class
-from dataset_tools.sources.base import BadRow
 
 
 @dataclass

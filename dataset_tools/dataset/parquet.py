@@ -6,13 +6,10 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_tools.convert.readers import Pictures
 from dataset_tools.dataset.schema import arrow_schema
-from dataset_tools.images.store import Image
 
 GROUP_ROWS = 100
 GROUP_BYTES = 16 << 20
@@ -122,21 +119,3 @@ class ShardWriter:
 def _sink(path: Path) -> pa.NativeFile:
     """A new file, written to without the copy that pyarrow makes for one opened by Python."""
     return pa.OSFile(str(path), "wb")
-
-
-def with_images(table: pa.Table, images: list[list[Image]], pictures: Pictures) -> pa.Table:
-    """The table with its images column, in the order of the schema; `images` holds those of each row."""
-    schema = arrow_schema()
-    kind = schema.field("images").type
-    flat = [image for row in images for image in row]
-    embedded = [image.index for image in flat if image.index is not None]
-    if flat and len(embedded) == len(flat):
-        data = pictures.column(embedded)
-    else:
-        data = pa.array([image.data for image in flat], pa.binary())
-    paths = pa.array([image.path for image in flat], pa.string())
-    offsets = np.cumsum([0, *map(len, images)], dtype=np.int32)
-    items = pa.StructArray.from_arrays([data, paths], fields=list(kind.value_type))
-    column = pa.ListArray.from_arrays(pa.array(offsets), items, type=kind)
-    columns = [column if name == "images" else table.column(name) for name in schema.names]
-    return pa.Table.from_arrays(columns, schema=schema)

@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from PIL import Image as PillowImage
 
-from dataset_tools.errors import DataError
+from dataset_tools.errors import BadRow, DataError
 from dataset_tools.images.archives import Archive
-from dataset_tools.sources.base import BadRow
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from dataset_tools.errors import UsageError
-from dataset_tools.sources.base import BadRow, Options, Pair, SkippedPair, Source
+from dataset_tools.errors import BadRow, SkippedPair, UsageError
+from dataset_tools.sources.base import Options, Pair, Source
 
 # Name of `--from` to module and class. Recognition by columns tries them in this order: the particular first.
 REGISTRY: dict[str, tuple[str, str]] = {

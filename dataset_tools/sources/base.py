@@ -7,16 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dataset_tools.dataset.schema import IMAGE_MARKER
+from dataset_tools.errors import BadRow, SkippedPair
 
 Messages = list[dict[str, str]]
-
-
-class BadRow(Exception):
-    """The row cannot be used: it goes to the rejected file with this reason."""
-
-
-class SkippedPair(Exception):
-    """A pair that the source's recipe leaves out (a tie, say): counted under this reason, not rejected."""
 
 
 @dataclass

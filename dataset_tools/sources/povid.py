@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dataset_tools.sources.base import BadRow, Pair, Source, identifier, image_list, split_answer, turns
+from dataset_tools.errors import BadRow
+from dataset_tools.sources.base import Pair, Source, identifier, image_list, split_answer, turns
 
 
 class Povid(Source):

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dataset_tools.sources.base import BadRow, Pair, Source, identifier, image_list, text
+from dataset_tools.errors import BadRow
+from dataset_tools.sources.base import Pair, Source, identifier, image_list, text
 
 
 class RlhfV(Source):

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dataset_tools.sources.base import BadRow, Pair, SkippedPair, Source, identifier, image_list, text
+from dataset_tools.errors import BadRow, SkippedPair
+from dataset_tools.sources.base import Pair, Source, identifier, image_list, text
 from dataset_tools.sources.pairing import pair_indices
 
 

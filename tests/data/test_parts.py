@@ -12,9 +12,10 @@ from PIL import Image
 
 from dataset_tools.convert.ids import IdSet
 from dataset_tools.dataset.schema import default_markers, invariants
+from dataset_tools.errors import BadRow
 from dataset_tools.images.archives import Archive
 from dataset_tools.images.store import ImageStore, check_header
-from dataset_tools.sources.base import BadRow, turns
+from dataset_tools.sources.base import turns
 from tests.support.sources import bomb, jpeg, png
 
 
