@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from .trainer import AspoTrainer
 
 _HOMES = {
-    "AspoConfig": "config",
+    "AspoConfig": "arguments",
     "AspoTrainer": "trainer",
     "AspoVisionCollator": "collator",
-    "prepare_dataset": "data",
+    "prepare_dataset": "datasets",
 }
 __all__ = ["AspoConfig", "AspoTrainer", "AspoVisionCollator", "prepare_dataset"]
 
