@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 
 from dataset_tools.cli.errors import describe
-from dataset_tools.convert import conversion, readers
+from dataset_tools.convert import readers
+from dataset_tools.convert import run as conversion_run
 from dataset_tools.convert.conversion import Conversion, Settings
 from dataset_tools.convert.workers import ordered_map
 from dataset_tools.dataset import folder, parquet
@@ -255,7 +256,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(source, tmp_path, m
                         seen.append(pid)
             yield result
 
-    monkeypatch.setattr(conversion, "ordered_map", killing)
+    monkeypatch.setattr(conversion_run, "ordered_map", killing)
     monkeypatch.setattr(readers, "CHUNK_ROWS", 8)
     with pytest.raises(DataError, match="worker process ended with exit code -9"):
         run(source, tmp_path / "out", workers=2)

@@ -1,0 +1,94 @@
+"""What became of each row of a chunk: its pairs with their images, or why it was refused or left out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dataset_tools.convert.annotate import Annotated
+from dataset_tools.convert.chunks import Chunk
+from dataset_tools.convert.ids import IdSet
+from dataset_tools.convert.readers import Pictures
+from dataset_tools.convert.tally import Tally, kind_of_reason
+from dataset_tools.errors import BadRow
+from dataset_tools.images.store import Image, ImageStore, check_header
+
+
+class Images:
+    """The images of a row as bytes, checked; remembers the last one, which the next pair often shares."""
+
+    def __init__(self, store: ImageStore, max_pixels: int):
+        self._store, self._max_pixels = store, max_pixels
+        self._last: tuple[Pictures, int | str, Image] | None = None
+        self._quiet = warnings.catch_warnings()
+
+    def __enter__(self) -> Images:
+        from PIL.Image import DecompressionBombWarning
+
+        self._quiet.__enter__()
+        warnings.simplefilter("ignore", DecompressionBombWarning)  # the limit is checked by us
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._quiet.__exit__(None, None, None)
+
+    def get(self, image: int | str, pictures: Pictures) -> Image:
+        if self._last and self._last[0] is pictures and self._last[1] == image:
+            return self._last[2]
+        if isinstance(image, int):
+            data, path = pictures.get(image)
+            name = path.replace("\\", "/").rpartition("/")[2] if path else None
+            found = Image(data, name, image)
+        else:
+            found = Image(self._store.read(image), image)
+        check_header(found.data, self._max_pixels)
+        self._last = (pictures, image, found)
+        return found
+
+
+@dataclass
+class Row:
+    """What became of one row of the source: pairs kept (their index in the chunk's table), and refused."""
+
+    kept: list[int]
+    images: list[list[Image]]
+    rejected: list[tuple[str, str]]
+    skipped: list[str]
+
+
+def rows_of(
+    chunk: Chunk, found: Annotated, pictures: Pictures, images: Images, ids: IdSet, limit: int
+) -> Iterator[Row]:
+    """The rows of a chunk in order, at most `limit`, each with its pairs' images loaded."""
+    names = found.table().column("id").to_pylist()
+    refused: dict[int, list[tuple[str, str]]] = {}
+    for item in found.rejected:
+        refused.setdefault(item.row, []).append((item.id, item.reason))
+    left_out: dict[int, list[str]] = {}
+    for number, reason in found.skipped:
+        left_out.setdefault(number, []).append(reason)
+    pair = 0
+    for offset in range(min(chunk.count, limit)):
+        row = Row([], [], refused.get(offset, []), left_out.get(offset, []))
+        while pair < len(names) and found.rows[pair] == offset:
+            try:
+                loaded = [images.get(image, pictures) for image in found.images[pair]]
+                if not ids.add(names[pair]):
+                    raise BadRow("duplicate id")
+                row.kept.append(pair)
+                row.images.append(loaded)
+            except BadRow as error:
+                row.rejected.append((names[pair], str(error)))
+            pair += 1
+        yield row
+
+
+def tally_row(tally: Tally, row: Row) -> None:
+    """Count what became of a row."""
+    tally.read += 1
+    tally.rows += len(row.kept)
+    tally.rejected += len(row.rejected)
+    tally.reasons.update(kind_of_reason(reason) for _, reason in row.rejected)
+    tally.skipped.update(row.skipped)
