@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help env demo test test-data test-llamafactory test-axolotl test-hosts test-recipes test-browser \
-	check format constraints clean
+	check docs package format constraints clean
 
 help:
 	@sed -n 's/^# *\(make [a-z-]*  *.*\)/\1/p' Makefile
@@ -26,6 +26,7 @@ help:
 	@echo "make test-hosts   the other tested host versions, and their plain stages with the package installed"
 	@echo "make test-recipes every recipe for two steps on a tiny model; prints a table"
 	@echo "make test-browser pages in a headless Chromium (Debian: apt-get install chromium chromium-driver)"
+	@echo "make docs         the site, with strict links; make package: wheel and sdist, checked"
 	@echo "make format       format the code; make constraints: write the tested versions anew"
 	@echo "make clean        remove the environments and what commands left behind"
 
@@ -86,6 +87,23 @@ check: .venv/tools/.installed
 	.venv/tools/bin/ruff format --check .
 	.venv/tools/bin/mypy
 	.venv/tools/bin/lint-imports
+
+# The site, in .artifacts/site; a broken link fails.
+.venv/docs/.installed: constraints/docs.txt pyproject.toml .venv/tools/.installed
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/docs
+	$(UV) pip install --quiet --python .venv/docs/bin/python --constraint $< --group docs
+	@touch $@
+
+docs: .venv/docs/.installed
+	$(PYTHON) tools/file_tree.py --check
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/python -m mkdocs build --quiet
+
+# Wheel and sdist in dist/, looked at as the package index does, and installed into empty environments.
+package: .venv/tools/.installed
+	rm -rf dist build
+	.venv/tools/bin/python -m build --quiet --installer uv
+	.venv/tools/bin/twine check --strict dist/*
+	.venv/tools/bin/python tools/check_package.py
 
 # --- upkeep -------------------------------------------------------------------------------------
 
