@@ -1,7 +1,7 @@
 """The table of recipes that were trained here, kept between the two hosts' runs.
 
 python -m tests.recipes.table           print it (`make test-recipes` does, after both runs)
-python -m tests.recipes.table --write   put it into README.md as well
+python -m tests.recipes.table --write   put it into docs/recipes.md as well
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / ".artifacts" / "recipes"
+PAGE = ROOT / "docs" / "recipes.md"
 BEGIN, END = "<!-- table of make test-recipes -->", "<!-- end of the table -->"
 
 
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
         print("no recipe was run yet: make test-recipes", file=sys.stderr)
         return 1
     print(markdown(rows))
-    return replace_between(ROOT / "README.md", BEGIN, END, markdown(rows)) if "--write" in arguments else 0
+    return replace_between(PAGE, BEGIN, END, markdown(rows)) if "--write" in arguments else 0
 
 
 def between(page: Path, begin: str, end: str) -> str:
