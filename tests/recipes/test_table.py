@@ -1,4 +1,4 @@
-"""docs/recipes.md shows a run of every recipe: `make test-recipes`, then `python -m tests.recipes.table --write`."""
+"""docs/recipes.md shows a run of every recipe, put there by `python -m tests.recipes.table --write`."""
 
 from __future__ import annotations
 
