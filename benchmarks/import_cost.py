@@ -24,7 +24,7 @@ PROGRAMS = {
 INSIDE = """
 import sys, time
 import torch
-from aspo_plugin._autoload import HookFinder, autoload
+from aspo_autoload import HookFinder, autoload
 loaded = sorted(name for name in sys.modules if name.startswith("aspo_plugin"))
 finder = next(finder for finder in sys.meta_path if isinstance(finder, HookFinder))
 begin = time.perf_counter()

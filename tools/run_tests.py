@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # name: (environment, pytest arguments)
 SUITES = {
     "data": ("data", ["tests/data"]),
+    "faults": ("data", ["tests/faults"]),
     "core": ("llamafactory", ["tests/core"]),
     "score": ("llamafactory", ["tests/score"]),
     "llamafactory": ("llamafactory", ["tests/llamafactory"]),
@@ -33,8 +34,8 @@ SUITES = {
 }
 # What each target runs: lanes go side by side, the suites of a lane one after the other.
 TARGETS = {
-    "all": [["data", "core", "llamafactory"], ["axolotl", "core-axolotl", "trl", "score"]],
-    "data": [["data"]],
+    "all": [["data", "faults", "core", "llamafactory"], ["axolotl", "core-axolotl", "trl", "score"]],
+    "data": [["data", "faults"]],
     "llamafactory": [["core", "score", "llamafactory"]],
     "axolotl": [["core-axolotl", "trl", "axolotl"]],
     "recipes": [["recipes-llamafactory"], ["recipes-axolotl"]],

@@ -1,6 +1,6 @@
 """Every adjustment of LLaMA-Factory's private parts: what is adjusted, what it relies on, when it can go.
 
-`_autoload` calls `adjust` right after one of its `TARGETS` has been imported. An adjustment that does not
+`aspo_autoload` calls `adjust` right after one of its `TARGETS` has been imported. An adjustment that does not
 find what it relies on changes nothing and is remembered in `contract.problems`: plain stages go on as without
 this package.
 """

@@ -1,8 +1,10 @@
-"""A row's images, looked at before training: a broken one is met there, not in the middle of a run."""
+"""A row's images, looked at before training: a broken one is met there, not in the middle of a run.
+
+Whatever opens them later (the host, a processor) gets only what passed here.
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,13 +18,15 @@ def readable_size(image: Mapping[str, Any] | None) -> tuple[int, int]:
 
     All of its data is read, for a file that is cut off still has a whole header. Raises `UnreadableImage`.
     """
-    from PIL import ExifTags, Image
+    from PIL import ExifTags
+
+    from dataset_tools.images.opening import open_undecoded
 
     encoded, path = (image.get("bytes"), image.get("path")) if image else (None, None)
     if encoded is None and not path:
         raise UnreadableImage("it has neither bytes nor a path")
     try:
-        with Image.open(path if encoded is None else io.BytesIO(encoded)) as picture:
+        with open_undecoded(encoded if encoded is not None else str(path)) as picture:
             width, height = picture.size
             turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             # A JPEG is decoded at an eighth of its size, from the same data.
@@ -30,7 +34,5 @@ def readable_size(image: Mapping[str, Any] | None) -> tuple[int, int]:
             picture.load()
     except Exception as error:
         # Whatever a broken file makes Pillow raise, it is that file that is unreadable.
-        # Without the address of a stream: the same row is to give the same text.
-        unknown = isinstance(error, Image.UnidentifiedImageError) and encoded is not None
-        raise UnreadableImage("unknown format" if unknown else str(error)) from error
+        raise UnreadableImage(str(error)) from error
     return (height, width) if turned else (width, height)

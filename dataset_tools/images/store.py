@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
-from PIL import Image as PillowImage
 
 from dataset_tools.errors import BadRow, DataError
 from dataset_tools.images.archives import Archive
+from dataset_tools.images.opening import MAX_BYTES, MAX_PIXELS, UnusableImage, file_bytes, open_undecoded
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 178_956_970
-"""Pillow's own limit: beyond it an image is taken for a decompression bomb (twice its warning threshold)."""
-MAX_BYTES = 512 << 20
 
 
 @dataclass
@@ -42,22 +38,12 @@ def check_header(data: bytes | pa.Buffer, max_pixels: int = MAX_PIXELS) -> None:
     if not buffer.size:
         raise BadRow("the image is empty")
     try:
-        with PillowImage.open(pa.BufferReader(buffer), formats=FORMATS) as image:
-            width, height = image.size
+        with open_undecoded(buffer, max_pixels) as image:
             kind = image.format
-    except PillowImage.DecompressionBombError:
-        raise BadRow(f"the image has more than {max_pixels:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError) as error:
-        raise BadRow(f"not an image ({', '.join(FORMATS)}): {_plain(error)}") from None
-    if width * height > max_pixels:
-        raise BadRow(f"the image has {width} x {height} pixels, more than {max_pixels:,}")
+    except UnusableImage as error:
+        raise BadRow(f"{error.kind}: {error}") from None
     if _is_cut(memoryview(buffer), kind):
         raise BadRow(f"the image is cut short: the end of the {kind} data is missing")
-
-
-def _plain(error: Exception) -> str:
-    """An error text without the memory address of a stream."""
-    return "unknown format" if isinstance(error, PillowImage.UnidentifiedImageError) else str(error)
 
 
 def _is_cut(data: memoryview, kind: str | None) -> bool:
@@ -107,9 +93,9 @@ class ImageStore:
             try:
                 file = root / name
                 if file.is_file():
-                    if file.stat().st_size > MAX_BYTES:
-                        raise BadRow(f"the image file is larger than {MAX_BYTES >> 20} MiB: {name}")
-                    return file.read_bytes()
+                    return file_bytes(file)
+            except UnusableImage as error:
+                raise BadRow(f"the image file cannot be read: {name}: {error}") from None
             except OSError as error:
                 raise BadRow(f"the image file cannot be read: {name}: {error.strerror}") from None
         return None

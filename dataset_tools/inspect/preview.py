@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from dataset_tools.dataset.record import read_record, write_text
 from dataset_tools.dataset.schema import COLUMNS, RESPONSES, count_rows, iter_batches, shards, text_of
 from dataset_tools.errors import UsageError
+from dataset_tools.images.opening import open_undecoded
 from dataset_tools.inspect.stats import problems_of
 
 UNDECODABLE = "an image cannot be decoded"
@@ -119,7 +120,7 @@ def _thumbnail(data: bytes) -> str | None:
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
+        with warnings.catch_warnings(), open_undecoded(data) as opened:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened.draft("RGB", (_SIDE, _SIDE))
             image = ImageOps.exif_transpose(opened).convert("RGB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL.Image import DecompressionBombWarning
 
 from dataset_tools.convert.ids import IdSet
 from dataset_tools.convert.workers import ordered_map
@@ -21,7 +20,7 @@ from dataset_tools.dataset.folder import DATASET_INFO
 from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import COLUMNS, invariants, shards
 from dataset_tools.errors import DataError
-from dataset_tools.images.store import FORMATS
+from dataset_tools.images.opening import open_undecoded
 
 
 @dataclass
@@ -72,7 +71,7 @@ def check_part(part: _Part) -> tuple[list[str | None], list[tuple[int, str]]]:
     ids: list[str | None] = []
     problems: list[tuple[int, str]] = []
     with pa.OSFile(str(part.path)) as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", DecompressionBombWarning)
         file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         for batch in file.iter_batches(32, row_groups=[part.group], use_threads=False):
             for row in batch.to_pylist():
@@ -92,11 +91,10 @@ def image_problems(images: list[dict[str, Any]] | None) -> list[str]:
             problems.append(f"image {index} has no bytes")
             continue
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            with open_undecoded(data) as picture:
                 picture.load()
         except Exception as error:  # decoders raise what they like, SyntaxError and struct.error included
-            text = "not an image" if "BytesIO" in str(error) else str(error)
-            problems.append(f"image {index} cannot be decoded: {text}")
+            problems.append(f"image {index} cannot be decoded: {error}")
     return problems
 
 

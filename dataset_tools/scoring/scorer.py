@@ -10,24 +10,21 @@ for similarity in scorer.score([(["cat.jpg"], ["A cat sleeps.", "It is on a red 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dataset_tools.errors import DataError
+from dataset_tools.images.opening import ImageLike, open_image
 from dataset_tools.scoring.encoder import DEFAULT_MODEL, DualEncoder, Identity, identify
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from PIL import Image
-
-    ImageLike: TypeAlias = bytes | str | Path | Image.Image | Mapping[str, Any]
 
 __all__ = ["DEFAULT_MODEL", "Identity", "ScoreCounts", "SentenceScorer", "identify"]
 
@@ -348,21 +345,6 @@ def free_device_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def open_image(image: ImageLike) -> Image.Image:
-    """An RGB image, upright, from encoded bytes, a path, a PIL image, or a mapping with `bytes` or `path`.
-
-    Raises what PIL raises for a file that is not an image or is cut off.
-    """
-    from PIL import Image, ImageOps
-
-    if isinstance(image, Mapping):
-        image = image["bytes"] if image.get("bytes") is not None else image["path"]
-    if isinstance(image, bytes):
-        image = io.BytesIO(image)
-    opened = image if isinstance(image, Image.Image) else Image.open(image)
-    return ImageOps.exif_transpose(opened).convert("RGB")
 
 
 def _digest(image: ImageLike) -> bytes:

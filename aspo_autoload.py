@@ -1,0 +1,102 @@
+"""What runs at `import torch`, through the `torch.backends` entry point: a lazy import hook that cannot fail.
+
+LLaMA-Factory has no plugin registry and starts fresh interpreters (torchrun, Ray, LLaMA Board), so the
+package must be found in each of them without a line of the user's. torch does not start where an entry point
+raises, so this module is outside of the package and needs nothing of it: with `aspo_plugin` damaged or half
+removed, torch and every other stage of LLaMA-Factory run as without it, and one line says what is wrong.
+
+The hook costs one set look-up per module imported afterwards; nothing of the package is imported until one of
+`TARGETS` is. TORCH_DEVICE_BACKEND_AUTOLOAD=0 switches it off, and with it `stage: aspo`.
+"""
+
+import sys
+from importlib.abc import Loader, MetaPathFinder
+
+# The modules that `aspo_plugin.llamafactory.patches` adjusts, each right after it has been imported.
+TARGETS = frozenset(
+    f"llamafactory.{name}"
+    for name in (
+        "hparams.finetuning_args",
+        "data.converter",
+        "data.loader",
+        "data.template",
+        "model.model_utils.visual",
+        "train.dpo",
+        "train.dpo.trainer",
+        "webui.control",
+        "webui.runner",
+    )
+)
+_reported: set = set()
+
+
+def autoload() -> None:
+    """Install the hook once. Never raises."""
+    try:
+        if not any(isinstance(finder, HookFinder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, HookFinder())
+            for name in TARGETS & sys.modules.keys():
+                _adjust(sys.modules[name])
+    except Exception as error:
+        _report(error)
+
+
+def _adjust(module) -> None:
+    """Hand a module that has just been imported to the package. Never raises."""
+    try:
+        from aspo_plugin.llamafactory.patches import adjust
+
+        adjust(module)
+    except Exception as error:
+        _report(error)
+
+
+def _report(error: BaseException) -> None:
+    """Say once what is wrong, where there is somebody to say it to."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+        if not _reported:
+            _reported.add(text)
+            sys.stderr.write(
+                f"aspo-plugin is damaged, so `stage: aspo` cannot run ({text}). Everything else runs as "
+                "without it. Install it again (pip install --force-reinstall --no-deps aspo-plugin) or "
+                "remove it (pip uninstall aspo-plugin).\n"
+            )
+    except Exception:  # no stderr, or one that takes no such text
+        pass
+
+
+class HookFinder(MetaPathFinder):
+    """Lets the other finders find a target, then has its loader call `patches.adjust` after executing it."""
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname not in TARGETS:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = HookLoader(spec.loader)
+                return spec
+        return None
+
+
+class HookLoader(Loader):
+    """The original loader, with `patches.adjust` after `exec_module`; everything else is passed through."""
+
+    def __init__(self, loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module) -> None:
+        self._loader.exec_module(module)
+        _adjust(module)
+
+    def __getattr__(self, name):
+        if name == "_loader":  # a copy that is not filled yet
+            raise AttributeError(name)
+        return getattr(self._loader, name)
