@@ -15,7 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).parent / "uv"
 # Files that people rely on and that no import would miss.
-HELD = ("aspo_autoload.py", "aspo_plugin/py.typed", "dataset_tools/py.typed", "dataset_tools/inspect/preview.html")
+HELD = (
+    "aspo_autoload.py",
+    "aspo_plugin/py.typed",
+    "dataset_tools/py.typed",
+    "dataset_tools/inspect/preview.html",
+)
 COMMANDS = ("aspo-data --help", "aspo-plan --help")
 
 
