@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any
 
 from aspo_plugin.alignment.token_bytes import token_bytes
+from aspo_plugin.method.sentence_sums import SHARED
 
 # A cut response whose start follows other text (a template's prefix that is not only added tokens and white
 # space) must match over this many bytes before it is believed.
@@ -22,12 +23,17 @@ class AlignmentError(ValueError):
 
 
 def sentence_ids(
-    tokenizer: Any, token_ids: Sequence[int], text: str, spans: Sequence[tuple[int, int]]
+    tokenizer: Any,
+    token_ids: Sequence[int],
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    other: Sequence[int] = (),
 ) -> list[int]:
     """The sentence of each trained response token.
 
-    The sentences partition the tokens: template tokens before the text belong to the first sentence, those
-    after it (end of turn, EOS) and trailing white space to the last, white space between two sentences to the
+    Template tokens before the text (an empty thinking block, say) that the other response of the pair begins
+    with as well are `SHARED` and belong to no sentence. The sentences partition all other tokens: further
+    template tokens before the text belong to the first sentence, those after it (end of turn, EOS) and trailing white space to the last, white space between two sentences to the
     later one, a token that straddles two sentences to the one holding its first non-space character. A
     character spread over several tokens counts for each of them.
 
@@ -36,9 +42,10 @@ def sentence_ids(
         token_ids: the trained tokens of one response, in order; may stop anywhere in the text (length limit).
         text: the response as it is trained.
         spans: (start, end) character offsets of the sentences in `text`, ordered, not empty.
+        other: the trained tokens of the pair's other response; without them nothing is `SHARED`.
 
     Returns:
-        One index into `spans` per token, never decreasing. Sentences cut off by a length limit do not appear.
+        One index into `spans` or `SHARED` per token, never decreasing. Sentences cut off by a length limit do not appear.
 
     Raises:
         AlignmentError: no spans, spans out of order or of bounds, or `text` cannot be found in the tokens (a
@@ -63,7 +70,9 @@ def sentence_ids(
         )
     begins = [0, *(end for _, end in spans[:-1])]  # white space before a sentence belongs to it
     ids = [bisect_right(begins, max(character, 0)) - 1 for character in starts]
-    return list(accumulate(ids, max))
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(token_ids, other, strict=False))
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] < 0, zip(starts, alike, strict=False)))
+    return [SHARED] * shared + list(accumulate(ids[shared:], max))
 
 
 def _first_characters(
@@ -151,7 +160,8 @@ def _first_characters_by_offsets(
     if not cut and match.b + match.size < len(own) and characters[match.b + match.size] < spans[-1][0]:
         return None
     after = len(trained) - match.a - match.size
-    return [-1] * match.a + inside + [len(text)] * after
+    merged = min(match.a, match.b)  # hold both: the first text and what the template wrote before it
+    return [-1] * (match.a - merged) + [0] * merged + inside + [len(text)] * after
 
 
 def _shorten(text: str, limit: int = 60) -> str:

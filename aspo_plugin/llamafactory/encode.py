@@ -16,6 +16,7 @@ from llamafactory.extras.constants import IGNORE_INDEX, IMAGE_PLACEHOLDER
 
 from aspo_plugin import __version__
 from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
+from aspo_plugin.method.sentence_sums import SHARED
 from aspo_plugin.training.image_check import UnreadableImage, readable_size
 from aspo_plugin.training.rejected import EXCERPT
 
@@ -65,12 +66,12 @@ def carried(text: str, spans: list[list[int]], trained: str) -> list[tuple[int, 
 class SentencePairProcessor(PairwiseDatasetProcessor):
     """The host's pairwise processor, with `chosen_sentence_ids`, `chosen_similarity` and `refused` columns.
 
-    `chosen_sentence_ids` has one entry per entry of `chosen_input_ids`: the sentence of a response token, -1
-    for the prompt. `refused` is None, or what is written of the row, with a key of `REASONS`.
+    `chosen_sentence_ids` has one entry per entry of `chosen_input_ids`: the sentence of a response token,
+    `SHARED` for template tokens before both responses, -1 for the prompt. `refused` is None, or what is written of the row, with a key of `REASONS`.
     """
 
     # Part of the fingerprint under which `datasets` keeps the result; bump when a row's columns change.
-    version: str = f"{__version__}/2"
+    version: str = f"{__version__}/3"
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = []
@@ -106,7 +107,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             raise RowRefused("too_long", _length(prompt_ids, target))
         if images and self._cuts_images(prompt_ids, source_len):
             raise RowRefused("image_tokens", _length(prompt_ids, target))
-        ids, similarity = self._sentences(example, chosen_ids)
+        ids, similarity = self._sentences(example, chosen_ids, rejected_ids)
 
         prompt_ids, chosen_ids, rejected_ids = (
             prompt_ids[:source_len],
@@ -114,6 +115,8 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             rejected_ids[:target_len],
         )
         ids = ids[:target_len]
+        if max(ids) < 0:
+            raise RowRefused("too_long", _length(prompt_ids, target))
         ignored = [IGNORE_INDEX] * source_len
         return {
             "chosen_input_ids": prompt_ids + chosen_ids,
@@ -153,7 +156,9 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         # A model whose image tokens we cannot name: assume that the cut hits them.
         return not ids & set(prompt_ids) or bool(ids & set(prompt_ids[length:]))
 
-    def _sentences(self, example: dict[str, Any], chosen_ids: list[int]) -> tuple[list[int], list[float]]:
+    def _sentences(
+        self, example: dict[str, Any], chosen_ids: list[int], rejected_ids: list[int]
+    ) -> tuple[list[int], list[float]]:
         """Sentence of each chosen token, and the similarity of each sentence (NaN where unknown)."""
         text, spans = example["_response"][0]["content"], example["_chosen_sentences"]
         similarity = example["_chosen_similarity"]
@@ -168,7 +173,8 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             trained = self.template.remove_thought(text)
         try:
             kept = carried(text, spans, trained)
-            ids = sentence_ids(self.tokenizer, chosen_ids, trained, [(a, b) for _, a, b in kept])
+            spans_kept = [(a, b) for _, a, b in kept]
+            ids = sentence_ids(self.tokenizer, chosen_ids, trained, spans_kept, rejected_ids)
         except AlignmentError as error:
             raise RowRefused("rewritten", str(error)) from error
         values = [similarity[i] for i, _, _ in kept]
@@ -177,11 +183,12 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
     def print_data_example(self, example: dict[str, Any]) -> None:
         super().print_data_example(example)
         labels = [label for label in example["chosen_labels"] if label != IGNORE_INDEX]
-        ids = [i for i in example["chosen_sentence_ids"] if i >= 0]
+        ids = [i for i in example["chosen_sentence_ids"] if i != -1]
         print("chosen_sentences:")
         for sentence in dict.fromkeys(ids):
             tokens = [label for label, i in zip(labels, ids, strict=True) if i == sentence]
-            print(f"  {sentence}: {self.tokenizer.decode(tokens)!r}")
+            name = "shared" if sentence == SHARED else sentence
+            print(f"  {name}: {self.tokenizer.decode(tokens)!r}")
 
 
 EMPTY_ROW: dict[str, Any] = {

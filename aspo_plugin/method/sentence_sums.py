@@ -5,17 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SHARED = -2
+"""The sentence id of a trained token that belongs to none: template text that both responses begin with."""
+
 
 def sentence_sums(values: Tensor, sentence_ids: Tensor, num_sentences: int) -> Tensor:
     """Sum `values` over the tokens of each sentence.
 
     Args:
         values: `[B, L]`, any float dtype; summed in float32 or wider.
-        sentence_ids: `[B, L]` integers: the sentence of each token, -1 for a token of none.
+        sentence_ids: `[B, L]` integers: the sentence of each token, negative for a token of none.
         num_sentences: K, larger than every id.
 
     Returns:
-        `[B, K]`, 0 for a sentence without tokens. Differentiable in `values`; values at -1 never matter,
+        `[B, K]`, 0 for a sentence without tokens. Differentiable in `values`; values of no sentence never matter,
         not even NaN.
     """
     batch = values.size(0)

@@ -29,8 +29,8 @@ class AspoVisionCollator:
     """Batches of pairs, `[chosen_0..chosen_{B-1}, rejected_0..rejected_{B-1}]`, padded on the right.
 
     Takes rows of `prepare_dataset`, with and without images, and gives what `ResponseLogProbs` takes plus
-    `completion_mask` `[2B, L]` (1 at response tokens), `sentence_ids` `[B, L]` (-1 outside the chosen
-    response) and `similarity` `[B, K]` (NaN where missing). A pair's images are processed once and are in
+    `completion_mask` `[2B, L]` (1 at response tokens), `sentence_ids` `[B, L]` (`SHARED` for
+    template tokens before both responses, -1 outside the chosen one) and `similarity` `[B, K]` (NaN where missing). A pair's images are processed once and are in
     the batch once (`IMAGES_ONCE`; `images_twice` gives what `model(**batch)` takes). With
     `reference_keys` also `KEYS`: what a row's reference log-probs are cached under.
     """

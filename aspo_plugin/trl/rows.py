@@ -172,11 +172,13 @@ class RowPreparer:
                 raise ValueError(self._too_long(longest - room))
         chosen_ids, rejected_ids = chosen_ids[:room], rejected_ids[:room]
         try:
-            ids = sentence_ids(self.tokenizer, chosen_ids, shown, spans)
+            ids = sentence_ids(self.tokenizer, chosen_ids, shown, spans, rejected_ids)
         except AlignmentError as error:
             raise RefusedRow(
                 "the template changes the response, so its sentences cannot be found", str(error)
             ) from error
+        if max(ids) < 0:
+            raise RefusedRow(f"{self.limit.name} {self.limit.max_length} leaves no text of the chosen response")
         return {
             "prompt": prompt,
             "prompt_ids": prompt_ids,

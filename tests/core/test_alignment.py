@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
+from aspo_plugin.method.sentence_sums import SHARED
 from tests.support.tokenizers import KINDS, tokenizer
 
 WORDS = [
@@ -83,6 +84,11 @@ def test_each_sentence_decodes_to_its_text_up_to_straddling_tokens(kind, parts, 
     assert len(ids) == len(token_ids)
     assert ids == sorted(ids) and ids[0] == 0 and ids[-1] < len(spans)
     assert ids[: len(prefix)] == [0] * len(prefix)
+    other = prefix + tok.encode("A dog.", add_special_tokens=False) + suffix
+    beside = sentence_ids(tok, token_ids, text, spans, other)
+    count = beside.count(SHARED)  # the white space that SentencePiece puts before a text is no text
+    assert count >= len(prefix) and not tok.decode(token_ids[len(prefix) : count]).strip()
+    assert beside == [SHARED] * count + ids[count:]
     if len(token_ids) < len(whole):
         return
     for k, group in itertools.groupby(range(len(ids)), ids.__getitem__):
@@ -103,6 +109,40 @@ def test_rows_are_told_apart():
     second = ids.index(1)
     assert "".join(pieces[:second]) == "<think></think>A red square."
     assert "".join(pieces[second:]) == " The blue circle.\n<|im_end|>"
+
+
+def test_only_template_tokens_that_both_responses_begin_with_are_shared():
+    tok = tokenizer("byte_level")
+
+    def encode(text):
+        return tok.encode(text, add_special_tokens=False)
+
+    text, spans = "A cat. A dog.", [(0, 6), (7, 13)]
+    block = encode("<think>\n\n</think>\n\n")
+    token_ids = block + encode(text)
+    plain = sentence_ids(tok, token_ids, text, spans)
+
+    def shared(other):
+        ids = sentence_ids(tok, token_ids, text, spans, other)
+        assert ids == [SHARED] * ids.count(SHARED) + plain[ids.count(SHARED) :]
+        return ids.count(SHARED)
+
+    assert shared(token_ids) == shared(block + encode("A cat. No dog.")) == len(block)  # never the text
+    assert shared(block[:2]) == shared(block[:2] + encode("Yes.")) == 2
+    assert shared(encode("A cat. A dog.")) == 0
+    whole = "<think>\n\n</think>\n\nA cat."  # a block that is the text itself
+    assert SHARED not in sentence_ids(tok, token_ids[:-3], whole, [(0, len(whole))], token_ids)
+    assert sentence_ids(tok, block, text, spans, block) == [SHARED] * len(block)  # cut before the text
+
+
+def test_a_token_that_holds_template_and_text_is_the_texts():
+    tok = tokenizer("unigram")
+    text = "Ａ  ﬁne\n cat. 猫です。"
+    own = tok.encode(text, add_special_tokens=False)
+    template = tok.encode("the circle", add_special_tokens=False)
+    merged = [*template, own[1], *own[1:]]  # the last token of the template stands for text as well
+    ids = sentence_ids(tok, merged, text, [(0, 12), (13, 17)], merged)
+    assert ids.count(SHARED) == len(template)
 
 
 @pytest.mark.parametrize("kind", KINDS)

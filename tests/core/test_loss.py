@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from aspo_plugin.method.loss import aspo_loss
+from aspo_plugin.method.sentence_sums import SHARED
 from tests.support.reference import Pair, aspo, dpo
 
 NORMALIZATIONS = ("weight", "reward", "none")
@@ -235,6 +236,31 @@ def test_sentences_cut_off_do_not_take_part():
     assert torch.equal(
         aspo_loss(**tensors([cut]), **kwargs).losses, aspo_loss(**tensors([pair]), **kwargs).losses
     )
+
+
+@pytest.mark.parametrize(("alpha", "normalization"), SETTINGS)
+def test_template_tokens_that_both_begin_with_cancel(alpha, normalization):
+    """As in DPO: whatever the policy and the reference think of them, and whatever the weights are."""
+    pairs = mixed_batch(seed=7)
+    kwargs = {"beta": 0.2, "alpha": alpha, "normalization": normalization}
+    plain, expected = tensors(pairs, left=4), tensors(pairs, left=4)
+    generator = torch.Generator().manual_seed(0)
+    for side in ("", "ref_"):
+        template = -5 * torch.rand((len(pairs), 2), generator=generator, dtype=torch.float64)
+        plain[f"{side}chosen_logps"][:, 2:4] = plain[f"{side}rejected_logps"][:, 2:4] = template
+    plain["sentence_ids"][:, 2:4] = SHARED
+    for batch in (plain, expected):
+        for name in ("chosen_logps", "rejected_logps"):
+            batch[name].requires_grad_()
+    output = aspo_loss(**plain, **kwargs)
+    without = aspo_loss(**expected, **kwargs)
+    assert torch.allclose(output.losses, without.losses, rtol=1e-12)
+    assert torch.equal(output.weights, without.weights) and torch.equal(output.factor, without.factor)
+    assert torch.equal(output.token_counts, without.token_counts)
+    assert not torch.allclose(output.chosen_rewards, without.chosen_rewards)
+    output.losses.sum().backward()
+    chosen, rejected = plain["chosen_logps"].grad[:, 2:4], plain["rejected_logps"].grad[:, 2:4]
+    assert torch.equal(chosen, -rejected) and chosen.abs().min() > 0
 
 
 def test_an_empty_response_and_an_unknown_normalisation_are_errors():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aspo_plugin.method.sentence_sums import SHARED
 from tests.support import data
 
 from .conftest import write_sets
@@ -89,7 +90,7 @@ def test_converted_rows_carry_their_sentences(load: Any, datasets: Path) -> None
         assert same_sentences(sentences_in(row, module["tokenizer"]), told(source))
         assert row["chosen_similarity"] == pytest.approx(source["chosen_similarity"])
         trained = [i for i, label in enumerate(row["chosen_labels"]) if label != -100]
-        assert trained == [i for i, sentence in enumerate(row["chosen_sentence_ids"]) if sentence >= 0]
+        assert trained == [i for i, sentence in enumerate(row["chosen_sentence_ids"]) if sentence != -1]
         assert row["images"] == source["images"]  # byte for byte
 
 
@@ -325,6 +326,28 @@ def test_a_template_that_rewrites_the_answer(load: Any, tmp_path: Path) -> None:
     tokenizer = without["tokenizer"]
     expected = told(data.rows(2, 13, text_only=True, sentences=3)[0])
     assert same_sentences(sentences_in(without["train_dataset"][0], tokenizer), expected)
+
+
+@pytest.mark.parametrize("template", ["qwen3_vl", "qwen3_5"])
+def test_an_empty_thinking_block_belongs_to_no_sentence(template: str, load: Any, tmp_path: Path) -> None:
+    """Both responses begin with it, so that it must cancel as in DPO; a thought of its own is text."""
+    rows = data.rows(3, 13, text_only=True, sentences=3)
+    rows[1]["rejected"][0]["content"] = "<think>\nHm.\n</think>\n\n" + rows[1]["rejected"][0]["content"]
+    rows[1]["rejected_sentences"] = rows[1]["rejected_similarity"] = None
+    write_sets(tmp_path, {"thinking": rows})
+    module = load(tmp_path, "thinking", template=template)
+    tokenizer = module["tokenizer"]
+    block = "<think>\n\n</think>\n\n"
+    for number, row in enumerate(module["train_dataset"]):
+        ids = row["chosen_sentence_ids"]
+        tokens = [token for token, i in zip(row["chosen_input_ids"], ids, strict=True) if i == SHARED]
+        shared = tokenizer.decode(tokens)
+        assert block.startswith(shared) and shared.startswith("<think>\n")
+        assert (shared == block) == (number != 1)
+        if number != 1:
+            assert same_sentences(sentences_in(row, tokenizer), told(rows[number]))
+    with pytest.raises(ValueError, match="3 × `cutoff_len` leaves no token"):
+        load(tmp_path, "thinking", template=template, cutoff_len=8)
 
 
 def photograph() -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aspo_plugin.method.sentence_sums import SHARED
 from tests.support import backbones, data
 
 from . import catalog, hosts
@@ -21,7 +22,8 @@ TEMPLATES = {recipe.tiny: recipe.values["template"] for recipe in catalog.recipe
 TEMPLATES |= {
     "paligemma": "paligemma", "mllama": "mllama", "idefics3": "smolvlm", "qwen3_vl_moe": "qwen3_vl_nothink"
 }  # fmt: skip
-CASES = sorted(TEMPLATES.items()) + [("qwen3_vl", "qwen3_vl")]  # the last puts an empty thinking block first
+# These put an empty thinking block first.
+CASES = sorted(TEMPLATES.items()) + [("qwen3_vl", "qwen3_vl"), ("qwen3_vl", "qwen3_5")]
 STEPS = 3
 
 
@@ -34,8 +36,9 @@ def check_sentences(tokenizer: Any, response: list[int], ids: list[int], row: di
     text = row["chosen"][0]["content"]
     spans = row["chosen_sentences"]
     assert len(ids) == len(response) and ids == sorted(ids)
-    assert sorted(set(ids)) == list(range(len(spans)))
+    assert sorted(set(ids) - {SHARED}) == list(range(len(spans)))
     whole = tokenizer.decode(response)
+    assert whole.index(text) >= len(tokenizer.decode(response[: ids.count(SHARED)]))
     start = whole.index(text)
     for sentence, span in enumerate(spans[:-1]):
         upto = [token for token, i in zip(response, ids, strict=True) if i <= sentence]
@@ -187,6 +190,7 @@ def test_sentences_and_dpo_in_axolotl(architecture: str, tmp_path: Path) -> None
         check_sentences(processor.tokenizer, made["chosen_ids"], made["sentence_ids"], item)
         opening = processor.tokenizer.decode(made["chosen_ids"]).split(item["chosen"][0]["content"])[0]
         assert ("<think>" in opening) == bool(thinking)
+        assert not thinking or made["sentence_ids"].count(SHARED) > 3
 
     policy, reference = (
         AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aspo_plugin.method.sentence_sums import SHARED
 from aspo_plugin.training.image_check import readable_size
 from aspo_plugin.trl.rows import LengthLimit, RefusedRow, RowPreparer
 from tests.support import data
@@ -86,6 +88,26 @@ def test_the_sentences_partition_the_response_with_its_end_of_turn(text: Any) ->
     first, second, third = sentences(text, prepared)
     assert (first, second) == ("A cat sits here.", "It looks at me.")
     assert third.startswith("I like it.") and len(third) > len("I like it.")
+
+
+@pytest.mark.parametrize("prompt", ["", "<think>\n"])
+def test_an_empty_thinking_block_belongs_to_no_sentence(prompt: str, processing: Any) -> None:
+    """As Qwen3's and Qwen3.5's templates open an answer: both responses have it, so it must cancel."""
+    text = copy.deepcopy(processing("text"))
+    text.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
+        "<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n" + prompt + "{% endif %}"
+    )
+    prepared = prepare(text, ROW)
+    ids = prepared["sentence_ids"]
+    count = ids.count(SHARED)
+    assert ids[:count] == [SHARED] * count and prepared["rejected_ids"][:count] == prepared["chosen_ids"][:count]
+    block = text.decode(prepared["chosen_ids"][:count])
+    assert block.strip() == ("</think>" if prompt else "<think>\n\n</think>")
+    assert sentences(text, prepared)[0] == "A cat sits here."
+    with pytest.raises(RefusedRow, match="max_length .* leaves no text of the chosen response"):
+        prepare(text, ROW, max_length=len(prepared["prompt_ids"]) + count)
 
 
 def test_given_spans_win_over_the_splitter(text: Any) -> None:
