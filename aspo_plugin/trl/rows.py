@@ -178,7 +178,9 @@ class RowPreparer:
                 "the template changes the response, so its sentences cannot be found", str(error)
             ) from error
         if max(ids) < 0:
-            raise RefusedRow(f"{self.limit.name} {self.limit.max_length} leaves no text of the chosen response")
+            raise RefusedRow(
+                f"{self.limit.name} {self.limit.max_length} leaves no text of the chosen response"
+            )
         return {
             "prompt": prompt,
             "prompt_ids": prompt_ids,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aspo_plugin.method.sentence_sums import SHARED
-from tests.support import data
+from tests.support import backbones, data
 
 from .conftest import write_sets
 
@@ -27,7 +27,7 @@ def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
         from aspo_plugin.llamafactory.arguments import settings_of
         from aspo_plugin.llamafactory.datasets import SentenceData
-        from aspo_plugin.llamafactory.patches import sentence_data
+        from aspo_plugin.llamafactory.contract import sentence_data
         from aspo_plugin.training.rejected import RejectedRows
 
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(
@@ -335,7 +335,8 @@ def test_an_empty_thinking_block_belongs_to_no_sentence(template: str, load: Any
     rows[1]["rejected"][0]["content"] = "<think>\nHm.\n</think>\n\n" + rows[1]["rejected"][0]["content"]
     rows[1]["rejected_sentences"] = rows[1]["rejected_similarity"] = None
     write_sets(tmp_path, {"thinking": rows})
-    module = load(tmp_path, "thinking", template=template)
+    model = str(backbones.build("qwen3_vl", tmp_path / "model"))
+    module = load(tmp_path, "thinking", template=template, model_name_or_path=model)
     tokenizer = module["tokenizer"]
     block = "<think>\n\n</think>\n\n"
     for number, row in enumerate(module["train_dataset"]):
@@ -347,7 +348,7 @@ def test_an_empty_thinking_block_belongs_to_no_sentence(template: str, load: Any
         if number != 1:
             assert same_sentences(sentences_in(row, tokenizer), told(rows[number]))
     with pytest.raises(ValueError, match="3 × `cutoff_len` leaves no token"):
-        load(tmp_path, "thinking", template=template, cutoff_len=8)
+        load(tmp_path, "thinking", template=template, model_name_or_path=model, cutoff_len=4)
 
 
 def photograph() -> bytes:

@@ -102,7 +102,9 @@ def test_an_empty_thinking_block_belongs_to_no_sentence(prompt: str, processing:
     prepared = prepare(text, ROW)
     ids = prepared["sentence_ids"]
     count = ids.count(SHARED)
-    assert ids[:count] == [SHARED] * count and prepared["rejected_ids"][:count] == prepared["chosen_ids"][:count]
+    assert (
+        ids[:count] == [SHARED] * count and prepared["rejected_ids"][:count] == prepared["chosen_ids"][:count]
+    )
     block = text.decode(prepared["chosen_ids"][:count])
     assert block.strip() == ("</think>" if prompt else "<think>\n\n</think>")
     assert sentences(text, prepared)[0] == "A cat sits here."
