@@ -33,9 +33,10 @@ def sentence_ids(
 
     Template tokens before the text (an empty thinking block, say) that the other response of the pair begins
     with as well are `SHARED` and belong to no sentence. The sentences partition all other tokens: further
-    template tokens before the text belong to the first sentence, those after it (end of turn, EOS) and trailing white space to the last, white space between two sentences to the
-    later one, a token that straddles two sentences to the one holding its first non-space character. A
-    character spread over several tokens counts for each of them.
+    template tokens before the text belong to the first sentence, those after it (end of turn, EOS) and
+    trailing white space to the last, white space between two sentences to the later one, a token that
+    straddles two sentences to the one holding its first non-space character. A character spread over several
+    tokens counts for each of them.
 
     Args:
         tokenizer: the tokenizer that made `token_ids`.
@@ -45,7 +46,8 @@ def sentence_ids(
         other: the trained tokens of the pair's other response; without them nothing is `SHARED`.
 
     Returns:
-        One index into `spans` or `SHARED` per token, never decreasing. Sentences cut off by a length limit do not appear.
+        One index into `spans` or `SHARED` per token, never decreasing. Sentences cut off by a length limit do
+        not appear.
 
     Raises:
         AlignmentError: no spans, spans out of order or of bounds, or `text` cannot be found in the tokens (a

@@ -67,7 +67,8 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
     """The host's pairwise processor, with `chosen_sentence_ids`, `chosen_similarity` and `refused` columns.
 
     `chosen_sentence_ids` has one entry per entry of `chosen_input_ids`: the sentence of a response token,
-    `SHARED` for template tokens before both responses, -1 for the prompt. `refused` is None, or what is written of the row, with a key of `REASONS`.
+    `SHARED` for template tokens before both responses, -1 for the prompt. `refused` is None, or what is
+    written of the row, with a key of `REASONS`.
     """
 
     # Part of the fingerprint under which `datasets` keeps the result; bump when a row's columns change.

@@ -55,8 +55,9 @@ def aspo_loss(
 
     l_i = sum over the tokens t of sentence i of log pi(t) - log ref(t); l(y_r) is the same sum over the whole
     rejected response, which is one unit without weights. l_0, of template tokens before the chosen text that
-    the rejected response begins with as well, is in l(y_r) too and cancels, as in DPO. w_i and R_c / R_c* are constants of the step (our
-    choice), so d loss / d l_i is proportional to 1 + w_i. With one sentence, or all w_i = 0, this is DPO.
+    the rejected response begins with as well, is in l(y_r) too and cancels, as in DPO. w_i and R_c / R_c* are
+    constants of the step (our choice), so d loss / d l_i is proportional to 1 + w_i. With one sentence, or
+    all w_i = 0, this is DPO.
 
     Args:
         chosen_logps, ref_chosen_logps: per-token log-probs of the chosen responses under policy and

@@ -18,8 +18,8 @@ def sentence_sums(values: Tensor, sentence_ids: Tensor, num_sentences: int) -> T
         num_sentences: K, larger than every id.
 
     Returns:
-        `[B, K]`, 0 for a sentence without tokens. Differentiable in `values`; values of no sentence never matter,
-        not even NaN.
+        `[B, K]`, 0 for a sentence without tokens. Differentiable in `values`; values of no sentence never
+        matter, not even NaN.
     """
     batch = values.size(0)
     inside = sentence_ids >= 0

@@ -30,9 +30,10 @@ class AspoVisionCollator:
 
     Takes rows of `prepare_dataset`, with and without images, and gives what `ResponseLogProbs` takes plus
     `completion_mask` `[2B, L]` (1 at response tokens), `sentence_ids` `[B, L]` (`SHARED` for
-    template tokens before both responses, -1 outside the chosen one) and `similarity` `[B, K]` (NaN where missing). A pair's images are processed once and are in
-    the batch once (`IMAGES_ONCE`; `images_twice` gives what `model(**batch)` takes). With
-    `reference_keys` also `KEYS`: what a row's reference log-probs are cached under.
+    template tokens before both responses, -1 outside the chosen one) and `similarity` `[B, K]` (NaN where
+    missing). A pair's images are processed once and are in the batch once (`IMAGES_ONCE`; `images_twice`
+    gives what `model(**batch)` takes). With `reference_keys` also `KEYS`: what a row's reference log-probs
+    are cached under.
     """
 
     processing_class: Any

@@ -55,8 +55,8 @@ def encoded_rows(values: dict[str, Any]) -> tuple[Any, Any, list[dict[str, Any]]
     from llamafactory.model import load_tokenizer
 
     from aspo_plugin.llamafactory.arguments import settings_of
-    from aspo_plugin.llamafactory.datasets import SentenceData
     from aspo_plugin.llamafactory.contract import sentence_data
+    from aspo_plugin.llamafactory.datasets import SentenceData
     from aspo_plugin.training.rejected import RejectedRows
 
     model, arguments, training, method, _ = get_train_args({**values, "stage": "aspo"})
