@@ -3,7 +3,7 @@
 Run from the repository root:
 
     python -m benchmarks.sentences                 # quality by kind of text, speed, slowest inputs
-    python -m benchmarks.sentences --only quality  # or: speed, hostile
+    python -m benchmarks.sentences --only quality  # or: languages, speed, hostile
 
 Quality is precision and recall of the boundaries inside a text (a boundary is where a sentence starts)
 against the gold files of the tests. pysbd and sentencex are compared where they are installed. All times are
@@ -19,6 +19,7 @@ import string
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from dataset_tools.sentences import SPLITTER_VERSION, split_sentences
@@ -31,6 +32,9 @@ GOLD = {
     "hard texts": DATA / "sentence_gold.jsonl",
     "texts written like model answers": DATA / "sentence_answers.jsonl",
 }
+
+LANGUAGES = DATA / "sentence_languages.jsonl"
+"""Texts in 15 languages; a row's kind is its language."""
 
 ORDINARY = (
     "The image captures a lively street market on a sunny afternoon. In the foreground, a woman in a "
@@ -69,6 +73,22 @@ def hostile_inputs(size: int = 20_000) -> dict[str, str]:
         *("$", "$a ", "$$ a\n", "\\", "\\(", "\\[\n", "\\begin{a}\n"),
         *('"', '" ', '"a. ', "'", "'a ", "a'", "don't ", "“", "“a. "),
         *("。", "图", "图。", "图“。”", "图！*", "“。", "नमस्ते। ", "😊", "x 😊 The "),
+        *(
+            "z. B. ",
+            "S. 5. ",
+            "é. ",
+            "é… ",
+            "« a. ",
+            "„a. ",
+            "»a",
+            "т. д. ",
+            "д… ",
+            "د. ",
+            "د؟ ",
+            "क. ",
+            "다. ",
+        ),
+        *("가… ", "é. \u200b", "é.\u200b", "ф. 5 ", "é. — ", "é 5. É", "።"),
         *("@", "a@", "a.a@ ", "http://", "http://! ", "www.", 'a图。b! "c" (d) $e$ `f` 😊\n'),
     ]
     inputs = {repr(piece): (piece * (size // len(piece) + 1))[:size] for piece in pieces}
@@ -97,23 +117,12 @@ def bare_syntok(text: str) -> Spans:
 def splitters() -> dict[str, Splitter]:
     """This project's splitter, bare syntok, and those of pysbd and sentencex that are installed."""
     found: dict[str, Splitter] = {"aspo": split_sentences, "syntok": bare_syntok}
-    try:
-        import pysbd
-
-        segmenter = pysbd.Segmenter(language="en", clean=False, char_span=True)
-        found["pysbd"] = lambda text: _stripped(
-            text, ((span.start, span.end) for span in segmenter.segment(text))
-        )
-    except ImportError:
-        print("pysbd is not installed: left out")
-    try:
-        import sentencex
-
-        found["sentencex"] = lambda text: _stripped(
-            text, _offsets(sentencex.get_sentence_boundaries("en", text))
-        )
-    except ImportError:
-        print("sentencex is not installed: left out")
+    for name, told in (("pysbd", _pysbd), ("sentencex", _sentencex)):
+        splitter = told("en")
+        if splitter:
+            found[name] = splitter
+        else:
+            print(f"{name} is not installed: left out")
     return found
 
 
@@ -188,6 +197,59 @@ def print_quality() -> None:
         print(f"{'exact texts':<21}" + "".join(f"{exact:>12.3f}" for _, exact in results.values()))
 
 
+def print_languages() -> None:
+    """F1 of the boundaries for each language, beside pysbd and sentencex told the language."""
+    rows = read_gold(LANGUAGES)
+    kinds, exact = quality(rows, split_sentences)
+    print(f"\nlanguages: {len(rows)} texts, F1 of boundaries\n")
+    print(f"{'language':<10}{'boundaries':>11}{'aspo':>12}" + "".join(f"{name:>12}" for name in _OTHERS))
+    for kind, counts in kinds.items():
+        line = f"{kind:<10}{counts[0] + counts[2]:>11}{f1(counts):>12.3f}"
+        chosen = [row for row in rows if kind in ("all", row["cat"])]
+        for other in _OTHERS.values():
+            found = [other(row["cat"]) for row in chosen]
+            if None in found:
+                line += f"{'-':>12}"
+                continue
+            scores = [
+                score(boundaries(splitter(row["text"])), boundaries(row["spans"]))
+                for row, splitter in zip(chosen, found, strict=True)
+                if splitter
+            ]
+            line += f"{f1(map(sum, zip(*scores, strict=True))):>12.3f}"
+        print(line)
+    print(f"{'exact texts':<21}{exact:>12.3f}")
+
+
+@cache
+def _pysbd(language: str) -> Splitter | None:
+    """pysbd told the language; as for English where it does not know it."""
+    try:
+        import pysbd
+        from pysbd.languages import LANGUAGE_CODES
+    except ImportError:
+        return None
+    code = language if language in LANGUAGE_CODES else "en"
+    segmenter = pysbd.Segmenter(language=code, clean=False, char_span=True)
+    return lambda text: _stripped(text, ((span.start, span.end) for span in segmenter.segment(text)))
+
+
+@cache
+def _sentencex(language: str) -> Splitter | None:
+    try:
+        import sentencex
+    except ImportError:
+        return None
+    return lambda text: _stripped(text, _offsets(sentencex.get_sentence_boundaries(language, text)))
+
+
+_OTHERS: dict[str, Callable[[str], Splitter | None]] = {
+    "syntok": lambda language: bare_syntok,
+    "pysbd": _pysbd,
+    "sentencex": _sentencex,
+}
+
+
 def seconds(splitter: Splitter, text: str, repeats: int = 3) -> float:
     """The least process time of one call."""
     best = float("inf")
@@ -226,12 +288,14 @@ def print_hostile(size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", choices=("quality", "speed", "hostile"))
+    parser.add_argument("--only", choices=("quality", "languages", "speed", "hostile"))
     parser.add_argument("--size", type=int, default=20_000, help="characters of a hostile input")
     arguments = parser.parse_args()
     print(f"aspo splitter {SPLITTER_VERSION}")
     if arguments.only in (None, "quality"):
         print_quality()
+    if arguments.only in (None, "languages"):
+        print_languages()
     if arguments.only in (None, "speed"):
         print_speed()
     if arguments.only in (None, "hostile"):

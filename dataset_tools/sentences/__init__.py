@@ -11,9 +11,10 @@ from functools import cache
 from itertools import pairwise
 
 from dataset_tools.sentences.blocks import blocks
+from dataset_tools.sentences.languages import languages_of
 from dataset_tools.sentences.rules import cuts
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Changes whenever the rules split any text otherwise than before."""
 
 __all__ = ["RULES_VERSION", "SPLITTER_VERSION", "split_sentences"]  # noqa: F822
@@ -41,10 +42,13 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     linear in the length of the text.
     """
     starts = []
+    languages = languages_of(text)
     for block in blocks(text):
         starts.append(block.start)
         if not block.is_unit:
-            starts += [block.start + cut for cut in cuts(text[block.start : block.end], block.marker)]
+            starts += [
+                block.start + cut for cut in cuts(text[block.start : block.end], block.marker, languages)
+            ]
     spans: list[tuple[int, int]] = []
     for start, end in pairwise([*starts, len(text)]):
         piece = text[start:end]

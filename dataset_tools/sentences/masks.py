@@ -22,13 +22,25 @@ _LINK = re.compile(
 )
 _ADDRESS = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)*")
 _TAG = re.compile(r"<(/?)([A-Za-z][\w-]{0,30})\s?/?>")
+# A particle may follow a quotation without a space in scripts that need none, and a word precede it.
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_NO_WORD_BEFORE = rf"(?:(?<!\w)|(?<=[{_UNSPACED}]))"
+_NO_WORD_AFTER = rf"(?:(?!\w)|(?=[{_UNSPACED}]))"
 _QUOTATIONS = re.compile(
-    r"(?<!\w)\"(?=[^\s\"])[^\"]{1,150}\"(?!\w)"
+    rf"{_NO_WORD_BEFORE}\"(?=[^\s\"])[^\"]{{1,150}}\"{_NO_WORD_AFTER}"
     r"|“[^“”]{1,150}”"
     r"|「[^「」]{1,80}」|『[^『』]{1,80}』"
-    r"|(?<!\w)‘(?:[^‘’]|’(?=\w)){1,150}’(?!\w)"
-    r"|(?<![\w'])'(?=[^\s'])(?:[^']|(?<=\w)'(?=\w)){1,150}'(?!\w)"
+    r"|„[^„“”\"]{1,150}[“”\"]|(?<!\w)”(?=\w)[^“”]{1,150}”(?!\w)"
+    r"|«[^«»]{1,150}»|(?<!\w)»(?=\w)[^«»]{1,150}«|(?<!\w)‚(?=\w)[^‚‘’]{1,150}[‘’](?!\w)"
+    r"|(?<!\w)‹(?=\w)[^‹›]{1,150}›|(?<!\w)›(?=\w)[^‹›]{1,150}‹"
+    rf"|(?<!\w)‘(?:[^‘’]|’(?=\w)){{1,150}}’{_NO_WORD_AFTER}"
+    rf"|(?<![\w'])'(?=[^\s'])(?!\d0s\b|(?:em|tis|twas|til|cause)\b)"
+    rf"(?:[^']|(?<=\w)'(?=\w)){{1,150}}'{_NO_WORD_AFTER}"
 )
+_OPENED_BY = {"„": ("“", "”"), "”": ("“", "”"), "»": ("«", "»"), "‚": ("‘", "’"), "›": ("‹", "›")}
+"""Quotation marks that open in some languages and close in others, and what the rules read in their place."""
+_INVISIBLE = "\u00ad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
+_AFTER_STOP = re.compile(rf"(?<=[.!?…。！？।؟۔\"'”’»)\]\s{_INVISIBLE}])[{_INVISIBLE}]+")
 _BRACKETS = re.compile(r"\([^()]{1,200}\)|（[^（）]{1,120}）|\[[^\[\]]{1,200}\]")
 _QUOTE_LINES = re.compile(r"(?<=\n)[ \t]*>[ \t>]*")
 EMOJI = re.compile(
@@ -39,8 +51,10 @@ EMOJI = re.compile(
 _LONGEST_FULL_WIDTH = 60
 _FULL_WIDTH_STOP = re.compile("[。！？｡]")
 _EMOTICON = re.compile(r"(?<!\w)[:;=]'?-?[()DPp](?!\w)")
-_STOPS = dict.fromkeys(map(ord, ".!?…。！？．｡"), "x")
-_LATER_STOP = re.compile(r"[.!?…。！？．｡]")
+_STOP_MARKS = ".!?…。！？．｡।॥؟۔։።។"
+_STOPS = dict.fromkeys(map(ord, _STOP_MARKS), "x")
+_LATER_STOP = re.compile(f"[{_STOP_MARKS}]")
+_QUOTED_ENDS = _STOP_MARKS + " \u00a0\u202f\u2009"
 _BEFORE_SENTENCE = frozenset('.!?…。！？"”」』:：')
 
 
@@ -48,6 +62,8 @@ def mask(text: str, marker: int = 0) -> str:
     """`text` at equal length, its first `marker` characters and all that holds no boundary overwritten."""
     if marker:
         text = " " * marker + text[marker:]
+    if not text.isascii():
+        text = _AFTER_STOP.sub(_blank, text)
     if "`" in text:
         text = _CODE.sub(_word, text)
     if "$" in text or "\\" in text:
@@ -93,7 +109,10 @@ def _blank(match: re.Match[str]) -> str:
 def _quotation(match: re.Match[str]) -> str:
     """A short quotation: only the stops that end it can end a sentence, unless it stands by itself."""
     quotation = match[0]
-    inside = quotation[1:-1].rstrip(".!?…。！？．｡")
+    if quotation[0] in _OPENED_BY:
+        opener, closer = _OPENED_BY[quotation[0]]
+        quotation = opener + quotation[1:-1] + closer
+    inside = quotation[1:-1].rstrip(_QUOTED_ENDS)
     if not _LATER_STOP.search(inside):
         return quotation
     if len(inside) > _LONGEST_FULL_WIDTH and _FULL_WIDTH_STOP.search(inside):
@@ -102,7 +121,8 @@ def _quotation(match: re.Match[str]) -> str:
     before = text[max(0, start - 3) : start].rstrip(" *_\n")
     after = text[end : end + 3]
     stands_alone = not before or before[-1] in ".!?。！？"
-    ends_alone = not after[:1].strip(" *_\n") and not after.lstrip()[:1].islower()
+    next_char = after.lstrip()[:1]
+    ends_alone = not after[:1].strip(" *_\n") and not next_char.islower() and next_char not in tuple("—–-,;")
     if stands_alone and ends_alone and len(inside) < len(quotation) - 2:
         return quotation
     return quotation[0] + inside.translate(_STOPS) + quotation[len(inside) + 1 :]
@@ -115,6 +135,6 @@ def _bracket(match: re.Match[str]) -> str:
         return bracket
     before = match.string[max(0, match.start() - 3) : match.start()].rstrip()
     if not before or before[-1] in _BEFORE_SENTENCE:
-        inside = bracket[1:-1].rstrip(".!?…。！？．｡")
+        inside = bracket[1:-1].rstrip(_STOP_MARKS)
         return bracket[0] + inside.translate(_STOPS) + bracket[len(inside) + 1 :]
     return bracket.translate(_STOPS)

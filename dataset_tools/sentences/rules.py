@@ -10,16 +10,35 @@ import re
 from functools import cache
 
 from dataset_tools.sentences import words
+from dataset_tools.sentences.international import (
+    QUOTES,
+    Candidate,
+    ends_with_capitals,
+    ends_without_capitals,
+    language_of,
+    script_before,
+)
+from dataset_tools.sentences.languages import Language, Languages, language
 from dataset_tools.sentences.masks import EMOJI, mask
 
+# Besides the stops of European and East Asian scripts: Unicode's Sentence_Terminal of those in use today.
+_OTHER_STOPS = "।॥۔؟؞։܀܁܂።፧፨។៕။᠃᠉᙮꓿꘎꘏꛳꛷꣎꣏꧈꧉꩝꩞꩟꫰꫱꯫᱾᱿᭚᭛᭞᭟߹"
 _CANDIDATE = re.compile(
-    r"([.!?…‼⁇⁈⁉。！？｡।॥۔؟]+)"
-    r"([\"'”’」』)）\]】》⟩*_~`]*(?:\[\d{1,3}\](?!\())?)(\s*)"
+    rf"([.!?…‼⁇⁈⁉。！？｡{_OTHER_STOPS}]+)"
+    r"((?:[\"'”’›」』)）\]】》⟩*_~`]|[ \u00a0\u202f\u2009]?»)*(?:\[\d{1,3}\](?!\())?)(\s*)"
 )
-_FULL_STOPS = frozenset("。！？｡।॥۔؟")
+_OWN_STOP = re.compile(f"[{_OTHER_STOPS.replace('؟', '')}]")
+_FULL_STOPS = frozenset("。！？｡" + _OTHER_STOPS)
 _QUOTES = frozenset("\"'”’」』")
-_OPENERS = frozenset("\"'“‘「『(（[【《⟨*_~`¿¡#")
-_NEXT_WORD = re.compile(r"[\"'“‘「『(（\[【《⟨*_~`¿¡#]*([^\W\d_]+)?")
+_OPENERS = frozenset("\"'“‘„‚«»‹›「『(（[【《⟨*_~`¿¡#")
+_NEXT_WORD = re.compile(r"[\"'“‘„‚«»‹›「『(（\[【《⟨*_~`¿¡#]*[\u00a0\u202f\u2009]?([^\W\d_]+)?")
+_NEXT_CASELESS = re.compile(r"[\"'“‘„‚«»‹›(\[*_~`]*([^\s\d.,!?…:;،؟؛।\"'“”‘’«»()\[\]]+)?")
+_GREEK_QUESTION = re.compile('(?<=[\u0370-\u03ff\u1f00-\u1fff"»”)])[;\u037e](?=\\s|\\Z)')
+# What ends a sentence before "……" in Chinese and Japanese; elsewhere it marks a pause.
+_COMPLETE = re.compile(
+    r"\w{4}(?<=[了吧呢吗啊呀])\Z|\w{3}(?:です|ます|ました|ません|でした|だった|である|でしょう)\Z"
+)
+_LATIN_END = re.compile(r"[^\u2e80-\u9fff\uac00-\ud7af\uf900-\uffef]*\Z")
 _NEXT_MARKER = re.compile(r"[*_]*(?:\d{1,2}\.|\(?(?:\d{1,2}|[A-Za-z])\)|[①-⓿❶-➓]|[-•*–—])\s+\S")
 _BARE_MARKER = re.compile(
     r"[*_\s]*\(?(?:[A-Za-z]?\d{1,3}|[A-Za-z]|[ivxIVX]{1,4}|[图圖表例题題]\s?\d{1,3})\)?\Z"
@@ -37,20 +56,25 @@ _STRONG = frozenset("The It He She They There This These".split())
 _ABBREVIATIONS = words.TITLES | words.REFERENCES | words.ALWAYS_OPEN | words.SUFFIXES | words.DATES
 _COMPOUND = frozenset("ft lb lbs hr hrs".split())
 _CONNECTIVES = frozenset("and or nor but of to for from by with without in on at as than per like".split())
-_STRIP = "\"'“‘”’「」『』()（）[]【】《》⟨⟩*_~`,;:"
+_STRIP = "\"'“‘”’„‚«»‹›「」『』()（）[]【】《》⟨⟩*_~`,;:"
 
 
-def cuts(block: str, marker: int = 0) -> list[int]:
-    """Offsets into `block` at which a sentence starts, the first one left out."""
+def cuts(block: str, marker: int, languages: Languages) -> list[int]:
+    """Offsets into `block` at which a sentence starts, the first one left out.
+
+    `languages` are those of the whole text.
+    """
     masked = mask(block, marker)
     if not _CANDIDATE.search(masked) and block.isascii():
         return []
     if not block.isascii():
-        masked = _emoji(masked)
-    return _Cutter(masked).cuts()
+        masked = _emoji(masked, languages)
+        if languages.greek:
+            masked = _GREEK_QUESTION.sub("?", masked)
+    return _Cutter(masked, languages).cuts()
 
 
-def _emoji(masked: str) -> str:
+def _emoji(masked: str, languages: Languages) -> str:
     """Trailing emoji become white space, or a stop where they alone part two sentences; leading ones stay."""
     first = EMOJI.search(masked)
     if first is None or not masked[: first.start()].strip():
@@ -62,20 +86,30 @@ def _emoji(masked: str) -> str:
         after = _NEXT_WORD.match(masked, match.end() + 1)
         parts = (
             before[-1:].islower() and masked[match.end() : match.end() + 1] == " "
-            and after is not None and after[1] in words.STARTERS
+            and after is not None and after[1] is not None and _begins(after[1], languages)
         )  # fmt: skip
         return ("." if parts else " ") + " " * (size - 1)
 
     return EMOJI.sub(replace, masked)
 
 
+def _begins(word: str, languages: Languages) -> bool:
+    """Whether a capitalised word more often begins a sentence than it is a name."""
+    if languages.latin is None and word.isascii():
+        return word in words.STARTERS
+    known = (language for language in languages if language)
+    return word[0].isupper() and any(word.lower() in language.function_words for language in known)
+
+
 class _Cutter:
     """One masked block on its way to its cuts."""
 
-    def __init__(self, masked: str):
+    def __init__(self, masked: str, languages: Languages):
         self.text = masked
+        self.languages = languages
         self.sentence = 0
         self._proposals: frozenset[int] | None = None
+        self._has_stops: bool | None = None
         self._inline: dict[str, tuple[int, int]] | None = None
 
     def cuts(self) -> list[int]:
@@ -109,17 +143,32 @@ class _Cutter:
         stops, closers, space = match.groups()
         text, start, after = self.text, match.start(), match.end()
         char = text[after]
+        # A reference to a source, "[1]", belongs to the sentence and says nothing about its end.
+        closers, _, cited = closers.partition("[")
         before = text[start - 1] if start else " "
         after_cjk = stops[-1] in ".!?" and _is_cjk(before) and not char.isdigit()
-        if after_cjk or not _FULL_STOPS.isdisjoint(stops):
+        spaced_script = space and not _is_east_asian(before)
+        quoted = not QUOTES.isdisjoint(closers)
+        if (after_cjk or not _FULL_STOPS.isdisjoint(stops)) and not (spaced_script and (after_cjk or quoted)):
             return self._full_width(match, char)
         if not space:
+            if "…" in stops and _is_east_asian(before) and _is_east_asian(char):
+                return bool(_COMPLETE.search(text, max(self.sentence, start - 8), start))
             return self._no_space(stops, closers, before, char, after)
         word = self._word(start)
+        if cited and stops == "." and char.isupper():
+            return True
+        if not self.text.isascii() or self.languages.latin:
+            script = script_before(text, start, after)
+            language = language_of(script, self.languages)
+            if language or script == "caseless":
+                return self._international(match, word, language)
         if _NEXT_MARKER.match(text, after) and word[-1:].islower() and word.lower() not in _ABBREVIATIONS:
             return True
         following = _NEXT_WORD.match(text, after)
         next_word = following[1] or "" if following else ""
+        if stops == ".." and word.isalpha():
+            return not next_word[:1].islower()
         if "…" in stops or ".." in stops:
             return self._ellipsis(start, before, closers, next_word)
         if "." not in stops:
@@ -127,6 +176,28 @@ class _Cutter:
         if len(stops) > 1:
             return not next_word[:1].islower()
         return self._full_stop(start, word, closers, next_word, char)
+
+    def _international(self, match: re.Match[str], word: str, known: Language | None) -> bool:
+        """Languages other than English and scripts other than those of East Asia."""
+        stops, closers, _ = match.groups()
+        start, after = match.start(), match.end()
+        sentence = self.text[self.sentence : start] if start - self.sentence < _SHORT else ""
+        if sentence and not closers.strip("*_") and "." in stops and _BARE_MARKER.match(sentence):
+            return False
+        following = _NEXT_WORD.match(self.text, after) if known else _NEXT_CASELESS.match(self.text, after)
+        next_word = following[1] or "" if following else ""
+        is_marker = (
+            word.isdecimal() and len(word) < 3 or word in tuple("abcdeABCDEабвгд")
+        ) and self._is_inline_marker(word, start)
+        candidate = Candidate(
+            self.text, self.sentence, start, after, stops, closers, word, next_word, is_marker
+        )
+        if known:
+            return ends_with_capitals(candidate, known)
+        code = "ar" if "\u0590" <= word[-1:] < "\u0900" else "hi"
+        if self._has_stops is None:
+            self._has_stops = bool(_OWN_STOP.search(self.text))
+        return ends_without_capitals(candidate, language(code).abbreviations, self._has_stops)
 
     def _full_width(self, match: re.Match[str], char: str) -> bool:
         """Stops of scripts without spaces, and any stop right after such a character."""
@@ -284,7 +355,13 @@ class _Cutter:
     def _word(self, end: int) -> str:
         """The word that ends at `end`, without the marks around it."""
         words_before = self.text[max(0, end - 40) : end].split()
-        return words_before[-1].strip(_STRIP) if words_before else ""
+        if not words_before:
+            return ""
+        word = words_before[-1].strip(_STRIP)
+        if not word.isascii() and word[-1:].isascii():
+            # A Latin word may touch one of a script without spaces: "比Dr".
+            word = _LATIN_END.search(word)[0]  # type: ignore[index]
+        return word
 
     def _syntok(self) -> frozenset[int]:
         if self._proposals is None:
@@ -296,6 +373,11 @@ def _past_openers(text: str, index: int) -> int:
     while index < len(text) and text[index] in _OPENERS:
         index += 1
     return index
+
+
+def _is_east_asian(char: str) -> bool:
+    """Whether `char` is from a script written without spaces."""
+    return _is_cjk(char) and not "\uac00" <= char <= "\ud7af"
 
 
 def _is_cjk(char: str) -> bool:

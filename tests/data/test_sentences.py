@@ -9,11 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.sentences import GOLD, bare_syntok, f1, hostile_inputs, quality, read_gold, seconds
+from benchmarks.sentences import GOLD, LANGUAGES, bare_syntok, f1, hostile_inputs, quality, read_gold, seconds
 from dataset_tools import sentences
 from dataset_tools.sentences import SPLITTER_VERSION, split_sentences
+from dataset_tools.sentences.languages import languages_of
 
 HARD, ANSWERS = (read_gold(path) for path in GOLD.values())
+FOREIGN = read_gold(LANGUAGES)
 
 
 def pieces(text: str) -> list[str]:
@@ -122,6 +124,24 @@ FRAGMENTS = st.sampled_from(
             "\x00",
             "\ufeff",
         ),
+        *("«", "»", "„", "‚", "‹", "« ", " »", "»…«", "—", "– ", ";", "؟", "۔", "։", "።", "។", "\u037e"),
+        *("z. B.", "bzw", "19", "núm", "Sra", "т. д", "А. С.", "ул", "د", "إلخ", "डॉ", "है", "다", "TP", "vb"),
+        *(
+            " the ",
+            "der",
+            "Die",
+            "la",
+            "El",
+            "и",
+            "Он",
+            "και",
+            "một",
+            "var",
+            "ي",
+            "か\u3099",
+            "\u200f",
+            "\u00ad",
+        ),
         *("<b>", "</b>", "<think>\n", "<br>", "http://a.b/c?d=e.f", "a@b.co", "[x](y.z)", "[1]", ":)"),
     ]
 )
@@ -162,7 +182,7 @@ def test_no_kind_of_text_is_left_behind(kind: str) -> None:
 
 
 def test_gold_spans_keep_the_promise() -> None:
-    for row in HARD + ANSWERS:
+    for row in HARD + ANSWERS + FOREIGN:
         for (_, end), (start, _) in zip(row["spans"], row["spans"][1:], strict=False):
             assert end <= start and not row["text"][end:start].strip()
         assert all(row["text"][s:e].strip() == row["text"][s:e] != "" for s, e in row["spans"])
@@ -192,6 +212,72 @@ def test_gold_spans_keep_the_promise() -> None:
 def test_texts(text: str) -> None:
     """`¦` marks the boundaries."""
     assert pieces(text.replace("¦", "")) == [piece.strip() for piece in text.split("¦")]
+
+
+@pytest.mark.parametrize("language", sorted({row["cat"] for row in FOREIGN}))
+def test_quality_in_each_language(language: str) -> None:
+    kinds, _ = quality([row for row in FOREIGN if row["cat"] == language], split_sentences)
+    assert f1(kinds["all"]) >= 0.95
+
+
+def test_quality_over_all_languages() -> None:
+    kinds, _ = quality(FOREIGN, split_sentences)
+    assert f1(kinds["all"]) >= 0.98
+    bare, _ = quality(FOREIGN, bare_syntok)
+    assert f1(bare["all"]) < 0.8, "the gold data is no longer hard"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Abbreviations and ordinals before lower case, a digit and a capital.
+        "Das sind bzw. waren ggf. ca. 12 Äpfel aus dem 19. Jahrhundert.¦ Am 3. Oktober war es kalt.",
+        "Sie isst Äpfel, Birnen usw.¦ Der Korb ist leer.¦ Vgl. Abb. 3 von Dr. H. Meier.",
+        "Voir fig. 3, p. 12, de M. Petit.¦ Elle est claire.",
+        "Véase la pág. 12, núm. 5, de la Sra. Ruiz.¦ Está claro.",
+        "В городе 25 тыс. жителей, т. е. мало.¦ Дом А. С. Пушкина стоит на ул. Мира.",
+        "Bina 19. yüzyıldan, yani vb. eserler gibi eski.¦ Önünde ağaçlar var.",
+        "Ông Minh sống ở TP. Huế với TS. Lan và các con.¦ Họ vui.",
+        # Quotation marks, and who goes on after them.
+        "Er rief: »Komm! Schnell!« und lief.¦ Auf dem Schild steht „Halt! Stop.“, das ist alt.¦ Gut.",
+        "On lit : « Attention ! Danger. »¦ La grille est fermée.¦ « Oui ! » dit-elle.",
+        "«Иди! Быстро!» — сказала она.¦ Он ушёл.",
+        '그는 "조심! 개가 뭅니다."라고 말했다.¦ 문은 닫혀 있다.',
+        "— ¿Quién es el niño? — preguntó la madre.¦ — Soy yo.",
+        # Scripts without capitals.
+        "زار د. أحمد المدينة (الكبيرة).¦ الجو جميل؟¦ نعم.",
+        'डॉ. शर्मा यहाँ हैं।¦ उन्होंने कहा "रुको।" लिखा था।¦ ठीक है।',
+        "사진은 2019. 10. 3. 찍었다.¦ 높이는 3.5m이다.",
+        "ภาพจาก พ.ศ. 2560 มี รศ. ดร. สมชาย อยู่ด้วย",
+        # Stops of other scripts, and invisible characters after a stop.
+        "Սա տուն է։¦ Նա մեծ է։",
+        "ይህ ቤት ነው።¦ ትልቅ ነው።",
+        "នេះជាផ្ទះ។¦ វាធំ។",
+        "Τι είναι αυτό;¦ Είναι μια γάτα.¦ Ο κ. Νίκος γελά.",
+        "Ein Haus steht da.\u200b¦ Es ist rot.\u200f¦ Er ist da.",
+        # English.
+        "It is from the '90s.¦ It isn't 'new' at all.",
+        "The tower is tall.[1]¦ It is old.¦ Done..¦ The end.",
+        "图是Dr. Wang拍的。¦后来他笑了……¦天黑了。",
+    ],
+)
+def test_other_languages(text: str) -> None:
+    """`¦` marks the boundaries."""
+    assert pieces(text.replace("¦", "")) == [piece.strip() for piece in text.split("¦")]
+
+
+@pytest.mark.parametrize("row", HARD + ANSWERS, ids=lambda row: row["text"][:30])
+def test_english_is_told_from_other_languages(row: dict) -> None:
+    if row["text"].isascii():
+        assert languages_of(row["text"]).latin is None or row["text"].count(" ") < 8
+
+
+@pytest.mark.parametrize("code", ["de", "fr", "es", "it", "pt", "ru", "tr", "vi"])
+def test_languages_are_told_apart(code: str) -> None:
+    rows = [row["text"] for row in FOREIGN if row["cat"] == code]
+    told = [languages_of(text) for text in rows]
+    right = sum(code in {known.code for known in languages if known} for languages in told)
+    assert right >= 0.8 * len(rows)
 
 
 def test_plain_prose_is_left_to_syntok(monkeypatch: pytest.MonkeyPatch) -> None:
