@@ -112,7 +112,8 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
     from aspo_plugin.logprobs.shared_prefix import images_once
     from aspo_plugin.method.loss import aspo_loss
     from aspo_plugin.method.metrics import AspoMetrics
-    from aspo_plugin.reference_cache.store import ReferenceCache, image_digest, row_keys
+    from aspo_plugin.reference_cache.keys import media_digest, row_keys
+    from aspo_plugin.reference_cache.store import ReferenceCache
 
     logps, metrics = ResponseLogProbs(shared_prefix="true", self_check=False), AspoMetrics()
     cache = ReferenceCache.open(f"{folder}/cache", {}) if cached else None
@@ -143,7 +144,7 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
     def prepare(batch: dict[str, Any]) -> None:
         # The collator's work, in loader processes: not a part of the step.
         tensors = [batch["input_ids"].cpu(), batch["attention_mask"].cpu(), (batch["labels"] != -100).cpu()]
-        step.keys = row_keys(*tensors, [image_digest([])] * len(tensors[0]))  # type: ignore[attr-defined]
+        step.keys = row_keys(*tensors, [media_digest()] * len(tensors[0]))  # type: ignore[attr-defined]
 
     step.prepare = prepare  # type: ignore[attr-defined]
     return step

@@ -13,7 +13,7 @@ from llamafactory.extras.constants import IGNORE_INDEX
 from torch import Tensor
 
 from aspo_plugin.logprobs.shared_prefix import images_once
-from aspo_plugin.reference_cache.store import KEYS, image_digest, row_keys
+from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 
 
 @dataclass
@@ -41,7 +41,8 @@ class SentencePairCollator(PairwiseDataCollatorWithPadding):
         values = [feature["chosen_similarity"] for feature in features]
         digests: list[bytes] = []
         if self.reference_keys:
-            digests = [image_digest(feature["images"] or []) for feature in features]
+            kinds = ("images", "videos", "audios")
+            digests = [media_digest(*(feature[kind] for kind in kinds)) for feature in features]
         batch = images_once(super().__call__(features))
         inner = batch.get("data", batch)  # MiniCPM-V nests what the model takes
         batch["sentence_ids"] = scatter(ids, inner["attention_mask"][: len(features)])
@@ -64,25 +65,20 @@ def processed_once(process: Callable[..., dict[str, Any]]) -> Callable[..., dict
         videos: list[Any],
         audios: list[Any],
         processor: Any,
-        imglens: Any = None,
+        *imglens: Any,
         **options: Any,
     ) -> dict[str, Any]:
-        if options:  # MiniCPM-V's: which row each image belongs to
-            given = () if imglens is None else (imglens,)
-            return process(images, videos, audios, processor, *given, **options)
+        # Most plugins take no `imglens`, and MiniCPM-V's take options: each is called as the host calls it.
         half = len(images) // 2
-        same = len(images) == 2 * half > 0 and all(
-            a is b for a, b in zip(images[:half], images[half:], strict=True)
-        )
-        if imglens is not None:
-            rows = len(imglens) // 2
-            same, imglens_once = same and imglens[:rows] == imglens[rows:], imglens[:rows]
-        if not same or videos or audios:
-            return process(images, videos, audios, processor, imglens)
-        if imglens is None:
-            inputs = process(images[:half], videos, audios, processor)
-        else:
-            inputs = process(images[:half], videos, audios, processor, imglens_once)
+        same = not (videos or audios or options) and len(images) == 2 * half > 0
+        same = same and all(a is b for a, b in zip(images[:half], images[half:], strict=True))
+        once: tuple[Any, ...] = imglens
+        if imglens and imglens[0] is not None:
+            rows = len(imglens[0]) // 2
+            same, once = same and imglens[0][:rows] == imglens[0][rows:], (imglens[0][:rows],)
+        if not same:
+            return process(images, videos, audios, processor, *imglens, **options)
+        inputs = process(images[:half], videos, audios, processor, *once)
         return {key: torch.cat([v, v]) if torch.is_tensor(v) else _twice(v) for key, v in inputs.items()}
 
     return once

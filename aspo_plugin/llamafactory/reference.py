@@ -1,10 +1,10 @@
-"""What the reference's log-probs depend on in a LLaMA-Factory run, besides tokens and images."""
+"""What the reference's log-probs depend on in a LLaMA-Factory run, besides tokens and media."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from aspo_plugin.reference_cache.fingerprint import settings_identity, weights_identity
+from aspo_plugin.reference_cache.fingerprint import media_settings, settings_identity, weights_identity
 
 
 def reference_fingerprint(
@@ -29,7 +29,11 @@ def reference_fingerprint(
     if isinstance(adapters, str):
         adapters = [name.strip() for name in adapters.split(",")]
     processor = tokenizer_module["processor"]
-    pixels = {name: value for name, value in vars(model_args).items() if name.startswith("image_")}
+    options = {
+        name: value
+        for name, value in vars(model_args).items()
+        if name.startswith(("image_", "video_", "audio_", "crop_to_patches", "use_audio_in_video"))
+    }
     kind = ("quantization_method", "quantization_type", "double_quantization")
     quantization = [bits, *(str(getattr(model_args, name)) for name in kind)] if bits else "none"
     precision = "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "float32"
@@ -40,7 +44,5 @@ def reference_fingerprint(
         "quantisation": settings_identity(quantization),
         "rope_scaling": str(getattr(model_args, "rope_scaling", None)),
         "template": str(data_args.template),
-        "images": settings_identity(
-            [getattr(processor, "image_processor", None) and processor.image_processor.to_dict(), pixels]
-        ),
+        "images, videos and audio": settings_identity([media_settings(processor), options]),
     }

@@ -1,7 +1,8 @@
 """Reference log-probs on disk, computed once and reused over epochs and runs.
 
+`keys`            under what a row is kept: tokens, and what its images, videos and sounds hold
 `store`           the folder: rows by key, written by any process
 `fill`            computing the rows that are missing, before training
-`fingerprint`     what the numbers depend on besides tokens and images
+`fingerprint`     what the numbers depend on besides tokens and media
 `callback`        the cache in a trainer built on that of `transformers`
 """

@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 
 from aspo_plugin.logprobs.self_check import weight_dtype
 from aspo_plugin.reference_cache.fill import fill
-from aspo_plugin.reference_cache.store import KEYS, ReferenceCache, ReferenceCacheError
+from aspo_plugin.reference_cache.keys import KEYS
+from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
 from aspo_plugin.training.randomness import same_randomness
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class CachedReference(TrainerCallback):
         if found is None:
             raise ReferenceCacheError(
                 f"a batch has rows that the reference cache in {self.cache.folder} lacks, though it was "
-                "filled when training began: the data gives other tokens or images each time (augmentation, "
+                "filled when training began: the data gives other tokens or media each time (augmentation, "
                 "another evaluation set). Make the data repeatable, or drop the reference cache."
             )
         return found

@@ -51,6 +51,7 @@ def fill(
         if complete and not any_rank(missing, device):
             break
         complete = False
+    cache.to_disk()
     _wait()
     cache.refresh()
     cache.mark_complete(dataset)

@@ -1,4 +1,4 @@
-"""What reference log-probs depend on besides tokens and images: weights, adapter, processor settings."""
+"""What reference log-probs depend on besides tokens and media: weights, adapter, processor settings."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def settings_identity(settings: Any) -> str:
         settings = settings.to_dict()
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def media_settings(processor: Any) -> list[Any]:
+    """Of all parts of a processor that make inputs of what is no text; None for a part it lacks."""
+    names = ("image_processor", "video_processor", "feature_extractor", "audio_processor")
+    parts: list[Any] = [getattr(processor, name, None) for name in names]
+    return [part.to_dict() if hasattr(part, "to_dict") else part for part in parts]
 
 
 def _sample(file: Path) -> bytes:

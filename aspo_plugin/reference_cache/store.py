@@ -3,17 +3,20 @@
 A folder holds `meta.json` (what the numbers were computed with) and, for every process that ever wrote,
 `<writer>.values` (float32, appended) and `<writer>.index` (one record per row of a batch, written after
 its values). Nobody writes to another's files, so any number of ranks and runs may fill one folder, and a
-run that was killed leaves whole records behind. Values are read through a memory map.
+run that was killed leaves whole records behind. Records and values have checksums, and all of them are
+checked when the folder is opened: what is damaged is set aside then, and never met in mid-training. Values
+are read through a memory map.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import uuid
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KEYS = "aspo_reference_keys"
-"""Key of a batch under which collators put `row_keys`, a list of bytes that stays on the host."""
+FORMAT = 2
+_RECORD = np.dtype([("key", "V16"), ("start", "<u8"), ("count", "<u4"), ("check", "<u4"), ("own", "<u4")])
+_OWN = _RECORD.itemsize - 4  # bytes of a record before the checksum of the record itself
 
-FORMAT = 1
-_RECORD = np.dtype([("key", "V16"), ("start", "<u8"), ("count", "<u4"), ("check", "<u4")])
+logger = logging.getLogger(__name__)
 
 
 class ReferenceCacheError(RuntimeError):
@@ -45,10 +48,11 @@ class ReferenceCache:
 
     @classmethod
     def open(cls, folder: str | Path, fingerprint: Mapping[str, str]) -> ReferenceCache:
-        """The cache in `folder`, made if it is not there.
+        """The cache in `folder`, made if it is not there, with every whole row of it checked.
 
-        `fingerprint` names what the log-probs depend on besides a row's tokens and images: model, adapter,
+        `fingerprint` names what the log-probs depend on besides a row's tokens and media: model, adapter,
         processor settings, dtype. Raises `ReferenceCacheError` where the folder was made with another one.
+        Rows that are damaged are left out with a warning, and computed anew by the next `fill`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,10 +65,12 @@ class ReferenceCache:
                     f"{folder} holds files that are no reference cache: name another folder."
                 )
             mine = folder / f"{uuid.uuid4().hex}.meta"
-            mine.write_text(json.dumps(wanted, indent=1))
+            with mine.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(wanted, indent=1))
+                _to_disk(file)
             # All ranks may get here; each moves a whole file into place, and they are the same.
             os.replace(mine, meta)
-        found = json.loads(meta.read_text())
+        found = _read_meta(meta)
         if found != wanted:
             raise ReferenceCacheError(_other(folder, found, wanted))
         return cls(folder)
@@ -78,7 +84,8 @@ class ReferenceCache:
     def lookup(self, keys: Sequence[bytes], response_mask: Tensor) -> Tensor | None:
         """Log-probs [2B, L] float32, 0 outside `response_mask`, or None where a row is not in the cache.
 
-        Runs without waiting for the device. Raises `ReferenceCacheError` for damaged values.
+        Runs without waiting for the device. Raises `ReferenceCacheError` for values that were damaged since
+        the cache was opened.
         """
         if any(key not in self._where for key in keys):
             return None
@@ -88,110 +95,160 @@ class ReferenceCache:
         return out.masked_scatter(response_mask, values.to(device, non_blocking=True))
 
     def store(self, keys: Sequence[bytes], logps: Tensor, response_mask: Tensor) -> None:
-        """Append the rows of `logps` [2B, L] that are not there yet; on disk when this returns."""
+        """Append the rows of `logps` [2B, L] that are not there yet.
+
+        They outlive the process when this returns, and the machine's power after `to_disk`.
+        """
         values, mask = logps.detach().float().cpu().numpy(), response_mask.cpu().numpy()
-        records, rows = [], []
+        rows: list[tuple[bytes, np.ndarray]] = []
         for key, row, wanted in zip(keys, values, mask, strict=True):
-            if key in self._where:
-                continue
             row = np.ascontiguousarray(row[wanted], dtype="<f4")
             if not np.isfinite(row).all():
                 raise ReferenceCacheError(
                     "the reference gives a log-prob that is not finite; nothing was stored"
                 )
-            records.append((key, self._written, len(row), zlib.crc32(row.tobytes())))
-            rows.append(row)
-            self._where[key] = (self._writer, self._written, len(row), records[-1][3])
-            self._written += len(row)
-        if not records:
+            rows.append((key, row))
+        self._append(rows)
+
+    def _append(self, rows: Sequence[tuple[bytes, np.ndarray]]) -> None:
+        rows = list({key: (key, row) for key, row in reversed(rows) if key not in self._where}.values())[::-1]
+        if not rows:
             return
-        _append(self.folder / f"{self._writer}.values", np.concatenate(rows).tobytes())
-        _append(self.folder / f"{self._writer}.index", np.array(records, dtype=_RECORD).tobytes())
+        records = []
+        for key, row in rows:
+            check = zlib.crc32(row.tobytes())
+            record = np.array([(key, self._written, len(row), check, 0)], dtype=_RECORD)
+            record["own"] = zlib.crc32(record.tobytes()[:_OWN])
+            records.append(record)
+            self._where[key] = (self._writer, self._written, len(row), check)
+            self._written += len(row)
+        for name, data in (
+            ("values", np.concatenate([row for _, row in rows])),
+            ("index", np.concatenate(records)),
+        ):
+            with (self.folder / f"{self._writer}.{name}").open("ab") as file:
+                file.write(data.tobytes())
         self._maps.pop(self._writer, None)
 
     def refresh(self) -> None:
         """See what other processes have written since."""
         for index in sorted(self.folder.glob("*.index")):
-            values = index.with_suffix(".values")
-            size = values.stat().st_size // 4 if values.exists() else 0
+            if index.stem != self._writer:
+                self._take(index)
+
+    def _take(self, index: Path) -> None:
+        try:
             raw = index.read_bytes()
-            records = np.frombuffer(raw[: len(raw) // _RECORD.itemsize * _RECORD.itemsize], dtype=_RECORD)
-            for record in records:
-                start, count = int(record["start"]), int(record["count"])
-                if start + count <= size:
-                    self._where.setdefault(
-                        record["key"].tobytes(), (index.stem, start, count, int(record["check"]))
-                    )
-            self._maps.pop(index.stem, None)
+        except FileNotFoundError:  # another process has just set it aside
+            return
+        size = _RECORD.itemsize
+        records = np.frombuffer(raw[: len(raw) // size * size], dtype=_RECORD)
+        values = _mapped(index.with_suffix(".values"))
+        whole: list[tuple[bytes, int, int, int]] = []
+        for place, record in enumerate(records):
+            key, start, count, check = record["key"].tobytes(), *map(int, record.tolist()[1:4])
+            own = zlib.crc32(raw[place * size : place * size + _OWN])
+            if key in self._where and self._where[key] == (index.stem, start, count, check):
+                continue  # seen, and checked, before
+            if own == int(record["own"]) and _holds(values, start, count, check):
+                whole.append((key, start, count, check))
+            else:
+                self._set_aside(index, records, values)
+                return
+        for key, start, count, check in whole:
+            self._where.setdefault(key, (index.stem, start, count, check))
+        self._maps.pop(index.stem, None)
+
+    def _set_aside(self, index: Path, records: np.ndarray, values: np.ndarray) -> None:
+        """Take a damaged writer's whole rows over into files of our own, and leave its files alone.
+
+        Which sets were complete is not known any more, for the key of a damaged record tells nothing.
+        """
+        for marker in self.folder.glob("*.complete"):
+            marker.unlink(missing_ok=True)
+        try:
+            index.rename(index.with_suffix(".damaged"))
+        except FileNotFoundError:  # another process does the same
+            return
+        rows = []
+        for record in records:
+            start, count, check, own = map(int, record.tolist()[1:])
+            if own == zlib.crc32(record.tobytes()[:_OWN]) and _holds(values, start, count, check):
+                rows.append((record["key"].tobytes(), np.array(values[start : start + count])))
+        self._where = {key: where for key, where in self._where.items() if where[0] != index.stem}
+        self._append(rows)
+        logger.warning(
+            "%d of %d rows in %s are damaged. The others were taken over, and those are computed anew; "
+            "%s is no longer needed.",
+            len(records) - len(rows),
+            len(records),
+            index,
+            index.with_suffix(".damaged").name,
+        )
 
     def is_complete(self, dataset: str) -> bool:
-        """Whether a run went through all of `dataset` (any text that identifies it)."""
-        return self._marker(dataset).exists()
+        """Whether a run went through all of `dataset` (any text that identifies it), no row lost since."""
+        try:
+            return len(self) >= int(self._marker(dataset).read_text())
+        except (FileNotFoundError, ValueError):
+            return False
 
     def mark_complete(self, dataset: str) -> None:
-        self._marker(dataset).touch()
+        """Remember that all of `dataset` is here; every rank has to come from `to_disk` before."""
+        self._marker(dataset).write_text(str(len(self)))
+
+    def to_disk(self) -> None:
+        """Wait until what this process has written outlives the machine's power."""
+        for name in ("values", "index"):
+            path = self.folder / f"{self._writer}.{name}"
+            if path.exists():
+                with path.open("ab") as file:
+                    _to_disk(file)
 
     def _marker(self, dataset: str) -> Path:
         return self.folder / f"{hashlib.blake2b(dataset.encode(), digest_size=16).hexdigest()}.complete"
 
     def _read(self, key: bytes) -> np.ndarray:
         writer, start, count, check = self._where[key]
-        values = self._maps.get(writer)
-        if values is None:
-            file = self.folder / f"{writer}.values"
-            # A killed writer may have left a part of a number at the end.
-            values = np.memmap(file, dtype="<f4", mode="r", shape=(file.stat().st_size // 4,))
-            self._maps[writer] = values
-        row = values[start : start + count]
-        if zlib.crc32(row.tobytes()) != check:
+        if writer not in self._maps:
+            self._maps[writer] = _mapped(self.folder / f"{writer}.values")
+        if not _holds(self._maps[writer], start, count, check):
             raise ReferenceCacheError(
-                f"the values in {self.folder} are damaged: delete the folder, and it is filled anew."
+                f"the values in {self.folder} were changed while this run used them. Start it again: what "
+                "is damaged is then set aside, and computed anew."
             )
-        return row
+        return self._maps[writer][start : start + count]
 
 
-def row_keys(
-    input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, images: Sequence[bytes]
-) -> list[bytes]:
-    """One key of 16 bytes a row: its attended tokens, which of them are trained, and its images.
-
-    `images[b]`: `image_digest` of row b's images. All tensors [2B, L], on the host.
-    """
-    keys = []
-    for ids, seen, wanted, digest in zip(input_ids, attention_mask, response_mask, images, strict=True):
-        attended = seen.bool()
-        key = hashlib.blake2b(digest, digest_size=16)
-        key.update(ids[attended].long().numpy().tobytes())
-        key.update(wanted[attended].bool().numpy().tobytes())
-        keys.append(key.digest())
-    return keys
+def _mapped(file: Path) -> np.ndarray:
+    """The values of one writer; a killed one may have left a part of a number at the end."""
+    size = file.stat().st_size // 4 if file.exists() else 0
+    if not size:
+        return np.zeros(0, dtype="<f4")
+    return np.memmap(file, dtype="<f4", mode="r", shape=(size,))
 
 
-def image_digest(images: Iterable[Any]) -> bytes:
-    """Of the content of a row's images, in order: PIL images, encoded bytes, paths, arrays or tensors, or
-    the `{bytes, path}` of a dataset. A path counts by what its file holds. Raises `TypeError` for others."""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in images:
-        if isinstance(image, Mapping):
-            image = image.get("bytes") or image.get("path")
-        if isinstance(image, str | Path):
-            image = Path(image).read_bytes()
-        if torch.is_tensor(image):
-            image = image.cpu().numpy()
-        if isinstance(image, bytes):
-            digest.update(b"bytes" + len(image).to_bytes(8, "little") + image)
-        elif isinstance(image, np.ndarray):
-            digest.update(f"array {image.dtype} {image.shape}".encode() + image.tobytes())
-        elif hasattr(image, "tobytes") and hasattr(image, "mode"):
-            digest.update(f"image {image.mode} {image.size}".encode() + image.tobytes())
-        else:
-            raise TypeError(f"no image known here: {type(image).__name__}")
-    return digest.digest()
+def _holds(values: np.ndarray, start: int, count: int, check: int) -> bool:
+    return start + count <= len(values) and zlib.crc32(values[start : start + count].tobytes()) == check
 
 
-def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(data)
+def _to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        fits = isinstance(found, dict) and isinstance(found.get("fingerprint"), dict)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ReferenceCacheError(
+            f"{path} is empty or damaged, so that nobody can tell which reference the folder's numbers are "
+            "of: delete the folder, and it is filled anew, or name another one."
+        )
+    return found
 
 
 def _other(folder: Path, found: dict, wanted: dict) -> str:

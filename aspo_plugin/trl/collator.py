@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from aspo_plugin.logprobs.shared_prefix import IMAGES_ONCE, PLACEHOLDER, images_twice
-from aspo_plugin.reference_cache.store import KEYS, image_digest, row_keys
+from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 from dataset_tools.scoring.scorer import open_image
 
 from .rows import image_prompt
@@ -70,7 +70,9 @@ class AspoVisionCollator:
         if any(not isinstance(value, Tensor) for value in image_inputs.values()):
             batch = images_twice(batch)
         if self.reference_keys:
-            digests = [image_digest(row.get("images") or []) for row in rows]
+            digests = [
+                media_digest(*(row.get(kind) for kind in ("images", "videos", "audios"))) for row in rows
+            ]
             seen, trained = batch["attention_mask"], batch["completion_mask"]
             batch[KEYS] = row_keys(batch["input_ids"], seen, trained, digests * 2)
         return batch | _sentences(rows, prompts, batch["input_ids"].size(1))

@@ -23,7 +23,7 @@ from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.method.loss import aspo_loss
 from aspo_plugin.method.metrics import AspoMetrics
 from aspo_plugin.reference_cache.callback import CachedReference
-from aspo_plugin.reference_cache.store import KEYS
+from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.training.adapters import keep_input_dtype
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout

@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.reference_cache.fill import fill
-from aspo_plugin.reference_cache.store import ReferenceCache, image_digest, row_keys
+from aspo_plugin.reference_cache.keys import media_digest, row_keys
+from aspo_plugin.reference_cache.store import ReferenceCache
 from tests.core.test_shared_prefix import TOLERANCE, language_model, token_batch
 from tests.support.pairs import plain_logps
 
@@ -102,7 +103,7 @@ def run_fill(folder, rank):
     def batches(seeds):
         for seed in seeds:
             inputs, wanted = token_batch(seed=seed)
-            keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, [image_digest([])] * 6)
+            keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, [media_digest()] * 6)
             logps = ResponseLogProbs(self_check=False)
 
             def compute(inputs=inputs, wanted=wanted, logps=logps, seed=seed):

@@ -13,17 +13,18 @@ import torch
 
 from aspo_plugin.reference_cache.fill import fill
 from aspo_plugin.reference_cache.fingerprint import settings_identity, weights_identity
-from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError, image_digest, row_keys
+from aspo_plugin.reference_cache.keys import media_digest, row_keys
+from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
 from tests.core.test_shared_prefix import language_model, token_batch
 from tests.support.pairs import picture, plain_logps
 
 MADE_WITH = {"model": "a", "adapter": "none", "dtype": "float32"}
-NO_IMAGES = [image_digest([])] * 6
+NO_MEDIA = [media_digest()] * 6
 
 
 def batch(seed=0):
     inputs, wanted = token_batch(seed=seed)
-    keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, NO_IMAGES)
+    keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, NO_MEDIA)
     values = torch.where(wanted, -torch.rand(wanted.shape), 0.0)
     return keys, values, wanted
 
@@ -77,16 +78,87 @@ def test_a_killed_writer_leaves_whole_rows(tmp_path, cut):
     assert torch.equal(ReferenceCache.open(tmp_path, MADE_WITH).lookup(keys, wanted), values)
 
 
-def test_damage_is_an_error(tmp_path):
+def _flip(file, place):
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE = {
+    "a value": (".values", lambda file: _flip(file, 9)),
+    "the end of the values": (".values", lambda file: file.write_bytes(file.read_bytes()[:-3])),
+    "all values": (".values", lambda file: file.unlink()),
+    "a key": (".index", lambda file: _flip(file, 3)),
+    "a place": (".index", lambda file: _flip(file, 40 + 18)),
+    "a checksum": (".index", lambda file: _flip(file, 40 + 29)),
+    "the end of the index": (".index", lambda file: file.write_bytes(file.read_bytes()[:-50])),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_met_at_the_start_and_mended(tmp_path, kind):
+    """What a run finds broken is computed anew before it trains; all else stays, and nothing is deleted."""
+    model = language_model("Llama")
+    fill_from(tmp_path, model)
+    suffix, damage = DAMAGE[kind]
+    (file,) = tmp_path.glob(f"*{suffix}")
+    damage(file)
+    before = {path.name for path in tmp_path.iterdir() if path.suffix in (".values", ".index")}
+    cache, calls = fill_from(tmp_path, model)
+    # The first batch is always computed, to check what is there.
+    assert set(calls) == ({0, 1, 2, 3} if kind == "all values" else {0, 3} if "end" in kind else {0})
+    for keys, wanted, compute in batches(model):
+        assert torch.equal(cache.lookup(keys, wanted), compute().detach())
+    after = {path.with_suffix("").name for path in tmp_path.iterdir()}
+    assert {name.split(".")[0] for name in before} <= after
+    assert fill_from(tmp_path, model)[1] == [0]
+
+
+def test_a_damaged_cache_is_not_complete(tmp_path):
+    """A run that resumes, and has no reference to compute with, stops at its start."""
+    model = language_model("Llama")
+    fill_from(tmp_path, model)
+    assert ReferenceCache.open(tmp_path, MADE_WITH).is_complete("train")
+    (file,) = tmp_path.glob("*.index")
+    file.write_bytes(file.read_bytes()[:-40])  # a whole record: nothing but the count tells
+    assert not ReferenceCache.open(tmp_path, MADE_WITH).is_complete("train")
+
+
+def test_damage_while_a_run_reads_is_an_error(tmp_path):
     cache = ReferenceCache.open(tmp_path, MADE_WITH)
     keys, values, wanted = batch()
     cache.store(keys, values, wanted)
     (file,) = tmp_path.glob("*.values")
-    data = bytearray(file.read_bytes())
-    data[9] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(ReferenceCacheError, match="damaged: delete the folder"):
-        ReferenceCache.open(tmp_path, MADE_WITH).lookup(keys, wanted)
+    _flip(file, 9)
+    with pytest.raises(ReferenceCacheError, match="changed while this run used them. Start it again"):
+        cache.lookup(keys, wanted)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', '{"fingerprint": 3}'])
+def test_a_broken_record_of_what_it_was_made_with_is_one_message(tmp_path, text):
+    ReferenceCache.open(tmp_path, MADE_WITH)
+    (tmp_path / "meta.json").write_text(text)
+    with pytest.raises(ReferenceCacheError, match=r"meta.json is empty or damaged.*delete the folder"):
+        ReferenceCache.open(tmp_path, MADE_WITH)
+
+
+def test_rows_are_on_the_disk_before_a_set_is_called_complete(tmp_path, monkeypatch):
+    from aspo_plugin.reference_cache import store
+
+    order, real = [], store.os.fsync
+
+    def fsync(number):
+        order.append("fsync")
+        real(number)
+
+    marked = ReferenceCache.mark_complete
+    monkeypatch.setattr(store.os, "fsync", fsync)
+    monkeypatch.setattr(
+        ReferenceCache, "mark_complete", lambda self, name: (order.append("complete"), marked(self, name))
+    )
+    fill_from(tmp_path, language_model("Llama"))
+    assert order[0] == "fsync"  # meta.json, before it gets its name
+    assert order[1:] == ["fsync", "fsync", "complete"]
 
 
 def test_a_foreign_cache_is_an_error(tmp_path):
@@ -157,23 +229,23 @@ def test_processes_fill_one_folder(tmp_path):
 def test_keys_are_of_tokens_training_and_images():
     inputs, wanted = token_batch()
     ids, seen = inputs["input_ids"], inputs["attention_mask"]
-    keys = row_keys(ids, seen, wanted, NO_IMAGES)
+    keys = row_keys(ids, seen, wanted, NO_MEDIA)
     assert len(set(keys)) == 6 and all(len(key) == 16 for key in keys)
 
     def pad(x):
         return torch.nn.functional.pad(x, (2, 4))
 
-    assert row_keys(pad(ids), pad(seen), pad(wanted), NO_IMAGES) == keys
-    assert row_keys(torch.where(seen.bool(), ids, 9), seen, wanted, NO_IMAGES) == keys
+    assert row_keys(pad(ids), pad(seen), pad(wanted), NO_MEDIA) == keys
+    assert row_keys(torch.where(seen.bool(), ids, 9), seen, wanted, NO_MEDIA) == keys
     one_less = wanted.clone()
     one_less[:, -1] = False
     one_less[0, int(wanted[0].long().argmax())] = False
-    assert row_keys(ids, seen, one_less, NO_IMAGES)[0] != keys[0]
-    other = [image_digest([picture(row, 8, 8)]) for row in range(6)]
+    assert row_keys(ids, seen, one_less, NO_MEDIA)[0] != keys[0]
+    other = [media_digest([picture(row, 8, 8)]) for row in range(6)]
     assert not set(row_keys(ids, seen, wanted, other)) & set(keys)
 
 
-def test_an_image_counts_by_its_content(tmp_path):
+def test_media_count_by_their_content(tmp_path):
     image, other = picture(0, 8, 9), picture(1, 8, 9)
     stream = io.BytesIO()
     image.save(stream, "PNG")
@@ -181,21 +253,42 @@ def test_an_image_counts_by_its_content(tmp_path):
     path.write_bytes(stream.getvalue())
     moved = tmp_path / "b.png"
     moved.write_bytes(stream.getvalue())
-    as_file = {
-        image_digest([form])
-        for form in (
-            str(path), moved, stream.getvalue(), {"bytes": stream.getvalue(), "path": None},
-            {"bytes": None, "path": str(path)},
-        )
-    }  # fmt: skip
-    assert len(as_file) == 1
-    digests = [image_digest(images) for images in ([], [image], [other], [image, other], [other, image])]
+    forms = (
+        str(path), moved, stream.getvalue(), {"bytes": stream.getvalue(), "path": None},
+        {"bytes": None, "path": str(path)},
+    )  # fmt: skip
+    for kind in ("images", "videos", "audios"):
+        assert len({media_digest(**{kind: [form]}) for form in forms}) == 1
+    assert len({media_digest(**{kind: [path]}) for kind in ("images", "videos", "audios")}) == 3
+    digests = [media_digest(images) for images in ([], [image], [other], [image, other], [other, image])]
     assert len({*digests}) == 5
-    assert image_digest([image.copy()]) == digests[1]
-    assert image_digest([image.rotate(180)]) != digests[1]
-    assert image_digest([np.zeros((2, 3))]) != image_digest([np.zeros((3, 2))])
-    with pytest.raises(TypeError):
-        image_digest([3])
+    assert media_digest([image.copy()]) == digests[1]
+    assert media_digest([image.rotate(180)]) != digests[1]
+    assert media_digest([np.zeros((2, 3))]) != media_digest([np.zeros((3, 2))])
+    assert media_digest([], None, ()) == media_digest()
+    with pytest.raises(TypeError, match="images of the type int"):
+        media_digest([3])
+
+
+def test_frames_and_sounds_are_told_apart(tmp_path):
+    frames = [picture(seed, 8, 8) for seed in range(3)]
+    paths = [tmp_path / f"{place}.png" for place in range(3)]
+    for frame, path in zip(frames, paths, strict=True):
+        frame.save(path)
+    videos = [[frames], [frames[::-1]], [frames[:2]], [frames[:1], frames[1:]], [paths], [paths[::-1]]]
+    assert len({media_digest(videos=video) for video in videos}) == len(videos)
+    sound = np.sin(np.arange(80) / 7).astype(np.float32)
+    audios = [[sound], [-sound], [sound[:-1]], [{"array": sound, "sampling_rate": 16000}]]
+    audios += [[{"array": sound, "sampling_rate": 8000}], [{"array": -sound, "sampling_rate": 8000}]]
+    assert len({media_digest(audios=audio) for audio in audios}) == len(audios)
+
+
+def test_a_file_that_changes_is_read_again(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"one")
+    first = media_digest(audios=[path])
+    path.write_bytes(b"three")
+    assert media_digest(audios=[path]) != first
 
 
 # --- filling ------------------------------------------------------------------------------------------
@@ -204,7 +297,7 @@ def test_an_image_counts_by_its_content(tmp_path):
 def batches(model, seeds=range(4), calls=None):
     for seed in seeds:
         inputs, wanted = token_batch(seed=seed)
-        keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, NO_IMAGES)
+        keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, NO_MEDIA)
 
         def compute(inputs=inputs, wanted=wanted, seed=seed):
             if calls is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_plugin.reference_cache.store import KEYS
+from aspo_plugin.reference_cache.keys import KEYS
 
 
 @pytest.fixture
@@ -111,6 +111,13 @@ def test_pictures_are_part_of_the_key_of_cached_log_probs(
     assert trainer.data_collator([dict(rows[0])])[KEYS] == keys[0]
 
 
+class FrozenProcessor:
+    """A processor of sounds alone."""
+
+    def __init__(self, mels: int) -> None:
+        self.feature_extractor = {"feature_size": mels}
+
+
 def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
     from aspo_plugin.llamafactory.reference import reference_fingerprint
 
@@ -126,6 +133,8 @@ def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
         "rope_scaling": None,
         "cache_dir": None,
         "image_max_pixels": 1000,
+        "video_fps": 2.0,
+        "audio_sampling_rate": 16000,
         "template": "llava",
         "bf16": False,
         "fp16": False,
@@ -134,8 +143,9 @@ def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
         "ref_model_quantization_bit": None,
         **changes,
     }
+    processor = values.pop("processor", None)
     args = Namespace(**values)
-    return reference_fingerprint(args, args, args, args, {"processor": None})
+    return reference_fingerprint(args, args, args, args, {"processor": processor})
 
 
 @pytest.mark.parametrize(
@@ -153,7 +163,10 @@ def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
         ({"fp16": True}, {"dtype"}),
         ({"rope_scaling": "linear"}, {"rope_scaling"}),
         ({"template": "vicuna"}, {"template"}),
-        ({"image_max_pixels": 2000}, {"images"}),
+        ({"image_max_pixels": 2000}, {"images, videos and audio"}),
+        ({"video_fps": 4.0}, {"images, videos and audio"}),
+        ({"audio_sampling_rate": 8000}, {"images, videos and audio"}),
+        ({"processor": FrozenProcessor(40)}, {"images, videos and audio"}),
         # What the policy trains on does not count where the reference is a model of its own.
         ({"ref_model": "llava", "adapter_name_or_path": ["adapter"], "quantization_bit": 4}, set()),
     ],
