@@ -19,7 +19,7 @@ from tests.support import data
 from .conftest import as_dataset
 
 
-def run(model, tmp_path, name, *, lora=False, rows=None, evaluated=None, **options):
+def run(model, tmp_path, name, *, lora=False, rows=None, evaluated=None, ref_model=None, **options):
     args = AspoConfig(
         str(tmp_path / name), use_cpu=True, per_device_train_batch_size=2, logging_steps=1,
         learning_rate=1e-3, report_to="none", save_strategy="no", bf16=False,
@@ -27,6 +27,7 @@ def run(model, tmp_path, name, *, lora=False, rows=None, evaluated=None, **optio
     )  # fmt: skip
     trainer = module.AspoTrainer(
         str(model),
+        ref_model=ref_model,
         args=args,
         train_dataset=as_dataset(rows or data.rows(8, 1, sentences=(3, 5))),
         eval_dataset=evaluated,
