@@ -1,9 +1,8 @@
 "use strict";
 // All texts come from a dataset that anyone may have written: they enter the page as text nodes only.
 const data = JSON.parse(document.getElementById("data").textContent);
-const PER_PAGE = 10;
 const at = (id) => document.getElementById(id);
-const state = { page: 0, kind: "", scale: "response" };
+const state = { page: 0, size: 10, kind: "", scale: "response", sort: "sound", search: "", below: null, found: null };
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -13,8 +12,21 @@ function element(tag, className, text) {
 }
 
 const known = (values) => (values || []).filter((value) => value !== null);
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const spread = (values) => (values.length ? Math.max(...values) - Math.min(...values) : 0);
+const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
+data.rows.forEach((row) => {
+  const [chosen, rejected] = [known(row.chosen.similarity), known(row.rejected.similarity)];
+  row.lowest = chosen.length ? Math.min(...chosen) : Infinity;
+  row.spread = spread(chosen);
+  row.gap = chosen.length && rejected.length ? mean(chosen) - mean(rejected) : Infinity;
+  row.words = [row.id, ...row.prompt.map((turn) => turn[1]), row.chosen.text, row.rejected.text].join("\n").toLowerCase();
+});
 const all = data.rows.flatMap((row) => [...known(row.chosen.similarity), ...known(row.rejected.similarity)]);
 const whole = all.length ? all.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [1, -1]) : [0, 0];
+// A response whose similarities spread as widely as those of nine responses in ten is tinted in full.
+const spreads = data.rows.map((row) => row.spread).filter((value) => value > 0).sort((a, b) => a - b);
+const full = spreads.length ? spreads[Math.floor((spreads.length - 1) * 0.9)] : 1;
 
 function scaled(value, values) {
   const own = known(values);
@@ -22,18 +34,24 @@ function scaled(value, values) {
   return high - low <= 1e-6 ? null : (value - low) / (high - low);
 }
 
-function tint(share) {
-  if (share === null) return "transparent";
-  const colour = share < 0.5 ? "--low" : "--high";
-  return `rgba(var(${colour}), ${(Math.abs(share - 0.5) * 1.2).toFixed(3)})`;
+function tint(share, values) {
+  if (share === null || state.scale === "off") return "transparent";
+  const strength = state.scale === "page" ? 1 : Math.min(1, spread(known(values)) / full);
+  return `rgba(var(${share < 0.5 ? "--low" : "--high"}), ${(Math.abs(share - 0.5) * 1.2 * strength).toFixed(3)})`;
 }
 
 // Offsets count characters as Python does (code points), while JavaScript counts UTF-16 units.
-function response(name, part) {
+function response(name, part, row) {
   const box = element("section", name);
   const count = part.spans.length;
-  box.append(element("h2", "", `${name}, ${count} sentence${count === 1 ? "" : "s"}`));
+  const title = element("h2", "", `${name}, ${count} sentence${count === 1 ? "" : "s"} `);
+  const values = known(part.similarity);
+  let about = values.length ? `similarity ${mean(values).toFixed(3)}` : "not scored";
+  if (name === "rejected" && row.gap !== Infinity) about += `, chosen ${signed(row.gap)}`;
+  title.append(element("span", "pale", about));
+  box.append(title);
   const text = element("div", "text");
+  text.dir = "auto";
   const characters = Array.from(part.text);
   let end = 0;
   part.spans.forEach(([start, stop], index) => {
@@ -43,10 +61,11 @@ function response(name, part) {
     const share = value === null || value === undefined ? undefined : scaled(value, part.similarity);
     const lines = [`sentence ${index + 1} of ${count}, characters ${start} to ${stop}`];
     if (share === undefined) {
-      sentence.classList.add("none");
+      // A response that is not scored at all is so by design; one sentence of a scored one is a fault.
+      if (values.length) sentence.classList.add("none");
       lines.push("no similarity");
     } else {
-      sentence.style.background = tint(share);
+      sentence.style.background = tint(share, part.similarity);
       lines.push(`similarity ${value.toFixed(4)}` + (share === null ? "" : `, scaled ${share.toFixed(3)}`));
     }
     sentence.dataset.tip = lines.join("\n");
@@ -59,41 +78,97 @@ function response(name, part) {
   return box;
 }
 
-function article(row) {
-  const box = element("article");
-  const top = element("div", "top");
-  top.append(element("span", "id", row.id), element("span", "role", `row ${row.number}`));
-  row.problems.forEach((kind) => top.append(element("span", "badge", kind)));
-  const images = element("div", "images");
-  row.images.forEach((source) => {
-    if (source === null) return images.append(element("div", "broken", "This image cannot be decoded."));
-    const image = element("img");
+function pictures(row) {
+  const images = element("div", row.images.length > 1 ? "images several" : "images");
+  row.images.forEach((source, index) => {
+    const name = `image ${index + 1} of ${row.images.length}`;
+    if (source === null) return images.append(element("div", "broken", `${name} cannot be decoded.`));
+    const [button, image] = [element("button"), element("img")];
+    button.type = "button";
+    button.title = `${name}: enlarge`;
     image.src = source;
-    image.alt = "image of the prompt";
-    images.append(image);
+    image.alt = name;
+    button.append(image);
+    if (row.images.length > 1) button.append(element("span", "number", String(index + 1)));
+    button.addEventListener("click", () => {
+      at("large").src = source;
+      at("large").alt = name;
+      at("caption").textContent = `${row.id}, ${name}`;
+      at("zoom").showModal();
+    });
+    images.append(button);
   });
-  if (!row.images.length) images.append(element("div", "role", "no image"));
-  const prompt = element("div", "prompt");
-  row.prompt.forEach(([role, content]) => {
-    const turn = element("div");
-    turn.append(element("span", "role", role), content);
-    prompt.append(turn);
+  if (!row.images.length) images.append(element("div", "pale", "no image"));
+  return images;
+}
+
+function prompt(row) {
+  const turns = row.prompt.map(([role, content]) => {
+    const [turn, words] = [element("div", "turn"), element("bdi", "", content)];
+    words.dir = "auto";
+    turn.append(element("span", "role", role), words);
+    return turn;
   });
-  box.append(top, images, prompt, response("chosen", row.chosen), response("rejected", row.rejected));
+  const words = row.prompt.map(([, content]) => content).join(" ");
+  if (turns.length < 2 && words.length < 300) {
+    const box = element("div", "prompt");
+    box.append(...turns);
+    return box;
+  }
+  const [box, summary] = [element("details", "prompt"), element("summary", "", words.slice(0, 300))];
+  summary.dir = "auto";
+  box.append(summary, ...turns);
   return box;
 }
 
-function show() {
-  const rows = data.rows.filter((row) => !state.kind || row.problems.includes(state.kind));
-  const pages = Math.max(1, Math.ceil(rows.length / PER_PAGE));
+function article(row) {
+  const box = element("article", row === state.found ? "found" : "");
+  const top = element("div", "top");
+  top.append(element("span", "id", row.id), element("span", "pale", `row ${row.number.toLocaleString("en")}`));
+  row.problems.forEach((kind) => top.append(element("span", "badge", kind)));
+  box.append(top, pictures(row), prompt(row), response("chosen", row.chosen, row), response("rejected", row.rejected, row));
+  return box;
+}
+
+const orders = {
+  sound: (a, b) => (a.problems.length > 0) - (b.problems.length > 0),
+  number: () => 0,
+  lowest: (a, b) => a.lowest - b.lowest || 0,
+  spread: (a, b) => b.spread - a.spread,
+  gap: (a, b) => a.gap - b.gap || 0,
+};
+
+function selected() {
+  const wanted = state.search.toLowerCase();
+  return data.rows.filter((row) =>
+    (!state.kind || row.problems.includes(state.kind)) &&
+    (!wanted || row.words.includes(wanted)) &&
+    (state.below === null || row.lowest <= state.below)
+  ).sort(orders[state.sort]);
+}
+
+function show(keep) {
+  const rows = selected();
+  const pages = Math.max(1, Math.ceil(rows.length / state.size));
+  if (state.found) {
+    const place = rows.indexOf(state.found);
+    if (place >= 0) state.page = Math.floor(place / state.size);
+  }
   state.page = Math.min(Math.max(state.page, 0), pages - 1);
-  const start = state.page * PER_PAGE;
-  const shown = rows.slice(start, start + PER_PAGE).map(article);
+  const start = state.page * state.size;
+  const shown = rows.slice(start, start + state.size).map(article);
   at("rows").replaceChildren(...(shown.length ? shown : [element("p", "empty", "No rows.")]));
   at("page").textContent = `page ${state.page + 1} of ${pages}`;
   at("previous").disabled = state.page === 0;
   at("next").disabled = state.page === pages - 1;
-  window.scrollTo(0, 0);
+  at("tip").hidden = true;
+  const found = document.querySelector("article.found");
+  if (found) {
+    found.style.scrollMarginTop = `${document.querySelector("header").offsetHeight + 8}px`;
+    found.scrollIntoView();
+  }
+  else if (!keep) window.scrollTo(0, 0);
+  state.found = null;
 }
 
 function option(value, text) {
@@ -109,14 +184,48 @@ data.kinds.forEach((kind) => {
   const count = data.rows.filter((row) => row.problems.includes(kind)).length;
   at("filter").append(option(kind, `${kind} (${count})`));
 });
+at("ids").append(...data.rows.map((row) => option(row.id, `row ${row.number}`)));
+at("hatched").hidden = !data.rows.some((row) => [row.chosen, row.rejected].some((part) => known(part.similarity).length && part.similarity.includes(null)));
+if (!data.rows.some((row) => row.gap !== Infinity)) at("sort").querySelector("[value=gap]").remove();
+at("tools").open = window.innerWidth > 900;
+
+const set = (key, read, keep) => (event) => { state[key] = read(event.target.value); if (!keep) state.page = 0; show(keep); };
+at("filter").addEventListener("change", set("kind", String));
+at("sort").addEventListener("change", set("sort", String));
+at("size").addEventListener("change", set("size", Number));
+at("scale").addEventListener("change", set("scale", String, true));
+at("search").addEventListener("input", set("search", String));
+at("below").addEventListener("input", set("below", (value) => (value === "" ? null : Number(value))));
+at("jump").addEventListener("change", (event) => {
+  const wanted = event.target.value.trim();
+  const row = data.rows.find((one) => one.id === wanted) || data.rows.find((one) => String(one.number) === wanted);
+  event.target.setCustomValidity(wanted && !row ? "This page has no such row." : "");
+  event.target.reportValidity();
+  if (!row) return;
+  Object.assign(state, { found: row, kind: "", search: "", below: null });
+  ["filter", "search", "below"].forEach((id) => { at(id).value = ""; });
+  show();
+});
 const turn = (step) => { state.page += step; show(); };
-at("filter").addEventListener("change", (event) => { state.kind = event.target.value; state.page = 0; show(); });
-at("scale").addEventListener("change", (event) => { state.scale = event.target.value; show(); });
 at("previous").addEventListener("click", () => turn(-1));
 at("next").addEventListener("click", () => turn(1));
 document.addEventListener("keydown", (event) => {
-  if (event.target.tagName === "SELECT") return;
+  if (["SELECT", "INPUT"].includes(event.target.tagName) || at("zoom").open) return;
   if (event.key === "ArrowLeft") turn(-1);
   if (event.key === "ArrowRight") turn(1);
+  if (event.key === "/") { at("tools").open = true; at("search").focus(); event.preventDefault(); }
 });
+at("zoom").addEventListener("click", () => at("zoom").close());
+
+function tip(event) {
+  const sentence = event.target.closest && event.target.closest(".sentence");
+  at("tip").hidden = !sentence;
+  if (!sentence) return;
+  at("tip").textContent = sentence.dataset.tip;
+  const [box, size] = [sentence.getClientRects()[0], at("tip").getBoundingClientRect()];
+  at("tip").style.left = `${Math.max(4, Math.min(box.left, window.innerWidth - size.width - 4))}px`;
+  at("tip").style.top = `${box.top > size.height + 60 ? box.top - size.height - 4 : box.bottom + 4}px`;
+}
+["mouseover", "focusin"].forEach((kind) => at("rows").addEventListener(kind, tip));
+window.addEventListener("scroll", () => { at("tip").hidden = true; }, { passive: true });
 show();

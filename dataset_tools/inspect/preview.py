@@ -29,6 +29,9 @@ from dataset_tools.inspect.stats import problems_of
 UNDECODABLE = "an image cannot be decoded"
 _OF_EACH_PROBLEM = 10
 _SIDE = 480
+_LARGE_SIDE = 800
+"""Widest and highest an image is on a page of up to `_FEW` rows."""
+_FEW = 60
 
 
 def write_preview(
@@ -39,14 +42,16 @@ def write_preview(
 ) -> dict[str, Any]:
     """Write the page; returns how many rows it shows and how many have each kind of problem in it.
 
-    `rows` are spread over the dataset; up to ten more come for each kind of problem. Images are scaled down
-    to 480 pixels. Raises `UsageError` where the folder is no converted dataset.
+    `rows` are spread over the dataset; up to ten more come for each kind of problem, and the page shows those
+    last. Images are scaled down to 480 pixels, on a page of up to 60 rows to 800. Raises `UsageError` where
+    the folder is no converted dataset.
     """
     record, total = read_record(folder), count_rows(folder)
     if not total:
         raise UsageError(f"{folder} has no rows to look at.")
     picked = _pick(folder, total, rows, progress)
-    shown = [_shown(number, row) for number, row in _read(folder, picked)]
+    side = _SIDE if len(picked) > _FEW else _LARGE_SIDE
+    shown = [_shown(number, row, side) for number, row in _read(folder, picked)]
     kinds = Counter(kind for row in shown for kind in row["problems"])
     source = record["source"]
     name = Path(source.get("location") or "").name or source["name"]
@@ -96,8 +101,8 @@ def _read(folder: Path | str, picked: dict[int, list[str]]) -> Iterator[tuple[in
                 first += count
 
 
-def _shown(number: int, row: dict[str, Any]) -> dict[str, Any]:
-    images = [_thumbnail(image["bytes"] or b"") for image in row["images"] or ()]
+def _shown(number: int, row: dict[str, Any], side: int) -> dict[str, Any]:
+    images = [_thumbnail(image["bytes"] or b"", side) for image in row["images"] or ()]
     problems = row["problems"] + ([UNDECODABLE] if None in images else [])
     responses = {}
     for name in RESPONSES:
@@ -115,18 +120,18 @@ def _shown(number: int, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _thumbnail(data: bytes) -> str | None:
-    """A data URI of the image at most `_SIDE` pixels wide and high, None where it cannot be decoded."""
+def _thumbnail(data: bytes, side: int) -> str | None:
+    """A data URI of the image at most `side` pixels wide and high, None where it cannot be decoded."""
     from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings(), open_undecoded(data) as opened:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened.draft("RGB", (_SIDE, _SIDE))
+            opened.draft("RGB", (side, side))
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except Exception:  # decoders raise what they like
         return None
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((side, side))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
