@@ -18,9 +18,11 @@ from dataset_tools.convert.locate import Located, find_images, locate
 from dataset_tools.convert.readers import Reader
 from dataset_tools.convert.rows import Images, rows_of, tally_row
 from dataset_tools.convert.run import Run
+from dataset_tools.convert.source_identity import identity
 from dataset_tools.convert.tally import Tally
 from dataset_tools.dataset.folder import Workplace, is_complete
 from dataset_tools.dataset.record import FORMAT, read_record
+from dataset_tools.dataset.workplace import settled
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.images.store import MAX_PIXELS, ImageStore
 from dataset_tools.sources import Options, Source, check_columns, recognise, source_class
@@ -50,6 +52,8 @@ class Conversion:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        local = Path(settings.source).expanduser()
+        self.out = settled(settings.out, local if os.path.exists(local) else None)
         self.located: Located = locate(settings.source, settings.revision, settings.split)
         self.reader = Reader(self.located.files)
         columns = self.reader.sample()
@@ -69,6 +73,7 @@ class Conversion:
         self.source: Source = kind(self.options)
         check_columns(self.source, columns, where)
         find_images(self.located, settings.image_roots, kind.archives)
+        self.files = identity(self.located)
         self.annotate = Annotate(kind.name, self.options, settings.number_rows)
 
     @property
@@ -85,7 +90,7 @@ class Conversion:
         return {
             "source": self.located.location,
             "revision": self.located.revision,
-            "files": [[name, os.path.getsize(path)] for path, name in self.located.files],
+            "files": self.files,
             "from": self.source.name,
             "split": settings.split,
             "limit": settings.limit,
@@ -146,7 +151,7 @@ class Conversion:
 
     def run(self, advance: Callable[[int], None] = lambda rows: None) -> Tally:
         """Convert everything into OUT. `advance` is told how many rows of the source were done."""
-        out = self.settings.out
+        out = self.out
         place = Workplace(out, self.settings.split)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             if self.settings.resume and is_complete(out) and not place.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ class ParquetFile:
 
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
-        with pa.OSFile(str(path)) as stream:
+        with pa.OSFile(os.fsencode(path)) as stream:
             file = self._open(stream)
             self.total: int | None = file.metadata.num_rows
             groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
@@ -106,7 +107,7 @@ class ParquetFile:
             return
         largest = max(size / rows for rows, size in self._sizes if rows)
         rows_at_once = int(min(max(CHUNK_BYTES / max(largest, 1), 1), CHUNK_ROWS))
-        with pa.OSFile(str(self.path)) as stream:
+        with pa.OSFile(os.fsencode(self.path)) as stream:
             file = self._open(stream)
             try:
                 for batch in file.iter_batches(rows_at_once, row_groups=groups, use_threads=False):

@@ -16,6 +16,7 @@ from dataset_tools.convert.ids import IdSet
 from dataset_tools.convert.images_column import with_images
 from dataset_tools.convert.readers import Pictures
 from dataset_tools.convert.rows import Images, rows_of, tally_row
+from dataset_tools.convert.source_identity import changed, file_digest, identity
 from dataset_tools.convert.tally import Tally
 from dataset_tools.convert.workers import one_ahead, ordered_map
 from dataset_tools.dataset.arrow import settle_pandas
@@ -39,6 +40,7 @@ class Run:
         self.settings = conversion.settings
         self.fingerprint = conversion.fingerprint()
         self.ids = IdSet()
+        self.digests: list[str] = []
         self.tally, self.shards, self.next_row, self.rejected_bytes = Tally(), 0, 0, 0
         if place.exists():
             self._take_up(place.read_state())
@@ -49,12 +51,18 @@ class Run:
         for key, value in self.fingerprint.items():
             if state["fingerprint"].get(key) != value:
                 before = state["fingerprint"].get(key)
+                if key == "files" and isinstance(before, list):
+                    raise UsageError(
+                        f"--resume: {changed(before, value)} of the source has changed since this conversion "
+                        f"began. Remove {self.place.folder} and start again."
+                    )
                 raise UsageError(
                     f"--resume: {key} is {value!r} now, but was {before!r} when this conversion began. "
                     f"Use the same settings, or remove {self.place.folder}."
                 )
         self.tally = Tally.from_dict(state["tally"])
         self.shards, self.next_row = state["shards"], state["next_row"]
+        self.digests = list(state["digests"])
         self.rejected_bytes = state["rejected_bytes"]
         self.advance(self.next_row)
 
@@ -64,6 +72,7 @@ class Run:
                 "fingerprint": self.fingerprint,
                 "tally": self.tally.as_dict(),
                 "shards": self.shards,
+                "digests": self.digests,
                 "next_row": self.next_row,
                 "rejected_bytes": self.rejected_bytes,
             }
@@ -71,6 +80,10 @@ class Run:
 
     def to_the_end(self) -> Tally:
         for index in range(self.shards):
+            if file_digest(self.place.shard(index)) != self.digests[index]:
+                raise DataError(
+                    f"{self.place.shard(index)} is damaged: remove {self.place.folder} and start again."
+                )
             for batch in iter_batches(self.place.shard(index), ["id"], batch_size=4096):
                 for name in batch.column("id").to_pylist():
                     self.ids.add(name)
@@ -97,6 +110,12 @@ class Run:
             raise DataError(
                 f"no row of {self.tally.read} could be used: {reasons or 'all pairs were left out'}. "
                 f"{self.place.folder / REJECTED} names them."
+            )
+        now = identity(self.conversion.located)
+        if now != self.conversion.files:
+            raise DataError(
+                f"{changed(self.conversion.files, now)} of the source was changed while it was read: remove "
+                f"{self.place.folder} and start again."
             )
         self.place.finish(self.shards, self.conversion.record(self.tally))
         return self.tally
@@ -144,6 +163,7 @@ class Run:
         if self._writer:
             self._writer.close()
             self._writer = None
+            self.digests.append(file_digest(self.place.shard(self.shards)))
             self.shards += 1
         self._rejected.flush()
         os.fsync(self._rejected.fileno())

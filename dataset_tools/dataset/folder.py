@@ -14,19 +14,17 @@ goes on after its last finished shard.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dataset_tools.dataset.record import RECORD, write_json, write_record
-from dataset_tools.errors import DataError, UsageError
+from dataset_tools.dataset.workplace import WorkFolder, sync_folder
+from dataset_tools.errors import DataError
 
 REJECTED = "rejected.jsonl"
 DATASET_INFO = "dataset_info.json"
 STATE = "state.json"
-_SHARD = re.compile(r".*?-(?P<index>\d{5})(-of-\d{5})?\.parquet")
 
 
 def llamafactory_entry() -> dict[str, Any]:
@@ -44,47 +42,46 @@ def llamafactory_entry() -> dict[str, Any]:
     }
 
 
-class Workplace:
+class Workplace(WorkFolder):
     """The working folder of one conversion. As a context manager it is locked against a second process."""
 
     def __init__(self, out: Path, split: str):
-        self.out, self.split = out, split
-        self.folder = out.with_name(out.name + ".incomplete")
+        name = re.escape(split)
+        shard = rf"{name}-\d{{5}}(-of-\d{{5}})?\.parquet"
+        self._shard = re.compile(rf"{name}-(?P<index>\d{{5}})(-of-\d{{5}})?\.parquet")
+        self._begun_shard = re.compile(rf"\.{shard}\.partial")
+        known = (STATE, REJECTED, RECORD, DATASET_INFO, f"data/{shard}", rf"data/\.{shard}\.partial")
+        super().__init__(out, "convert", tuple(re.escape(n) if "/" not in n else n for n in known))
+        self.split = split
         self.data = self.folder / "data"
-        self._lock: IO[str] | None = None
 
     def exists(self) -> bool:
-        """Whether a conversion was begun."""
-        return (self.folder / STATE).is_file() or self.is_whole()
+        """Whether a conversion was begun. Raises `UsageError` where the folder is not a conversion's."""
+        return self.begun() and ((self.folder / STATE).is_file() or self.is_whole())
 
     def is_whole(self) -> bool:
         """Whether all is written and only the final name is missing."""
         return (self.folder / RECORD).is_file() and not (self.folder / STATE).is_file()
 
     def __enter__(self) -> Workplace:
-        self.data.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "w")
-        try:
-            import fcntl
-
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not on Windows
-            pass
-        except OSError:
-            self._lock.close()
-            raise UsageError(f"another aspo-data is at work in {self.folder}.") from None
+        super().__enter__()
+        self.data.mkdir(exist_ok=True)
         return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._lock:
-            self._lock.close()
 
     def read_state(self) -> dict[str, Any]:
         """The state of the conversion as it was last written."""
+        path = self.folder / STATE
         try:
-            return json.loads((self.folder / STATE).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{self.folder / STATE} is damaged ({error}): delete the folder.") from None
+            state = json.loads(path.read_text(encoding="utf-8"))
+            counted = all(isinstance(state[name], int) for name in ("shards", "next_row", "rejected_bytes"))
+            digests, tally = state["digests"], state["tally"]
+            if not counted or len(digests) != state["shards"] or not isinstance(tally["reasons"], dict):
+                raise ValueError("it lacks what a state has")
+            if not isinstance(state["fingerprint"], dict):
+                raise ValueError("it lacks what a state has")
+            return state
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{path} is damaged ({error!r}): remove {self.folder} and start again.") from None
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Make finished shards count."""
@@ -97,15 +94,21 @@ class Workplace:
     def restore(self, shards: int, rejected_bytes: int) -> None:
         """Bring the folder to the state of `shards` finished ones: what was begun after them is removed."""
         for path in sorted(self.data.iterdir()):
-            match = _SHARD.fullmatch(path.name)
+            match = self._shard.fullmatch(path.name)
             if match and int(match["index"]) < shards:
                 path.rename(self.shard(int(match["index"])))
-            else:
+            elif match or self._begun_shard.fullmatch(path.name):
                 path.unlink()
         missing = [index for index in range(shards) if not self.shard(index).is_file()]
         if missing:
-            raise DataError(f"{self.shard(missing[0])} is gone: delete {self.folder} and start again.")
+            raise DataError(f"{self.shard(missing[0])} is gone: remove {self.folder} and start again.")
         with open(self.folder / REJECTED, "ab") as stream:
+            size = stream.tell()
+            if size < rejected_bytes:
+                raise DataError(
+                    f"{self.folder / REJECTED} has {size:,} bytes, but {rejected_bytes:,} were written: it "
+                    f"was changed. Remove {self.folder} and start again."
+                )
             stream.truncate(rejected_bytes)
 
     def finish(self, shards: int, record: dict[str, Any]) -> None:
@@ -119,31 +122,6 @@ class Workplace:
         sync_folder(self.data)
         (self.folder / STATE).unlink()
         self.name_for_good()
-
-    def name_for_good(self) -> None:
-        """Rename the whole folder to OUT."""
-        (self.folder / "lock").unlink(missing_ok=True)
-        sync_folder(self.folder)
-        if self.out.is_dir():
-            self.out.rmdir()  # it was found empty
-        os.rename(self.folder, self.out)
-        sync_folder(self.out.parent)
-
-    def discard(self) -> None:
-        """Remove the working folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames within a folder survive a power cut."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # a folder cannot be opened on Windows
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def is_complete(out: Path) -> bool:

@@ -48,6 +48,7 @@ class ShardWriter:
             dictionary_pagesize_limit=GROUP_BYTES if repeats_images else 1 << 20,
             write_statistics=["id"],
             write_batch_size=PAGE_ROWS,
+            write_page_checksum=True,
         )
 
     def _leaves(self) -> list[str]:
@@ -118,4 +119,4 @@ class ShardWriter:
 
 def _sink(path: Path) -> pa.NativeFile:
     """A new file, written to without the copy that pyarrow makes for one opened by Python."""
-    return pa.OSFile(str(path), "wb")
+    return pa.OSFile(os.fsencode(path), "wb")

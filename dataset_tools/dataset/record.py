@@ -38,8 +38,13 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """`write_text` of an indented JSON document."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """`write_text` of an indented JSON document; what is not Unicode (a file's name) is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    write_text(path, text + "\n")
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:

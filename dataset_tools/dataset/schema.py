@@ -25,10 +25,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
+from dataset_tools.errors import DataError
 
 IMAGE_MARKER = "<image>"
 RESPONSES = ("chosen", "rejected")
@@ -188,20 +191,55 @@ def shards(folder: Path | str) -> list[Path]:
 
 def count_rows(folder: Path | str) -> int:
     """The number of rows, from the parquet footers."""
+    return sum(read_footer(path).num_rows for path in shards(folder))
+
+
+def read_footer(path: Path | str) -> Any:
+    """The metadata of a parquet file. Raises `DataError` naming the file where it has none."""
     import pyarrow.parquet as pq
 
-    return sum(pq.read_metadata(path).num_rows for path in shards(folder))
+    # A path that is not Unicode is nothing to pyarrow: it gets an open file.
+    with readable(path), open(path, "rb") as stream:
+        return pq.read_metadata(stream)
+
+
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Whatever a damaged parquet file makes a reader raise, as one `DataError` with its name."""
+    try:
+        yield
+    except (DataError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is gone: {error.strerror}.") from None
+    except (Exception, pa.ArrowException) as error:
+        text = str(error).strip().partition("\n")[0][:300]
+        raise DataError(
+            f"{path} is damaged or cut short: {text}. Convert again, or fetch the dataset again."
+        ) from None
 
 
 def iter_batches(
     path: Path | str, columns: list[str] | None = None, batch_size: int = 64
 ) -> Iterator[pa.RecordBatch]:
-    """Record batches of one parquet file, read so that memory does not grow with the row group."""
+    """Record batches of one parquet file, read so that memory does not grow with the row group.
+
+    The checksum of each page is compared. Raises `DataError` naming the file where it is damaged.
+    """
     import pyarrow.parquet as pq
 
     with open(path, "rb") as stream:
-        file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-        yield from file.iter_batches(batch_size=batch_size, columns=columns, use_threads=False)
+        with readable(path):
+            file = pq.ParquetFile(
+                stream, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
+            )
+            batches = file.iter_batches(batch_size=batch_size, columns=columns, use_threads=False)
+        while True:
+            with readable(path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
 
 def iter_rows(

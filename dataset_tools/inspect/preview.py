@@ -21,7 +21,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from dataset_tools.dataset.record import read_record, write_text
-from dataset_tools.dataset.schema import COLUMNS, RESPONSES, count_rows, iter_batches, shards, text_of
+from dataset_tools.dataset.schema import (
+    COLUMNS,
+    RESPONSES,
+    count_rows,
+    iter_batches,
+    readable,
+    shards,
+    text_of,
+)
 from dataset_tools.errors import UsageError
 from dataset_tools.images.opening import open_undecoded
 from dataset_tools.inspect.stats import problems_of
@@ -89,7 +97,11 @@ def _read(folder: Path | str, picked: dict[int, list[str]]) -> Iterator[tuple[in
     """The picked rows with their images; row groups without one are skipped."""
     first = 0
     for path in shards(folder):
-        with pq.ParquetFile(path) as file:
+        with (
+            readable(path),
+            open(path, "rb") as stream,
+            pq.ParquetFile(stream, page_checksum_verification=True) as file,
+        ):
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 wanted = [number for number in range(first, first + count) if number in picked]

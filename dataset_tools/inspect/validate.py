@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -64,26 +65,38 @@ class _Part:
     group: int
     first: int
     rows: int
+    decode: bool = True
 
 
 def check_part(part: _Part) -> tuple[list[str | None], list[tuple[int, str]]]:
     """The ids of a row group, and (row of the file, problem) for each problem of its rows."""
     ids: list[str | None] = []
     problems: list[tuple[int, str]] = []
-    with pa.OSFile(str(part.path)) as stream, warnings.catch_warnings():
+    try:
+        _check_rows(part, ids, problems)
+    except Exception as error:  # a damaged file makes readers raise what they like
+        text = str(error).strip().partition("\n")[0][:300]
+        number = part.first + len(ids)
+        rest = part.rows - len(ids)
+        ids += [None] * max(rest, 1)
+        problems.append((number, f"the file cannot be read from here on: {text}"))
+    return ids, problems
+
+
+def _check_rows(part: _Part, ids: list[str | None], problems: list[tuple[int, str]]) -> None:
+    with pa.OSFile(os.fsencode(part.path)) as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore", DecompressionBombWarning)
-        file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
         for batch in file.iter_batches(32, row_groups=[part.group], use_threads=False):
             for row in batch.to_pylist():
                 number = part.first + len(ids)
                 ids.append(row["id"])
-                found = [*invariants(row), *image_problems(row["images"])]
+                found = [*invariants(row), *image_problems(row["images"], part.decode)]
                 problems += [(number, problem) for problem in found]
-    return ids, problems
 
 
-def image_problems(images: list[dict[str, Any]] | None) -> list[str]:
-    """What keeps each image from being decoded."""
+def image_problems(images: list[dict[str, Any]] | None, decode: bool = True) -> list[str]:
+    """What keeps each image from being decoded, or from being opened."""
     problems = []
     for index, image in enumerate(images or []):
         data = image.get("bytes") if image else None
@@ -92,7 +105,8 @@ def image_problems(images: list[dict[str, Any]] | None) -> list[str]:
             continue
         try:
             with open_undecoded(data) as picture:
-                picture.load()
+                if decode:
+                    picture.load()
         except Exception as error:  # decoders raise what they like, SyntaxError and struct.error included
             problems.append(f"image {index} cannot be decoded: {error}")
     return problems
@@ -103,19 +117,25 @@ def validate(
     workers: int = 1,
     keep: int = 100,
     advance: Callable[[int], None] = lambda rows: None,
+    *,
+    decode: bool = True,
+    complete: bool = True,
 ) -> Report:
-    """Check a converted dataset. Raises `UsageError` where the folder is not one."""
+    """Check a converted dataset. Raises `UsageError` where the folder is not one.
+
+    `decode`: decode every image, else read its header. `complete`: look for the file LLaMA-Factory reads too.
+    """
     record = read_record(folder)
     report = Report()
     files = shards(folder)
     if not files:
         raise DataError(f"{folder / 'data'} holds no parquet file.")
-    if not (folder / DATASET_INFO).is_file():
+    if complete and not (folder / DATASET_INFO).is_file():
         report.add(Problem(None, DATASET_INFO, None, "missing, LLaMA-Factory cannot read the folder"), keep)
     parts = []
     for path in files:
         name = path.relative_to(folder).as_posix()
-        found = _parts(path)
+        found = _parts(path, decode)
         if isinstance(found, str):
             report.add(Problem(None, name, None, found), keep)
         else:
@@ -138,14 +158,15 @@ def validate(
     return report
 
 
-def _parts(path: Path) -> list[_Part] | str:
+def _parts(path: Path, decode: bool) -> list[_Part] | str:
     """The row groups of a file, or what is wrong with the file."""
     try:
-        with pa.OSFile(str(path)) as stream:
+        with pa.OSFile(os.fsencode(path)) as stream:
             file = pq.ParquetFile(stream)
             metadata, schema = file.metadata, file.schema_arrow
-    except (pa.ArrowInvalid, OSError) as error:
-        return f"not a readable parquet file: {error}"
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0][:300]
+        return f"not a readable parquet file: {text}"
     for name, (kind, _) in COLUMNS.items():
         if name not in schema.names:
             return f"no column {name}"
@@ -154,6 +175,6 @@ def _parts(path: Path) -> list[_Part] | str:
     parts, first = [], 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
-        parts.append(_Part(path, group, first, rows))
+        parts.append(_Part(path, group, first, rows, decode))
         first += rows
     return parts

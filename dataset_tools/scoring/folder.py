@@ -10,17 +10,17 @@ import json
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dataset_tools.dataset.lock import locked
 from dataset_tools.dataset.parquet import IMAGE_BYTES, ShardWriter
 from dataset_tools.dataset.record import read_record, write_record
-from dataset_tools.dataset.schema import COLUMNS, iter_batches, shards, text_of
+from dataset_tools.dataset.schema import COLUMNS, iter_batches, read_footer, shards, text_of
 from dataset_tools.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _image_bytes(batch: pa.RecordBatch) -> list[int]:
 
 def _repeats_images(path: Path) -> bool:
     """Whether the images of a file are stored in a dictionary, as `convert` does where rows share them."""
-    metadata = pq.read_metadata(path)
+    metadata = read_footer(path)
     if not metadata.num_row_groups:
         return False
     group = metadata.row_group(0)
@@ -166,7 +166,7 @@ def _repeats_images(path: Path) -> bool:
 
 def scored_by(path: Path) -> dict[str, Any]:
     """Who scored a shard, with its counts; empty for an unscored one."""
-    value = (pq.read_metadata(path).metadata or {}).get(SCORER_KEY)
+    value = (read_footer(path).metadata or {}).get(SCORER_KEY)
     return json.loads(value) if value else {}
 
 
@@ -182,7 +182,7 @@ def _is_scored(path: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _rows(paths: list[Path]) -> int:
-    return sum(pq.read_metadata(path).num_rows for path in paths)
+    return sum(read_footer(path).num_rows for path in paths)
 
 
 def _recorded(folder: Path, paths: list[Path], record: dict[str, Any]) -> dict[str, Any]:
@@ -208,8 +208,8 @@ def _recorded(folder: Path, paths: list[Path], record: dict[str, Any]) -> dict[s
 def _processes(folder: Path) -> Iterator[tuple[int, int, Callable[[], Any]]]:
     """(rank, number of processes, a function that waits for all of them); the folder is locked meanwhile."""
     rank, together = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    lock = _lock(folder / "data") if rank == 0 else None
-    try:
+    busy = f"another `aspo-data score` or push is at work in {folder / 'data'}."
+    with locked(folder / "data", busy) if rank == 0 else nullcontext():
         if together == 1:
             yield rank, together, lambda: None
             return
@@ -221,21 +221,3 @@ def _processes(folder: Path) -> Iterator[tuple[int, int, Callable[[], Any]]]:
             yield rank, together, distributed.barrier
         finally:
             distributed.destroy_process_group()
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(data: Path) -> int | None:
-    """Lock the folder against a second scoring; freed when the process ends, whatever way it does."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return None
-    handle = os.open(data, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise UsageError(f"another `aspo-data score` is at work in {data}.") from None
-    return handle

@@ -12,27 +12,36 @@ import pyarrow.parquet as pq
 
 from dataset_tools.dataset.record import write_json
 from dataset_tools.dataset.schema import IMAGE_MARKER, count_markers, iter_rows
+from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import UsageError
 
 LAYOUTS = ("llamafactory", "trl")
 _COLUMNS = ["id", "images", "prompt", "chosen", "rejected"]
+_WRITTEN = (r"images/\d{8,}-\d+\.\w+", r"data\.jsonl", r"dataset_info\.json", r"train\.parquet")
 _SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 
 
 def export(
     folder: Path, target: Path, layout: str, advance: Callable[[int], None] = lambda rows: None
 ) -> int:
-    """Write the dataset into `target`, a folder that must not exist; returns the number of rows."""
+    """Write the dataset into `target`, a new folder; returns the number of rows.
+
+    An export that was stopped is begun anew by the same command.
+    """
     if layout not in LAYOUTS:
         raise UsageError(f"--to {layout} is not a known layout: choose one of {', '.join(LAYOUTS)}.")
-    if target.exists():
+    target = settled(target, folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists already: choose another folder, or remove it.")
-    partial = target.with_name(target.name + ".incomplete")
-    if partial.exists():
-        raise UsageError(f"{partial} is left of an export that was stopped: remove it.")
-    partial.mkdir(parents=True)
-    rows = {"llamafactory": _llamafactory, "trl": _trl}[layout](folder, partial, advance)
-    partial.rename(target)
+    with WorkFolder(target, "export", _WRITTEN) as place:
+        # What a stopped export left is written anew; the same names are all that it can hold.
+        (place.folder / "images").mkdir(exist_ok=True)
+        for stale in (place.folder / "images").iterdir():
+            stale.unlink()
+        rows = {"llamafactory": _llamafactory, "trl": _trl}[layout](folder, place.folder, advance)
+        if layout != "llamafactory":
+            (place.folder / "images").rmdir()
+        place.name_for_good()
     return rows
 
 
@@ -47,7 +56,6 @@ def with_markers(prompt: list[dict[str, str]], images: int) -> list[dict[str, st
 
 def _llamafactory(folder: Path, target: Path, advance: Callable[[int], None]) -> int:
     """`data.jsonl` in the sharegpt ranking form, images as files, and the `dataset_info.json` for both."""
-    (target / "images").mkdir()
     count = 0
     names = {"user": "human", "assistant": "gpt", "system": "system"}
     with open(target / "data.jsonl", "w", encoding="utf-8", newline="\n") as stream:
@@ -87,7 +95,10 @@ def _trl(folder: Path, target: Path, advance: Callable[[int], None]) -> int:
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     count = 0
-    with pq.ParquetWriter(target / "train.parquet", schema, use_dictionary=False) as writer:
+    with (
+        open(target / "train.parquet", "wb") as stream,
+        pq.ParquetWriter(stream, schema, use_dictionary=False) as writer,
+    ):
         for rows in _batched(iter_rows(folder, _COLUMNS), 64):
             items = [
                 {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,15 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset_tools.dataset.folder import DATASET_INFO
-from dataset_tools.dataset.record import RECORD, read_record, write_text
+from dataset_tools.dataset.folder import DATASET_INFO, llamafactory_entry
+from dataset_tools.dataset.lock import locked
+from dataset_tools.dataset.record import RECORD, read_record, write_json, write_text
 from dataset_tools.dataset.schema import shards
+from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.share.card import MARK, license_of, render
 
 CARD = "README.md"
 # What belongs to a dataset, here and there. The list of refused rows stays at home: it may quote the source.
-_PATTERNS = ("data/*.parquet", RECORD, DATASET_INFO, CARD)
+_SHARD = re.compile(r"data/[\w.-]+-\d{5}-of-\d{5}\.parquet")
+_PULLED = (_SHARD.pattern, RECORD, DATASET_INFO, re.escape(CARD), r"\.cache/huggingface/.*")
 _NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "ssl", "socket")
 
 
@@ -79,6 +81,18 @@ def _check_whole(folder: Path, paths: list[Path]) -> None:
             )
 
 
+def _check_rows(folder: Path, repo: str) -> None:
+    """Every file and row against the schema, images by their headers."""
+    from dataset_tools.inspect.validate import validate
+
+    report = validate(folder, keep=3, decode=False, complete=False)
+    if report.total:
+        raise DataError(
+            f"{repo} is not a whole converted dataset, {report.total:,} problems: "
+            f"{'; '.join(map(str, report.problems))}. It stays in {folder}."
+        )
+
+
 def _scored_shards(paths: list[Path]) -> list[bool]:
     from dataset_tools.scoring.folder import scored_by
 
@@ -92,11 +106,19 @@ def push(
 
     Files that the Hub already has, also from an upload that was cut off, are not sent again. Files of an
     earlier push that the dataset no longer has are removed in the same commit. Raises what `plan` raises,
-    `UsageError` where `private` meets a public repository, `DataError` where the connection breaks.
+    `UsageError` where `private` meets a public repository or the dataset is being scored, `DataError` where
+    the connection breaks.
     """
+    folder = Path(folder)
+    read_record(folder)
+    busy = f"{folder} is being scored or pushed by another aspo-data: wait until it is done."
+    with locked(folder / "data", busy):
+        return _push(folder, repo, private, revision)
+
+
+def _push(folder: Path, repo: str, private: bool, revision: str | None) -> dict[str, Any]:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    folder = Path(folder)
     planned = plan(folder, repo)
     api = HfApi()
     with network("the upload was cut off. Run the same command again: what has arrived is not sent twice"):
@@ -139,17 +161,24 @@ def push(
 
 
 def pull(repo: str, out: Path | str, *, revision: str | None = None) -> dict[str, Any]:
-    """Fetch a dataset that `push` published; returns its commit and record.
+    """Fetch a dataset that `push` published, check it, and return its commit and record.
 
     The files come to `OUT.incomplete`, where a pull that was cut off goes on, and get their final name when
-    all are there. Raises `UsageError` where `out` holds something, or the repository is not of this kind.
+    all are there. Only files of a converted dataset are taken, and what LLaMA-Factory reads is written anew.
+    Raises `UsageError` where `out` holds something, or the repository is not of this kind; `DataError` where
+    a file or a row of it is not as the schema says.
     """
-    from huggingface_hub import HfApi
-
-    out = Path(out)
+    out = settled(Path(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty: give another folder, or remove it first.")
-    partial = out.with_name(out.name + ".incomplete")
+    with WorkFolder(out, "pull", _PULLED) as place:
+        return _pull(repo, revision, place)
+
+
+def _pull(repo: str, revision: str | None, place: WorkFolder) -> dict[str, Any]:
+    from huggingface_hub import HfApi
+
+    out, partial = place.out, place.folder
     api = HfApi()
     with network("the download was cut off. Run the same command again: it goes on where it was"):
         info = api.dataset_info(repo, revision=revision)
@@ -159,25 +188,27 @@ def pull(repo: str, out: Path | str, *, revision: str | None = None) -> dict[str
                 f"{repo} has no {RECORD}, so it was not made by aspo-data: `aspo-data convert {repo} {out}` "
                 "converts a preference dataset of another form."
             )
+        wanted = {name for name in names if _SHARD.fullmatch(name)}
         # One commit, so that a push in the meantime cannot mix two versions.
         api.snapshot_download(
             repo,
             repo_type="dataset",
             revision=info.sha,
             local_dir=partial,
-            allow_patterns=list(_PATTERNS),
+            allow_patterns=sorted(wanted | (names & {RECORD, CARD})),
         )
     record = read_record(partial)
-    wanted = {name for name in names if re.fullmatch(r"data/[^/]+\.parquet", name)}
     # Left from a pull of another revision that was cut off.
     for path in shards(partial):
         if f"data/{path.name}" not in wanted:
             path.unlink()
     _check_whole(partial, shards(partial))
-    shutil.rmtree(partial / ".cache", ignore_errors=True)
-    if out.is_dir():
-        out.rmdir()
-    os.rename(partial, out)
+    _check_rows(partial, repo)
+    splits = dict.fromkeys(path.name.rsplit("-", 3)[0] for path in shards(partial))
+    write_json(partial / DATASET_INFO, dict.fromkeys(splits, llamafactory_entry()))
+    shutil.rmtree(partial / ".cache" / "huggingface", ignore_errors=True)
+    (partial / ".cache").rmdir()
+    place.name_for_good()
     size = sum(path.stat().st_size for path in shards(out))
     return {"repo": repo, "commit": info.sha, "files": len(wanted), "bytes": size, "record": record}
 

@@ -367,11 +367,12 @@ def test_a_broken_json_array_is_an_error_that_names_the_file(text, tmp_path):
 
 
 def test_a_parquet_file_cut_short_is_an_error_that_names_the_file(source, tmp_path):
+    (tmp_path / "cut").mkdir()
     for name in sorted(os.listdir(source)):
         data = (source / name).read_bytes()
-        (tmp_path / name).write_bytes(data if name.endswith("0.parquet") else data[: len(data) // 2])
+        (tmp_path / "cut" / name).write_bytes(data if name.endswith("0.parquet") else data[: len(data) // 2])
     with pytest.raises(DataError, match="001.parquet is not a readable parquet file, perhaps cut short"):
-        run(tmp_path, tmp_path / "out")
+        run(tmp_path / "cut", tmp_path / "out")
 
 
 def test_limit_reads_only_the_first_rows(source, tmp_path):

@@ -129,6 +129,7 @@ def test_export_for_trl_keeps_the_places_of_images(tmp_path):
 
 
 def test_export_refuses_what_exists(converted, tmp_path):
+    (tmp_path / "mine").write_text("keep")
     with pytest.raises(UsageError, match="exists already"):
         export(converted, tmp_path, "trl")
 
