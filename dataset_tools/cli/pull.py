@@ -23,9 +23,10 @@ def pull(
     Example: aspo-data pull me/rlaif-v-aspo rlaif-v
     """
     from dataset_tools.cli import output
+    from dataset_tools.inspect.validate import first_problems
     from dataset_tools.share import hub
 
-    done = hub.pull(repo, out, revision=revision)
+    done = hub.pull(repo, out, revision=revision, check=first_problems)
     rows, license_ = done["record"]["counts"]["rows"], hub.license_of(done["record"])
     text = f"{out}: {rows:,} rows of {repo} at {done['commit']} (licence: {license_})"
     output.result(done, text, as_json)

@@ -158,6 +158,11 @@ def validate(
     return report
 
 
+def first_problems(folder: Path) -> list[str]:
+    """The first problems of a dataset that was just fetched; images are looked at by their headers."""
+    return list(map(str, validate(folder, keep=3, decode=False, complete=False).problems))
+
+
 def _parts(path: Path, decode: bool) -> list[_Part] | str:
     """The row groups of a file, or what is wrong with the file."""
     try:

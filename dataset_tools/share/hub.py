@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,18 +81,6 @@ def _check_whole(folder: Path, paths: list[Path]) -> None:
             )
 
 
-def _check_rows(folder: Path, repo: str) -> None:
-    """Every file and row against the schema, images by their headers."""
-    from dataset_tools.inspect.validate import validate
-
-    report = validate(folder, keep=3, decode=False, complete=False)
-    if report.total:
-        raise DataError(
-            f"{repo} is not a whole converted dataset, {report.total:,} problems: "
-            f"{'; '.join(map(str, report.problems))}. It stays in {folder}."
-        )
-
-
 def _scored_shards(paths: list[Path]) -> list[bool]:
     from dataset_tools.scoring.folder import scored_by
 
@@ -160,22 +148,26 @@ def _push(folder: Path, repo: str, private: bool, revision: str | None) -> dict[
     }
 
 
-def pull(repo: str, out: Path | str, *, revision: str | None = None) -> dict[str, Any]:
+def pull(
+    repo: str, out: Path | str, *, check: Callable[[Path], list[str]], revision: str | None = None
+) -> dict[str, Any]:
     """Fetch a dataset that `push` published, check it, and return its commit and record.
 
     The files come to `OUT.incomplete`, where a pull that was cut off goes on, and get their final name when
     all are there. Only files of a converted dataset are taken, and what LLaMA-Factory reads is written anew.
-    Raises `UsageError` where `out` holds something, or the repository is not of this kind; `DataError` where
-    a file or a row of it is not as the schema says.
+    `check` says what is wrong with a fetched folder, see `validate.first_problems`. Raises `UsageError` where
+    `out` holds something, or the repository is not of this kind; `DataError` where something is wrong.
     """
     out = settled(Path(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty: give another folder, or remove it first.")
     with WorkFolder(out, "pull", _PULLED) as place:
-        return _pull(repo, revision, place)
+        return _pull(repo, revision, place, check)
 
 
-def _pull(repo: str, revision: str | None, place: WorkFolder) -> dict[str, Any]:
+def _pull(
+    repo: str, revision: str | None, place: WorkFolder, check: Callable[[Path], list[str]]
+) -> dict[str, Any]:
     from huggingface_hub import HfApi
 
     out, partial = place.out, place.folder
@@ -203,7 +195,11 @@ def _pull(repo: str, revision: str | None, place: WorkFolder) -> dict[str, Any]:
         if f"data/{path.name}" not in wanted:
             path.unlink()
     _check_whole(partial, shards(partial))
-    _check_rows(partial, repo)
+    problems = check(partial)
+    if problems:
+        raise DataError(
+            f"{repo} is not a whole converted dataset: {'; '.join(problems)}. It stays in {partial}."
+        )
     splits = dict.fromkeys(path.name.rsplit("-", 3)[0] for path in shards(partial))
     write_json(partial / DATASET_INFO, dict.fromkeys(splits, llamafactory_entry()))
     shutil.rmtree(partial / ".cache" / "huggingface", ignore_errors=True)
