@@ -108,12 +108,13 @@ def trl_step(model: Any, folder: str) -> Callable[[dict[str, Any]], Any]:
 def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]], Any]:
     import torch
 
+    from aspo_plugin.logprobs.pair_batch import images_once
     from aspo_plugin.logprobs.response import ResponseLogProbs
-    from aspo_plugin.logprobs.shared_prefix import images_once
     from aspo_plugin.method.loss import aspo_loss
     from aspo_plugin.method.metrics import AspoMetrics
     from aspo_plugin.reference_cache.keys import media_digest, row_keys
     from aspo_plugin.reference_cache.store import ReferenceCache
+    from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 
     logps, metrics = ResponseLogProbs(shared_prefix="true", self_check=False), AspoMetrics()
     cache = ReferenceCache.open(f"{folder}/cache", {}) if cached else None
@@ -124,8 +125,8 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
         keys = [key for key in step.keys] if cached else []  # type: ignore[attr-defined]
         reference = None if cache is None else cache.lookup(keys, mask)
         if reference is None:
-            with torch.no_grad(), model.disable_adapter():
-                reference = logps(model, inputs, mask)
+            with torch.no_grad(), checkpointing_off(model), adapter_off(model):
+                reference = logps(model, inputs, mask, again=cache is None)
             if cache is not None:
                 cache.store(keys, reference, mask)
         policy = logps(model, inputs, mask)

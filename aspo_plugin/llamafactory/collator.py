@@ -12,7 +12,7 @@ from llamafactory.data import PairwiseDataCollatorWithPadding
 from llamafactory.extras.constants import IGNORE_INDEX
 from torch import Tensor
 
-from aspo_plugin.logprobs.shared_prefix import images_once
+from aspo_plugin.logprobs.pair_batch import images_once
 from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 
 

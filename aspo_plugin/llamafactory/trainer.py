@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.training.adapters import keep_input_dtype
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
+from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 
 from .model_card import describe
 
@@ -70,11 +71,12 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
         sentence_ids, similarity = batch["sentence_ids"], batch["similarity"]
         inputs, response_mask = self.model_inputs(batch)
 
-        logps = self.response_logps(model, inputs, response_mask)
+        # The reference first, unlike the host: what the policy keeps for its backward pass is not there yet.
         if self.cached is not None and self.cached.filled:
             ref_logps = self.cached.logps(batch[KEYS], response_mask)
         else:
-            ref_logps = self.reference_logps(model, inputs, response_mask)
+            ref_logps = self.reference_logps(model, inputs, response_mask, again=True)
+        logps = self.response_logps(model, inputs, response_mask)
         chosen, rejected = logps.chunk(2)
         ref_chosen, ref_rejected = ref_logps.chunk(2)
         output = aspo_loss(
@@ -116,16 +118,20 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
         inputs = {key: value for key, value in batch.items() if key not in others}
         return inputs, batch["labels"] != IGNORE_INDEX
 
-    def reference_logps(self, model: Any, inputs: dict[str, Any], response_mask: Tensor) -> Tensor:
+    def reference_logps(
+        self, model: Any, inputs: dict[str, Any], response_mask: Tensor, again: bool = False
+    ) -> Tensor:
         """Per-token log-probs of the reference: the model given, or the policy without its adapter.
 
-        With a cache and neither of the two it is the policy itself, before its first step.
+        With a cache and neither of the two it is the policy itself, before its first step. `again`: the
+        policy's come next.
         """
-        reference, context = model if self.ref_model is None else self.ref_model, nullcontext()
+        reference = model if self.ref_model is None else self.ref_model
+        context: AbstractContextManager[None] = nullcontext()
         if self.ref_model is None and (self.cached is None or is_peft_model(self.model)):
-            context = self.accelerator.unwrap_model(model).disable_adapter()
-        with torch.no_grad(), context:
-            return self.response_logps(reference, inputs, response_mask)
+            context = adapter_off(self.accelerator.unwrap_model(model))
+        with torch.no_grad(), checkpointing_off(reference), context:
+            return self.response_logps(reference, inputs, response_mask, again=again)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None

@@ -1,7 +1,10 @@
 """Per-token log-probs of the responses, the only thing a preference loss needs from a model.
 
 `response`        the one class every trainer calls
-`shared_prefix`   one row per pair, in place of two that repeat the prompt
+`pair_batch`      a batch of pairs as the model takes it: one row per pair, in place of two
+`pair_layout`     where each token goes in such a row
+`attention`       its mask, and what stands for it where no mask is needed
+`varlen`          attention of many problems in one call of a flash kernel
 `architectures`   where a shared prefix is proven equal to two rows
 `output_layer`    the output layer, made to return log-probs in place of logits
 `chunked`         log-probs from hidden states, a chunk of rows at a time

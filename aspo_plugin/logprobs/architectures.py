@@ -22,7 +22,6 @@ TEXT_MODELS = frozenset(
 )
 # These models pick a mask per layer from a dict and lose the window if they are given one tensor.
 MASK_PER_LAYER = frozenset("qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text gemma2 gemma3_text".split())
-ATTENTION = ("sdpa", "eager")
 LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -32,7 +31,8 @@ class Architecture:
 
     `window`: width of sliding attention in positions, or None. `layers`: the kinds of layers present.
     `per_layer`: the model takes a dict of masks by kind of layer; without it one mask serves all layers.
-    `additive`: a float mask is wanted.
+    `attention`: its name in `transformers`. `additive`: a float mask is wanted. `compiled`: `torch.compile`
+    runs (a part of) the model. `head_size`: width of one attention head.
     `two_way`: tokens that see each other both ways, "" or "image" (runs of token_type_ids 1) or
     "prompt" (token_type_ids 0). `first_position`: of a row, where the model counts by itself.
     `counts_images`: positions follow the grids of the images (multimodal rotary embedding).
@@ -41,14 +41,17 @@ class Architecture:
     window: int | None = None
     layers: frozenset[str] = frozenset({"full_attention"})
     per_layer: bool = False
+    attention: str = "sdpa"
     additive: bool = False
+    compiled: bool = False
+    head_size: int = 0
     two_way: str = ""
     first_position: int = 0
     counts_images: bool = False
 
 
 def describe(model: nn.Module) -> Architecture | str:
-    """How to share a prefix in `model`, or the reason why that is not done."""
+    """How to share a prefix in `model`, with its wrappers, or the reason why that is not done."""
     base: Any = unwrap(model)
     config = getattr(base, "config", None)
     if config is None or not hasattr(config, "get_text_config"):
@@ -68,8 +71,11 @@ def describe(model: nn.Module) -> Architecture | str:
     if text_kind not in TEXT_MODELS:
         return f"{text_kind} is not among the architectures proven equal"
     attention = getattr(text, "_attn_implementation", None)
-    if attention not in ATTENTION:
-        return f"attention '{attention}' takes no mask of its own; sdpa and eager do"
+    flash = "flash" in str(attention)
+    if not (flash or attention in ("sdpa", "eager")):
+        return f"attention '{attention}' takes no mask of its own; sdpa, eager and flash_attention_2 do"
+    if flash and getattr(text, "attn_logit_softcapping", None):
+        return f"'{attention}' caps the attention logits of {text_kind}, which the shared prefix does not"
     window = getattr(text, "sliding_window", None) if "sliding_attention" in layers else None
     if window and getattr(config, "mm_tokens_per_image", 0) > window:
         return f"an image of {kind} is longer than its attention window"
@@ -77,7 +83,10 @@ def describe(model: nn.Module) -> Architecture | str:
         window=window,
         layers=layers,
         per_layer=text_kind in MASK_PER_LAYER and kind != "paligemma",
+        attention=str(attention),
         additive=attention == "eager",
+        compiled=_is_compiled(model),
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         two_way={"gemma3": "image", "paligemma": "prompt"}.get(kind, ""),
         first_position=1 if kind == "paligemma" else 0,
         counts_images=hasattr(getattr(base, "model", None), "get_rope_index"),
@@ -93,3 +102,12 @@ def _layers(text: Any) -> frozenset[str]:
             return frozenset({name})
     slides = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
     return frozenset({"sliding_attention" if slides else "full_attention"})
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    for module in model.modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            return True
+        if hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable"):
+            return True
+    return False

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from aspo_plugin.logprobs.self_check import weight_dtype
-from aspo_plugin.reference_cache.fill import fill
+from aspo_plugin.logprobs.self_check import any_rank, weight_dtype
+from aspo_plugin.reference_cache.fill import FillReport, fill
 from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
 from aspo_plugin.training.randomness import same_randomness
 
 logger = logging.getLogger(__name__)
+
+# Pairs at a time, against those of training: a pass without gradients keeps nothing for a backward pass.
+LARGER = 8
 
 
 class CachedReference(TrainerCallback):
@@ -55,7 +58,6 @@ class CachedReference(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._trainer
-        device = trainer.accelerator.device
         if self.filled:  # trained before: without an adapter the policy is no reference any more
             return
         loaders = {"training": (trainer.train_dataset, trainer.get_train_dataloader)}
@@ -70,18 +72,31 @@ class CachedReference(TrainerCallback):
             self._resume(loaders)
             return
         for name, (dataset, loader) in loaders.items():
-            with same_randomness(), _whole(args):
-                report = fill(
-                    self.cache,
-                    self._batches(loader()),
-                    precision=_precision(trainer),
-                    device=device,
-                    dataset=_identity(dataset),
-                )
+            report = self._fill(args, dataset, loader)
             logger.info("reference cache, %s set: %s rows computed, %s found", name, *vars(report).values())
         self.filled = True
         if hasattr(trainer, "ref_model"):
             trainer.ref_model = None  # a reference of its own was needed for the filling only
+
+    def _fill(self, args: Any, dataset: Any, loader: Callable[[], Any]) -> FillReport:
+        """With larger batches than training's; with those of training where that runs out of memory."""
+        trainer = self._trainer
+        # One process that gives up in the middle of a sharded forward would leave the others waiting.
+        sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        for times in (1,) if sharded else (LARGER, 1):
+            try:
+                with same_randomness(), _loaders(trainer, args, times):
+                    return fill(
+                        self.cache,
+                        self._batches(loader(), may_run_out=times > 1),
+                        precision=_precision(trainer),
+                        device=trainer.accelerator.device,
+                        dataset=_identity(dataset),
+                    )
+            except _OutOfMemory:
+                logger.warning("no memory for larger batches: the reference cache is filled with training's")
+                torch.cuda.empty_cache()
+        raise AssertionError("unreachable")
 
     def _resume(self, loaders: Mapping[str, tuple[Any, Any]]) -> None:
         missing = [n for n, (dataset, _) in loaders.items() if not self.cache.is_complete(_identity(dataset))]
@@ -93,27 +108,55 @@ class CachedReference(TrainerCallback):
             )
         self.filled = True
 
-    def _batches(self, loader: Any) -> Iterator[tuple[list[bytes], Tensor, Callable[[], Tensor]]]:
+    def _batches(
+        self, loader: Any, may_run_out: bool
+    ) -> Iterator[tuple[list[bytes], Tensor, Callable[[], Tensor]]]:
+        """`may_run_out`: raise `_OutOfMemory`, on every rank, where one of them has no memory for a batch."""
         trainer = self._trainer
         for batch in loader:
             keys = batch.pop(KEYS)
             inputs, mask = self._split(trainer._prepare_inputs(batch))
 
             def compute(inputs: dict[str, Any] = inputs, mask: Tensor = mask) -> Tensor:
-                with trainer.compute_loss_context_manager():
-                    return self._live(trainer.model_wrapped, inputs, mask)
+                logps = None
+                try:
+                    with trainer.compute_loss_context_manager():
+                        logps = self._live(trainer.model_wrapped, inputs, mask)
+                except torch.OutOfMemoryError:
+                    if not may_run_out:
+                        raise
+                if may_run_out and any_rank(logps is None, mask.device):
+                    raise _OutOfMemory
+                assert logps is not None
+                return logps
 
             yield keys, mask, compute
 
 
+class _OutOfMemory(RuntimeError):
+    """A batch of the filling does not fit."""
+
+
 @contextmanager
-def _whole(args: Any) -> Iterator[None]:
-    """Loaders made while open leave out no row; later epochs may need what the first drops."""
-    dropped, args.dataloader_drop_last = args.dataloader_drop_last, False
+def _loaders(trainer: Any, args: Any, times: int) -> Iterator[None]:
+    """Loaders made while open give batches `times` as large and leave out no row, and no one keeps them.
+
+    Later epochs may need what the first drops. Relies on the Trainer's `_train_batch_size`.
+    """
+    changed = [
+        (args, "dataloader_drop_last", False),
+        (args, "dataloader_persistent_workers", False),
+        (args, "per_device_eval_batch_size", args.per_device_eval_batch_size * times),
+        (trainer, "_train_batch_size", trainer._train_batch_size * times),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changed]
     try:
+        for owner, name, value in changed:
+            setattr(owner, name, value)
         yield
     finally:
-        args.dataloader_drop_last = dropped
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def _precision(trainer: Any) -> torch.dtype:

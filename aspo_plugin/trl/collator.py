@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from aspo_plugin.logprobs.shared_prefix import IMAGES_ONCE, PLACEHOLDER, images_twice
+from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE, PLACEHOLDER, images_twice
 from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 from dataset_tools.scoring.scorer import open_image
 

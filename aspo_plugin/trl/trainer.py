@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from datasets.config import HF_DATASETS_CACHE
 from torch import Tensor
 from transformers import AutoProcessor, set_seed
 from trl import DPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id, use_adapter
 
 from aspo_plugin.logprobs.response import ResponseLogProbs
@@ -27,6 +26,7 @@ from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.training.adapters import keep_input_dtype
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
+from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 from aspo_plugin.training.rejected import RejectedRows
 
 from .arguments import AspoConfig, refuse_options, settings_of
@@ -201,7 +201,7 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
         if self._cached is not None and self._cached.filled:
             reference = self._cached.logps(inputs[KEYS], mask)
         else:
-            reference = self._reference_logps(model, model_inputs, mask)
+            reference = self._reference_logps(model, model_inputs, mask, again=True)
         policy = self._logps(model, model_inputs, mask)
         chosen, rejected = policy.chunk(2)
         ref_chosen, ref_rejected = reference.chunk(2)
@@ -227,18 +227,19 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
         model_inputs = {key: value for key, value in inputs.items() if key not in _ASPO_KEYS}
         return model_inputs, inputs["completion_mask"].bool()
 
-    def _reference_logps(self, model: Any, model_inputs: dict[str, Any], mask: Tensor) -> Tensor:
+    def _reference_logps(
+        self, model: Any, model_inputs: dict[str, Any], mask: Tensor, again: bool = False
+    ) -> Tensor:
         """Of the reference model; with an adapter, of the policy without it or with its frozen copy; with a
-        cache and neither of the two, of the policy before its first step."""
-        with (
-            torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
-        ):
-            if self.ref_model is None and is_peft_model(self.model):
-                unwrapped = self.accelerator.unwrap_model(self.model)
-                with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
-                    return self._logps(self.model, model_inputs, mask)
-            return self._logps(model if self.ref_model is None else self.ref_model, model_inputs, mask)
+        cache and neither of the two, of the policy before its first step. `again`: the policy's come next."""
+        reference = model if self.ref_model is None else self.ref_model
+        adapter: AbstractContextManager[Any] = nullcontext()
+        if self.ref_model is None and is_peft_model(self.model):
+            unwrapped, reference = self.accelerator.unwrap_model(self.model), self.model
+            kept = "ref" in unwrapped.peft_config
+            adapter = use_adapter(unwrapped, adapter_name="ref") if kept else adapter_off(unwrapped)
+        with torch.no_grad(), checkpointing_off(reference), adapter:
+            return self._logps(reference, model_inputs, mask, again=again)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Every rank calls this at each logging step: the one place where metrics are gathered."""

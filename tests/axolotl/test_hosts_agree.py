@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aspo_plugin.logprobs.shared_prefix import images_twice
+from aspo_plugin.logprobs.pair_batch import images_twice
 from aspo_plugin.trl.collator import AspoVisionCollator
 
 STEPS = 10

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from aspo_plugin.logprobs import response, vision_tower
 from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.logprobs.vision_tower import frozen_without_gradients, vision_towers
 from aspo_plugin.training.dropout import disable_attention_dropout
 from tests.core.test_shared_prefix import TOLERANCE, assert_same_gradients, gradients
 from tests.support.backbones import VISION_LANGUAGE
 from tests.support.pairs import pair_batch, plain_logps
+from tests.support.varlen import one_by_one
 
 
 @pytest.mark.parametrize("name", VISION_LANGUAGE)
@@ -64,3 +66,152 @@ def test_only_a_tower_without_trained_weights(backbones, trained):
         raise KeyError
     assert "forward" not in tower.__dict__
     assert tower(pixels)[0].requires_grad
+
+
+# --- one forward of the tower per step ---------------------------------------------------------------
+
+
+def counted(tower):
+    """A list that grows with each forward, counted at the layer that reads the pixels."""
+    forwards = []
+    kinds = torch.nn.Conv2d | torch.nn.Conv3d
+    inner = next(module for module in tower.modules() if isinstance(module, kinds))
+    inner.register_forward_hook(lambda *_: forwards.append(1))
+    return forwards
+
+
+@pytest.mark.parametrize("shared", ["auto", "false"])
+@pytest.mark.parametrize("name", VISION_LANGUAGE)
+def test_reference_and_policy_share_what_the_tower_gives(backbones, name, shared):
+    """Bit for bit what two forwards give: values, and gradients of what comes after the tower."""
+    model, processor = backbones(name)
+    (tower,) = vision_towers(model)
+    tower.requires_grad_(False)
+    batch = pair_batch(model, processor, pairs=2)
+    forwards = counted(tower)
+    results = []
+    for again in (False, True):
+        logps = ResponseLogProbs(shared_prefix=shared, self_check=False)
+        mask = batch.response_mask.clone()
+        logps(model, batch.inputs, mask.clone())  # the output layer is looked at
+        forwards.clear()
+        with torch.no_grad():
+            reference = logps(model, batch.inputs, mask, again=again)
+        once = len(forwards)
+        policy = logps(model, batch.inputs, mask)
+        results.append((reference, policy.detach(), gradients(model, policy)))
+        assert once > 0 and len(forwards) == (1 if again else 2) * once
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+    assert results[0][2].keys() == results[1][2].keys()
+    assert all(torch.equal(value, results[1][2][key]) for key, value in results[0][2].items())
+
+
+def test_another_batch_or_a_trained_tower_is_computed_anew(backbones):
+    model, processor = backbones("llava")
+    (tower,) = vision_towers(model)
+    batch = pair_batch(model, processor, pairs=2)
+    other = pair_batch(model, processor, pairs=2, seed=7)
+    logps = ResponseLogProbs(self_check=False)
+    logps(model, batch.inputs, batch.response_mask.clone())
+    forwards = counted(tower)
+    for frozen, expected in ((True, 3), (False, 4)):
+        tower.requires_grad_(not frozen)
+        forwards.clear()
+        mask = batch.response_mask.clone()
+        logps(model, batch.inputs, mask, again=True)
+        found = logps(model, other.inputs, other.response_mask, again=True)
+        assert (found - plain_logps(model, other.inputs, other.response_mask)).abs().max() <= TOLERANCE
+        forwards.pop()
+        logps(model, other.inputs, other.response_mask)
+        logps(model, other.inputs, other.response_mask)  # a third pass finds nothing
+        assert len(forwards) == expected
+
+
+@pytest.mark.parametrize("case", ["adapter", "dropout"])
+def test_a_tower_that_differs_between_policy_and_reference_runs_twice(backbones, case):
+    """The reference goes without an adapter in the tower, while PEFT has its gradients switched off."""
+    from peft import LoraConfig, get_peft_model
+
+    model, processor = backbones("llava")
+    batch = pair_batch(model, processor, pairs=2)
+    if case == "adapter":
+        model = get_peft_model(model, LoraConfig(target_modules=r".*vision.*\.(q|v)_proj", r=4))
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=0.5)
+    (tower,) = vision_towers(model)
+    if case == "dropout":
+        tower.requires_grad_(False)
+        tower.add_module("a_dropout", torch.nn.Dropout(0.1))
+    forwards = counted(tower)
+    logps, mask = ResponseLogProbs(self_check=False), batch.response_mask
+    logps(model, batch.inputs, mask.clone())
+    forwards.clear()
+    with torch.no_grad():
+        if case == "adapter":
+            with model.disable_adapter():
+                reference = logps(model, batch.inputs, mask, again=True)
+                assert (reference - plain_logps(model, batch.inputs, mask)).abs().max() <= TOLERANCE
+        else:
+            logps(model, batch.inputs, mask, again=True)
+        forwards.clear()
+        policy = logps(model, batch.inputs, mask)
+        assert forwards
+        assert (policy - plain_logps(model, batch.inputs, mask)).abs().max() <= TOLERANCE
+    if case == "adapter":
+        assert (policy - reference).abs().max() > 1e-3
+
+
+# --- towers that attend within windows -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_packed_tower_attends_in_one_call_a_layer(backbones, monkeypatch, name):
+    model, processor = backbones(name)
+    (tower,) = vision_towers(model)
+    tower.requires_grad_(False)
+    batch = pair_batch(model, processor, pairs=3)
+    expected = ResponseLogProbs(self_check=False)(model, batch.inputs, batch.response_mask)
+    calls = []
+
+    def kernel(*args):
+        calls.append(args[3])
+        return one_by_one(*args)
+
+    monkeypatch.setattr(vision_tower.varlen, "kernel_for", lambda *_: kernel)
+    monkeypatch.setattr(response, "kernel_for", lambda *_: None)
+    monkeypatch.setattr("aspo_plugin.logprobs.attention.varlen.kernel_for", lambda *_: kernel)
+    found = ResponseLogProbs(self_check=False)(model, batch.inputs, batch.response_mask)
+    assert (found - expected).abs().max() <= TOLERANCE
+    whole = [problems for problems in calls if problems.key is None]
+    assert len(whole) == len(tower.blocks) and not any(problems.causal for problems in whole)
+    assert tower.config._attn_implementation == "sdpa"
+    calls.clear()
+    tower.requires_grad_()  # computed again in a backward pass under checkpointing: left as it is
+    ResponseLogProbs(self_check=False)(model, batch.inputs, batch.response_mask)
+    assert all(problems.key is not None for problems in calls)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_grid_on_the_host_serves_a_tower_on_a_gpu(backbones, name):
+    """On fake tensors of a GPU: everything meets on its device, and the result has its shape."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model, processor = backbones(name)
+    (tower,) = vision_towers(model)
+    tower.requires_grad_(False)
+    inputs = pair_batch(model, processor, pairs=2).inputs
+    grid, pixels = inputs["image_grid_thw"], inputs["pixel_values"]
+    with torch.no_grad():
+        expected = tower(pixels, grid_thw=grid)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        for module in tower.modules():
+            for store in (module._parameters, module._buffers):
+                for key, value in store.items():
+                    if value is not None:
+                        made = torch.empty(value.shape, dtype=value.dtype, device="cuda")
+                        store[key] = torch.nn.Parameter(made, False) if store is module._parameters else made
+        given = torch.empty(pixels.shape, dtype=pixels.dtype, device="cuda")
+        found = tower(given, grid_thw=grid)
+    for got, want in zip(tree_leaves(found.to_tuple()), tree_leaves(expected.to_tuple()), strict=True):
+        assert got.device.type == "cuda" and got.shape == want.shape

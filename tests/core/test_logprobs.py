@@ -10,7 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aspo_plugin.logprobs import chunked
+from aspo_plugin.logprobs import pair_batch as batches
 from aspo_plugin.logprobs.output_layer import output_head
+from aspo_plugin.logprobs.pair_layout import plan
 from aspo_plugin.logprobs.response import ResponseLogProbs
 from tests.core.test_shared_prefix import (
     TOLERANCE,
@@ -222,11 +224,8 @@ def test_gradient_checkpointing(backbones, reentrant):
 
 
 def test_the_reference_uses_the_policy_s_plan(monkeypatch):
-    from aspo_plugin.logprobs import response as logprobs
-
     calls = []
-    monkeypatch.setattr(logprobs, "plan", lambda *a, **k: calls.append(1) or plan(*a, **k))
-    from aspo_plugin.logprobs.shared_prefix import plan
+    monkeypatch.setattr(batches, "plan", lambda *a, **k: calls.append(1) or plan(*a, **k))
 
     policy, reference = language_model("Llama"), language_model("Llama", num_hidden_layers=1)
     inputs, wanted = token_batch()

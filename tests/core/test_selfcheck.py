@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from aspo_plugin.logprobs import response, shared_prefix
+from aspo_plugin.logprobs import pair_batch as batches
+from aspo_plugin.logprobs import pair_layout, response
 from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.logprobs.self_check import NOISE_FACTOR, SelfCheckError
 from tests.core.test_shared_prefix import language_model, token_batch
@@ -15,43 +16,42 @@ from tests.support.pairs import pair_batch
 
 
 def rejected_sees_chosen(monkeypatch):
-    right = shared_prefix.attention_masks
+    right = batches.attention_masks
 
     def wrong(layout, *args):
-        segment = torch.where(layout.segment == shared_prefix.REJECTED, shared_prefix.CHOSEN, layout.segment)
+        segment = torch.where(layout.segment == pair_layout.REJECTED, pair_layout.CHOSEN, layout.segment)
         return right(dataclasses.replace(layout, segment=segment), *args)
 
-    monkeypatch.setattr(shared_prefix, "attention_masks", wrong)
+    monkeypatch.setattr(batches, "attention_masks", wrong)
 
 
 def positions_go_on_over_the_chosen_response(monkeypatch):
-    def wrong(model, inputs, layout, architecture):
+    def wrong(model, inputs, host, made, layout, architecture):
         return torch.arange(layout.segment.shape[1]).expand_as(layout.segment)
 
-    monkeypatch.setattr(shared_prefix, "_positions", wrong)
+    monkeypatch.setattr(batches, "_positions", wrong)
 
 
 def multimodal_positions_lost(monkeypatch):
-    monkeypatch.setattr(shared_prefix, "_multimodal_positions", lambda model, inputs: None)
+    monkeypatch.setattr(batches, "_multimodal_positions", lambda model, host: None)
 
 
 def rejected_predicted_by_the_chosen_end(monkeypatch):
-    right = shared_prefix.plan
+    right = batches.plan
 
     def wrong(*args, **kwargs):
-        arrays = right(*args, **kwargs)
-        flat = arrays["segment"].ravel()
-        predictor, width = arrays["predictor"], token_batch()[0]["input_ids"].shape[1]
-        for n, place in enumerate(arrays["place"]):
-            first = n == 0 or arrays["place"][n - 1] != place - 1
-            if place // width >= len(arrays["segment"]) and first:
-                row = predictor[n] // arrays["segment"].shape[1]
-                size = arrays["segment"].shape[1]
-                start = (flat[row * size : (row + 1) * size] == shared_prefix.REJECTED).argmax()
-                predictor[n] = row * size + start - 1
-        return arrays
+        made = right(*args, **kwargs)
+        flat, size = made.segment.ravel(), made.segment.shape[1]
+        width = token_batch()[0]["input_ids"].shape[1]
+        for n, place in enumerate(made.place):
+            first = n == 0 or made.place[n - 1] != place - 1
+            if place // width >= len(made.segment) and first:
+                row = made.predictor[n] // size
+                start = (flat[row * size : (row + 1) * size] == pair_layout.REJECTED).argmax()
+                made.predictor[n] = row * size + start - 1
+        return made
 
-    monkeypatch.setattr(response, "plan", wrong)
+    monkeypatch.setattr(batches, "plan", wrong)
 
 
 @pytest.mark.parametrize(

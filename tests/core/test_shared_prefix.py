@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from aspo_plugin.logprobs import architectures, shared_prefix
+from aspo_plugin.logprobs import attention, pair_layout
+from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE, PairBatch, images_once, images_twice
+from aspo_plugin.logprobs.pair_layout import plan, to_layout
 from aspo_plugin.logprobs.response import ResponseLogProbs
-from aspo_plugin.logprobs.shared_prefix import IMAGES_ONCE, images_once, images_twice, plan, to_layout
 from tests.support.backbones import VISION_LANGUAGE
 from tests.support.pairs import pair_batch, plain_logps
 
@@ -41,14 +42,14 @@ def assert_equal_to_plain(model, batch, logps=None):
     return logps
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", [*VISION_LANGUAGE, "text"])
-def test_every_architecture(backbones, name, attention):
-    options = {"attn_implementation": {"text_config": attention}} if name != "text" else {}
+def test_every_architecture(backbones, name, implementation):
+    options = {"attn_implementation": {"text_config": implementation}} if name != "text" else {}
     model, processor = backbones(name, **options)
     if name == "text":
-        model.set_attn_implementation(attention)
-    assert model.config.get_text_config()._attn_implementation == attention
+        model.set_attn_implementation(implementation)
+    assert model.config.get_text_config()._attn_implementation == implementation
     batch = pair_batch(model, processor, pairs=3, images=name != "text")
     logps = assert_equal_to_plain(model, batch)
     assert logps.report() == {"pairs/shared": 3}
@@ -193,13 +194,13 @@ def test_a_token_sees_what_it_sees_in_its_own_row(seed):
     ids, seen, mask = (x.numpy() for x in (inputs["input_ids"], inputs["attention_mask"].bool(), wanted))
     layout = to_layout(plan(ids, seen, mask), torch.device("cpu"))
     window = 4
-    architecture = architectures.Architecture(
-        window=window, layers=frozenset({"full_attention", "sliding_attention"}), per_layer=True
-    )
-    masks = shared_prefix.attention_masks(layout, architecture, None, torch.float32)
+    masks = {
+        "full_attention": attention.seen(layout, None),
+        "sliding_attention": attention.seen(layout, window),
+    }
     pairs, width = len(ids) // 2, ids.shape[1]
     for pair in range(pairs):
-        slots = [slot for slot, kind in enumerate(layout.segment[pair]) if kind != shared_prefix.PADDING]
+        slots = [slot for slot, kind in enumerate(layout.segment[pair]) if kind != pair_layout.PADDING]
         for query in slots:
             row, column = divmod(int(layout.source[pair, query]), width)
             own = {(row, c) for c in range(column + 1)}
@@ -215,7 +216,7 @@ def test_a_token_sees_what_it_sees_in_its_own_row(seed):
                 }
                 assert visible == {(r, c) for r, c in own if column - c < limit}
         padding = torch.tensor(
-            [s for s, kind in enumerate(layout.segment[pair]) if kind == shared_prefix.PADDING]
+            [s for s, kind in enumerate(layout.segment[pair]) if kind == pair_layout.PADDING]
         )
         for name in masks:
             assert masks[name][pair, 0].any(1).all()
@@ -296,14 +297,6 @@ def test_models_that_cannot_share_say_why(kind, config, reason):
     assert logps.pairs == {"plain": 1}
 
 
-def test_flash_attention_goes_the_plain_way():
-    model = language_model("Llama")
-    model.config._attn_implementation = "flash_attention_2"
-    assert "flash_attention_2" in ResponseLogProbs().why_not(model)
-    model.config._attn_implementation = "sdpa"
-    assert ResponseLogProbs().why_not(model) == ""
-
-
 def test_switched_off():
     logps = ResponseLogProbs(shared_prefix="false")
     assert_equal_to_plain(language_model("Llama"), Batch(*token_batch()), logps)
@@ -326,7 +319,5 @@ def test_positions_that_cannot_be_known_go_the_plain_way(backbones):
     batch = pair_batch(model, processor)
     del batch.inputs["mm_token_type_ids"]
     logps = ResponseLogProbs(self_check=False)
-    from aspo_plugin.logprobs.response import _Batch
-
-    prepared = _Batch(model, batch.inputs, batch.response_mask, logps._architecture(model))
+    prepared = PairBatch(model, batch.inputs, batch.response_mask, logps._architecture(model))
     assert prepared.layout is None and "mm_token_type_ids" in prepared.reason

@@ -147,7 +147,7 @@ def full_logits_dpo(models: tuple[Any, Any], batch: dict[str, Any], beta: float)
     """Plain DPO of policy and reference from all their logits, on a batch with both copies of the images."""
     import torch
 
-    from aspo_plugin.logprobs.shared_prefix import images_twice
+    from aspo_plugin.logprobs.pair_batch import images_twice
 
     inputs = {key: value for key, value in images_twice(batch).items() if key not in ASPO_KEYS}
     sums = []

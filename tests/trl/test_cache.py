@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
-from aspo_plugin.logprobs.shared_prefix import IMAGES_ONCE
+from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE
 from aspo_plugin.trl import reference
 from aspo_plugin.trl import trainer as module
 from aspo_plugin.trl.arguments import AspoConfig
@@ -75,6 +75,30 @@ def test_rows_that_an_epoch_drops_are_in_the_cache(model, tmp_path):
     assert any("eval_train_loss" in entry for entry in trainer.state.log_history)
     assert len(trainer._cached.cache) == 2 * (5 + 2)
     trainer.train()  # its policy is no reference any more, and the cache still is
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_the_cache_is_filled_with_larger_batches(model, tmp_path, monkeypatch, memory):
+    """And with training's own where there is no memory for them."""
+    batches, live = [], module.AspoTrainer._reference_logps
+
+    def counted(self, policy, inputs, mask, **options):
+        pairs = len(mask) // 2
+        batches.append((pairs, self._train_batch_size))
+        if pairs > 2 and not memory:
+            raise torch.OutOfMemoryError
+        return live(self, policy, inputs, mask, **options)
+
+    monkeypatch.setattr(module.AspoTrainer, "_reference_logps", counted)
+    trainer, logs = run(
+        model("llava"), tmp_path, "out", lora=True, rows=data.rows(20, 1, sentences=(2, 3)), max_steps=2,
+        aspo_reference_cache=str(tmp_path / "reference"), dataloader_persistent_workers=True,
+        dataloader_num_workers=1,
+    )  # fmt: skip
+    pairs = [number for number, _ in batches]
+    assert pairs == [16, 4] if memory else pairs == [16, *[2] * 10]
+    assert len(trainer._cached.cache) == 40 and len(logs) == 2
+    assert trainer._train_batch_size == 2 and trainer.args.dataloader_persistent_workers
 
 
 def test_images_go_through_processor_and_model_once(model, processing, tmp_path, monkeypatch):

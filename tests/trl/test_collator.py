@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from aspo_plugin.logprobs.shared_prefix import images_twice
+from aspo_plugin.logprobs.pair_batch import images_twice
 from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.trl.collator import AspoVisionCollator
 from aspo_plugin.trl.datasets import prepare_dataset

@@ -96,6 +96,35 @@ def test_the_adapter_is_off_for_the_reference(run: Any) -> None:
     assert off[-1]["rewards/margins"] != 0
 
 
+def test_a_step_runs_the_frozen_tower_once_and_leaves_no_hook(run: Any) -> None:
+    """TRL's way to switch checkpointing off and on again adds a hook to the embedding in each step."""
+    from peft import LoraConfig
+
+    trainer = run(
+        data.rows(8, 1, sentences=(2, 4)),
+        keep=True,
+        peft_config=LoraConfig(target_modules=r".*language_model.*q_proj", r=4),
+        gradient_checkpointing=True,
+    )
+    embedding = trainer.model.get_input_embeddings()
+    counts: list[tuple[int, int]] = []
+    forwards: list[int] = []
+    tower = next(m for name, m in trainer.model.named_modules() if name.endswith("vision_tower"))
+    tower.embeddings.register_forward_hook(lambda *_: forwards.append(1))
+    step = trainer._compute_loss
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        before = len(forwards)
+        loss = step(*args, **kwargs)
+        counts.append((len(forwards) - before, len(embedding._forward_hooks)))
+        return loss
+
+    trainer._compute_loss = counted
+    trainer.train()
+    assert [forward for forward, _ in counts][1:] == [1, 1, 1]  # the first step checks itself
+    assert len({hooks for _, hooks in counts}) == 1
+
+
 def test_adapter_inputs_are_not_copied_under_mixed_precision(run: Any) -> None:
     from peft import LoraConfig
 
