@@ -20,6 +20,7 @@ _FULL = {"llava": 32 * 4096, "qwen2_5_vl": 28 * 3584}
 _SHAPES = {
     "7B": {"llava": (32, 4096), "qwen2_5_vl": (28, 3584)},
     "small": {"llava": (2, 512), "qwen2_5_vl": (2, 512)},
+    "tiny": {"llava": (2, 64), "qwen2_5_vl": (2, 128)},  # to try a benchmark, not to measure with
 }
 
 
@@ -62,7 +63,7 @@ def build(setting: Setting, shape: str, dtype: torch.dtype, device: str) -> Any:
             },
             vision_config={
                 "model_type": "clip_vision_model",
-                "image_size": 336,
+                "image_size": 84 if shape == "tiny" else 336,
                 "patch_size": 14,
                 "hidden_size": 1024 if real else 64,
                 "intermediate_size": 4096 if real else 256,
@@ -133,10 +134,12 @@ def batch(model: Any, setting: Setting, device: str, dtype: torch.dtype) -> dict
     seen = (columns < setting.prompt + lengths[:, None]).long()
     images: dict[str, Any] = {}
     if setting.model == "llava":
-        per_image, count = 576, max(1, setting.prompt // 640)
-        images["pixel_values"] = torch.randn(pairs * count, 3, 336, 336, generator=random).to(dtype)
+        vision = config.vision_config
+        size, per_image = vision.image_size, (vision.image_size // vision.patch_size) ** 2
+        count = max(1, setting.prompt // (per_image + 64))
+        images["pixel_values"] = torch.randn(pairs * count, 3, size, size, generator=random).to(dtype)
     else:
-        side = 20 if setting.prompt < 600 else 30
+        side = 4 if setting.prompt < 200 else 20 if setting.prompt < 600 else 30
         per_image, count = side * side, 1
         grid = torch.tensor([[1, 2 * side, 2 * side]] * pairs)
         patches = pairs * 4 * per_image
