@@ -30,11 +30,12 @@ STOP = 20  # seconds kept for what is still to be written
 
 @dataclass(frozen=True)
 class Stage:
-    """`run`: module and function, called with a `Run`; `seconds`: its deadline."""
+    """`run`: module and function, called with a `Run`; `seconds`: its deadline. `host`: what it needs."""
 
     name: str
     run: str
     seconds: int
+    host: str = ""
 
 
 # What matters most comes first: a short budget leaves out the end.
@@ -44,8 +45,8 @@ STAGES = (
     Stage("steps: llava, TRL", "gpu_steps:llava_trl", 110),
     Stage("steps: qwen2.5-vl, TRL", "gpu_steps:qwen_trl", 110),
     Stage("gpu tests", "gpu_kernel:tests", 60),
-    Stage("steps: llava, LLaMA-Factory", "gpu_steps:llava_llamafactory", 60),
-    Stage("steps: qwen2.5-vl, LLaMA-Factory", "gpu_steps:qwen_llamafactory", 60),
+    Stage("steps: llava, LLaMA-Factory", "gpu_steps:llava_llamafactory", 60, "llamafactory"),
+    Stage("steps: qwen2.5-vl, LLaMA-Factory", "gpu_steps:qwen_llamafactory", 60, "llamafactory"),
     Stage("kernel times", "gpu_kernel:times", 40),
     Stage("first calls", "gpu_kernel:first_calls", 40),
     Stage("long prompts: llava, TRL", "gpu_steps:long_prompts", 90),
@@ -81,7 +82,7 @@ def run_all(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     kept: dict[str, Any] = {"date": date.today().isoformat(), "arguments": sys.argv[1:], "stages": {}}
-    environment = _environment(options)
+    environments = {host: _environment(options, host) for host in ("", "llamafactory")}
     with tempfile.TemporaryDirectory() as folder:
         for number, stage in enumerate(STAGES):
             if options.only and not any(part in stage.name for part in options.only):
@@ -91,7 +92,7 @@ def run_all(options: argparse.Namespace) -> int:
             kept["stages"][stage.name] = entry
             if left > 5:
                 _watch(options, stage, Path(folder) / f"{number}.jsonl", min(stage.seconds, left), entry,
-                       lambda: _write(out, kept), environment)  # fmt: skip
+                       lambda: _write(out, kept), environments[stage.host])  # fmt: skip
             _write(out, kept)
             print(f"{stage.name}: {entry['status']}, {entry['seconds']:.0f} s, "
                   f"{len(entry['results'])} results", flush=True)  # fmt: skip
@@ -152,21 +153,26 @@ def _write(out: Path, kept: dict[str, Any]) -> None:
     part.replace(out / "gpu_check.json")
 
 
-def _environment(options: argparse.Namespace) -> dict[str, str]:
-    """Without telemetry and version checks; with the packages of `--wheels` before the installed ones."""
+def _environment(options: argparse.Namespace, host: str) -> dict[str, str]:
+    """Without telemetry and version checks; with the packages of `--wheels` before the installed ones.
+
+    A host's own, in a subfolder of that name, come before those for all: the hosts pin disjoint versions.
+    """
     quiet = {
         "AXOLOTL_DO_NOT_TRACK": "1", "DISABLE_VERSION_CHECK": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0", "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
     environment = {**os.environ, **quiet}
     paths = [str(ROOT), environment.get("PYTHONPATH", "")]
-    if options.wheels:
+    folders = [Path(options.wheels), Path(options.wheels) / host] if options.wheels else []
+    for folder in dict.fromkeys(folders):
+        wheels = sorted(map(str, folder.glob("*.whl")))
+        if not wheels and folder == Path(options.wheels):
+            sys.exit(f"--wheels {folder}: no wheel is there; docs/gpu_check.md says how to fill it")
         target = tempfile.mkdtemp(prefix="gpu_check_packages_")
-        wheels = sorted(map(str, Path(options.wheels).glob("*.whl")))
-        if not wheels:
-            sys.exit(f"--wheels {options.wheels}: no wheel is there; docs/gpu_check.md says how to fill it")
         pip = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", target]
-        subprocess.run([sys.executable, *pip, *wheels], check=True)
+        if wheels:
+            subprocess.run([sys.executable, *pip, *wheels], check=True)
         paths.insert(1, target)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environment

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import importlib.util
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -63,6 +65,8 @@ def token_limit(setting: Any) -> tuple[float, float]:
 
 
 def llamafactory_step(model: Any, folder: str) -> Callable[[dict[str, Any]], Any]:
+    if importlib.util.find_spec("av") is None:  # for videos, of which there are none here
+        sys.modules["av"] = types.ModuleType("av")
     from llamafactory.hparams import FinetuningArguments
     from llamafactory.train.dpo.trainer import CustomDPOTrainer
     from transformers import TrainingArguments

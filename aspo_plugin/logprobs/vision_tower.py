@@ -71,7 +71,7 @@ def frozen_without_gradients(
             if any(parameter.requires_grad for parameter in tower.parameters()):
                 continue
             forward = torch.no_grad()(tower.forward)
-            if grid is not None:
+            if grid is not None and _attention(tower) == "sdpa":  # others want it on their device
                 forward = _with_grid(forward, grid)
             if outputs is not None and _is_shareable(tower):
                 forward = _once(forward, tower, outputs, again)
@@ -135,6 +135,10 @@ def _with_grid(forward: Callable[..., Any], grid: Tensor) -> Callable[..., Any]:
 # --- attention of packed towers ----------------------------------------------------------------------------
 
 
+def _attention(tower: nn.Module) -> str | None:
+    return getattr(getattr(tower, "config", None), "_attn_implementation", None)
+
+
 @contextmanager
 def _packed_attention(tower: nn.Module) -> Iterator[None]:
     """While open, a tower that would attend window by window does so in one call, where a kernel can.
@@ -144,7 +148,7 @@ def _packed_attention(tower: nn.Module) -> Iterator[None]:
     """
     config: Any = getattr(tower, "config", None)
     weight = next((p for p in tower.parameters() if p.is_floating_point()), None)
-    if type(tower).__name__ not in _PACKED or weight is None or config._attn_implementation != "sdpa":
+    if type(tower).__name__ not in _PACKED or weight is None or _attention(tower) != "sdpa":
         yield
         return
     heads = int(getattr(config, "num_heads", 0))

@@ -173,7 +173,7 @@ def test_pairs_are_packed_once_the_precision_is_known(monkeypatch, kernel):
         inputs, wanted = token_batch(pairs=2, seed=seed, prompt=(30, 60), response=(10, 30))
         logps(model, inputs, wanted)
         seen.append((packed(logps), len(forwards)))
-    assert seen == [(False, 5), (True, 4), (True, 1)]  # the probe, and the check of each form
+    assert seen == [(False, 4), (True, 4), (True, 1)]  # each form is checked
 
 
 # --- the object itself -------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ def test_as_peft_does_it(options, merged):
                 found = model(input_ids=ids).logits
                 assert state(model) == before
                 raise KeyError
-            torch.testing.assert_close(found, expected, atol=1e-5 if merged else 0, rtol=0)
-        torch.testing.assert_close(model(input_ids=ids).logits, with_adapter, atol=1e-5, rtol=0)
+            torch.testing.assert_close(found, expected, atol=1e-4 if merged else 0, rtol=0)
+        torch.testing.assert_close(model(input_ids=ids).logits, with_adapter, atol=1e-4, rtol=0)
     assert (expected - with_adapter).abs().max() > 1e-2
     assert state(model) == before
 
@@ -68,7 +68,7 @@ def test_checkpointing_off_and_on_again(reentrant):
     hooks = len(model.get_input_embeddings()._forward_hooks)
     layer = model.get_base_model().model.layers[0]
     runs = []
-    layer.mlp.register_forward_hook(lambda *_: runs.append(1))
+    layer.self_attn.register_forward_pre_hook(lambda *_: runs.append(1))
 
     def backward():
         runs.clear()

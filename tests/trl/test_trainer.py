@@ -242,9 +242,12 @@ def test_the_reference_holds_no_graph_and_the_prefix_is_shared(
 
     made = []
     original = AspoTrainer._reference_logps
-    monkeypatch.setattr(
-        AspoTrainer, "_reference_logps", lambda *args: made.append(original(*args)) or made[-1]
-    )
+
+    def kept(*args: Any, **options: Any) -> Any:
+        made.append(original(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(AspoTrainer, "_reference_logps", kept)
     peft = LoraConfig(target_modules=["q_proj"], r=4) if lora else None
     for setting, share in (("auto", 1.0), ("false", 0.0)):
         log = run(data.rows(4), max_steps=2, aspo_shared_prefix=setting, peft_config=peft)
