@@ -11,6 +11,8 @@ from typing import Any
 
 NORMALIZATIONS = ("weight", "reward", "none")
 SHARED_PREFIX = ("auto", "true", "false")
+WEIGHTINGS = ("paper", "centred", "centred_bounded")
+WEIGHT_SCALES = (1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,26 @@ class AspoSettings:
             "help": "What keeps a response's reward from growing with its weights: 'weight' (total token "
             "weight unchanged), 'reward' (the paper's symbols read literally, detached), or 'none'.",
             "choices": NORMALIZATIONS,
+        },
+    )
+    weighting: str = field(
+        default="paper",
+        metadata={
+            "help": "What a sentence is multiplied by: 'paper' (1 + weight, normalised), 'centred' (1 + "
+            "weight_scale x (weight - mean weight), which can be negative) or 'centred_bounded' (never "
+            "negative). The last two are beyond the paper.",
+            "choices": WEIGHTINGS,
+        },
+    )
+    weight_scale: float | None = field(
+        default=None,
+        metadata={"help": "Strength of a centred weighting: 1, or 2, which it has where this is not set."},
+    )
+    weight_rejected: bool = field(
+        default=False,
+        metadata={
+            "help": "Weight the rejected response's sentences too, those most that fit the image least. Beyond
+            " "the paper; needs a dataset scored by `aspo-data score --rejected`."
         },
     )
     similarity_model: str | None = field(
@@ -73,15 +95,52 @@ class AspoSettings:
                 raise ValueError(
                     f"{name.format(item.name)} is {value!r}: choose one of {', '.join(choices)}."
                 )
-            if item.default is None and value is not None and (not isinstance(value, str) or not value):
+            text = item.name in ("similarity_model", "reference_cache")
+            if text and value is not None and (not isinstance(value, str) or not value):
                 raise ValueError(f"{name.format(item.name)} is {value!r}: set a text, or leave the key out.")
+        self._check_weighting(name)
+
+    def _check_weighting(self, name: str) -> None:
+        weighting, scale, rejected = (
+            name.format(key) for key in ("weighting", "weight_scale", "weight_rejected")
+        )
+        if self.weight_scale is not None:
+            if not _is_number(self.weight_scale) or self.weight_scale not in WEIGHT_SCALES:
+                raise ValueError(f"{scale} is {self.weight_scale!r}: choose 1 or 2, or leave the key out.")
+            if self.weighting == "paper":
+                raise ValueError(
+                    f"{scale} is {self.weight_scale}, which {weighting} paper does not read: "
+                    f"set {weighting} to centred or centred_bounded, or leave {scale} out."
+                )
+        if self.weighting != "paper" and self.normalization != "weight":
+            raise ValueError(
+                f"{name.format('normalization')} is {self.normalization!r}, which {weighting} "
+                f"{self.weighting} does not read: it keeps the total token weight by itself. "
+                f"Leave {name.format('normalization')} out, or set {weighting} to paper."
+            )
+        if not isinstance(self.weight_rejected, bool):
+            raise ValueError(f"{rejected} is {self.weight_rejected!r}: choose true or false.")
+        if self.weight_rejected and self.alpha == 0:
+            raise ValueError(
+                f"{rejected} weights rejected sentences by their similarity, and {name.format('alpha')} is 0,
+                " f"which ignores similarities: set {name.format('alpha')} above 0, or {rejected} to false."
+            )
+
+    def loss_options(self) -> dict[str, Any]:
+        """What `method.loss.aspo_loss` takes of the settings."""
+        return {
+            "alpha": self.alpha,
+            "normalization": self.normalization,
+            "weighting": self.weighting,
+            "weight_scale": WEIGHT_SCALES[-1] if self.weight_scale is None else self.weight_scale,
+        }
 
 
 def canonical(name: str, value: Any) -> Any:
     """A host's spelling of a setting's value: YAML reads `true` as a boolean and `1` as an integer."""
     if name == "shared_prefix" and isinstance(value, bool):
         return "true" if value else "false"
-    if name == "alpha" and isinstance(value, int) and not isinstance(value, bool):
+    if name in ("alpha", "weight_scale") and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value
 

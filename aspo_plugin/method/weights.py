@@ -73,6 +73,22 @@ def fused_weights(similarity: Tensor, nll: Tensor, present: Tensor, alpha: float
     return torch.where(missing.unsqueeze(1), perplexity_part, weights), missing
 
 
+def rejected_weights(similarity: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """v_j = 1 - S'_j over the sentences of a rejected response: what fits the image least is pushed down
+    most.
+
+    Beyond the paper. Where all similarities are equal every v_j is 0, and so it is in a response with a
+    missing one (NaN at a present sentence): that response is one unit, as in the paper.
+
+    Returns:
+        weights: `[B, K]`, in [0, 1], 0 where not present.
+        missing: `[B]` bool, the responses that lacked a similarity.
+    """
+    missing = (present & similarity.isnan()).any(dim=1)
+    known = torch.where(missing.unsqueeze(1), 0.0, similarity)
+    return scaled_similarity(-known, present), missing
+
+
 def normalization_factor(
     normalization: str, weights: Tensor, token_counts: Tensor, log_ratios: Tensor
 ) -> tuple[Tensor, Tensor]:
