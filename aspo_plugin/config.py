@@ -53,8 +53,8 @@ class AspoSettings:
     weight_rejected: bool = field(
         default=False,
         metadata={
-            "help": "Weight the rejected response's sentences too, those most that fit the image least. Beyond
-            " "the paper; needs a dataset scored by `aspo-data score --rejected`."
+            "help": "Weight the rejected response's sentences too, those most that fit the image least. "
+            "Beyond the paper; needs a dataset scored by `aspo-data score --rejected`."
         },
     )
     similarity_model: str | None = field(
@@ -122,8 +122,8 @@ class AspoSettings:
             raise ValueError(f"{rejected} is {self.weight_rejected!r}: choose true or false.")
         if self.weight_rejected and self.alpha == 0:
             raise ValueError(
-                f"{rejected} weights rejected sentences by their similarity, and {name.format('alpha')} is 0,
-                " f"which ignores similarities: set {name.format('alpha')} above 0, or {rejected} to false."
+                f"{rejected} weights rejected sentences by their similarity, and {name.format('alpha')} is "
+                f"0, which ignores similarities: set {name.format('alpha')} above 0, or {rejected} to false."
             )
 
     def loss_options(self) -> dict[str, Any]:

@@ -95,4 +95,5 @@ def prepared_entry(
         num_proc=cfg.dataset_num_proc,
         score=score(model) if model else None,
         setting_name=NAME,
+        weight_rejected=bool(settings.get("weight_rejected")),
     )

@@ -338,6 +338,7 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
             limit_of(cfg),
             settings.get("alpha", 0.5) > 0,
             settings.get("similarity_model"),
+            bool(settings.get("weight_rejected")),
             (cfg.seed, cfg.shuffle_merged_datasets, cfg.shuffle_before_merging_datasets),
             files,
         )

@@ -107,7 +107,16 @@ def no_similarities(name: str, alpha: float) -> ValueError:
     )
 
 
-def check_tokenized(dataset_module: dict[str, Any], path: str | None, alpha: float) -> None:
+def no_rejected(name: str) -> ValueError:
+    """The error for images whose rejected responses are not scored, with `aspo_weight_rejected`."""
+    return ValueError(
+        f"dataset {name} has images but no similarities of its rejected responses, and "
+        "`aspo_weight_rejected: true` weights them: score the dataset with `aspo-data score --rejected`, or "
+        "remove `aspo_weight_rejected`. (`aspo_similarity_model` scores chosen responses only.)"
+    )
+
+
+def check_tokenized(dataset_module: dict[str, Any], path: str | None, settings: AspoSettings) -> None:
     """Refuse tokenized data (`tokenized_path`) that was written without sentences. Raises `ValueError`."""
     for split in dataset_module.values():
         for part in split.values() if isinstance(split, dict) else [split]:
@@ -117,10 +126,15 @@ def check_tokenized(dataset_module: dict[str, Any], path: str | None, alpha: flo
                     f"`tokenized_path: {path}` holds data that another stage tokenized, without sentences: "
                     "set another `tokenized_path`, and the run writes one with them."
                 )
-            if path is not None and alpha > 0 and hasattr(part, "data"):
+            if settings.weight_rejected and "rejected_sentence_ids" not in columns:
+                raise ValueError(
+                    f"`tokenized_path: {path}` holds data tokenized without `aspo_weight_rejected`: set "
+                    "another `tokenized_path`, and the run writes one with the rejected responses' sentences."
+                )
+            if path is not None and settings.alpha > 0 and hasattr(part, "data"):
                 images, similarity = (part.data.column(name) for name in ("images", "chosen_similarity"))
                 if has_value(images) and not has_value(similarity):
-                    raise no_similarities(f"in `tokenized_path: {path}`", alpha)
+                    raise no_similarities(f"in `tokenized_path: {path}`", settings.alpha)
 
 
 def has_value(column: Any) -> bool:

@@ -20,14 +20,19 @@ from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 class SentencePairCollator(PairwiseDataCollatorWithPadding):
     """Adds to the host's batch of 2B rows (B chosen, then B rejected):
 
-    - `sentence_ids`: `[B, L]` long, the sentence of each trained token of the chosen rows, -1 elsewhere.
+    - `sentence_ids`: `[B, L]` long, the sentence of each trained token of the chosen rows, `SHARED` for
+    template
+      tokens before both responses, -1 elsewhere.
     - `similarity`: `[B, K]` float32, NaN where unknown; K is the most sentences of a response in the batch.
+    - with `weight_rejected`, `rejected_sentence_ids` and `rejected_similarity`: the same of the rejected
+    rows.
     - with `reference_keys`, `KEYS`: what a row's reference log-probs are cached under.
 
     A pair's images are processed once, and are in the batch once where `images_once` can say so.
     """
 
     reference_keys: bool = False
+    weight_rejected: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +43,9 @@ class SentencePairCollator(PairwiseDataCollatorWithPadding):
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         ids = [torch.tensor(feature["chosen_sentence_ids"]) for feature in features]
-        values = [feature["chosen_similarity"] for feature in features]
+        rejected_ids: list[Tensor] = []
+        if self.weight_rejected:
+            rejected_ids = [torch.tensor(feature["rejected_sentence_ids"]) for feature in features]
         digests: list[bytes] = []
         if self.reference_keys:
             kinds = ("images", "videos", "audios")
@@ -46,10 +53,10 @@ class SentencePairCollator(PairwiseDataCollatorWithPadding):
         batch = images_once(super().__call__(features))
         inner = batch.get("data", batch)  # MiniCPM-V nests what the model takes
         batch["sentence_ids"] = scatter(ids, inner["attention_mask"][: len(features)])
-        similarity = torch.full((len(values), max(len(value) for value in values)), torch.nan)
-        for row, value in zip(similarity, values, strict=True):
-            row[: len(value)] = torch.tensor(value)
-        batch["similarity"] = similarity
+        batch["similarity"] = padded([feature["chosen_similarity"] for feature in features])
+        if self.weight_rejected:
+            batch["rejected_sentence_ids"] = scatter(rejected_ids, inner["attention_mask"][len(features) :])
+            batch["rejected_similarity"] = padded([feature["rejected_similarity"] for feature in features])
         if self.reference_keys:
             trained = batch["labels"] != IGNORE_INDEX
             batch[KEYS] = row_keys(inner["input_ids"], inner["attention_mask"], trained, digests * 2)
@@ -86,6 +93,14 @@ def processed_once(process: Callable[..., dict[str, Any]]) -> Callable[..., dict
 
 def _twice(value: Any) -> Any:
     return [*value, *value] if isinstance(value, list) else value
+
+
+def padded(similarities: list[list[float]]) -> Tensor:
+    """`[B, K]` float32, NaN behind a row's own."""
+    table = torch.full((len(similarities), max(map(len, similarities))), torch.nan)
+    for row, values in zip(table, similarities, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return table
 
 
 def scatter(ids: list[Tensor], attention_mask: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ class AspoDatasetConverter(DatasetConverter):
     """One row of the schema in `dataset_tools/schema.py` to the host's `_prompt`, `_response`, `_images`, ...
 
     It adds `_chosen_sentences` (`[[start, end], ...]` or None) and `_chosen_similarity` (a float or None per
-    sentence, or None), which plain stages ignore.
+    sentence, or None), and the same of the rejected response, which plain stages ignore.
     """
 
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ class AspoDatasetConverter(DatasetConverter):
         images = self._find_medias(example.get("images"))
         if images and prompt and not any(IMAGE_PLACEHOLDER in (turn["content"] or "") for turn in prompt):
             prompt[0]["content"] = IMAGE_PLACEHOLDER * len(images) + (prompt[0]["content"] or "")
-        spans = example.get("chosen_sentences")
+        spans = {side: example.get(f"{side}_sentences") for side in ("chosen", "rejected")}
         return {
             "_prompt": prompt,
             "_response": [
@@ -36,9 +36,13 @@ class AspoDatasetConverter(DatasetConverter):
             "_images": images,
             "_videos": None,
             "_audios": None,
-            "_chosen_sentences": None if spans is None else [[span["start"], span["end"]] for span in spans],
-            "_chosen_similarity": example.get("chosen_similarity"),
+            **{f"_{side}_sentences": _pairs(found) for side, found in spans.items()},
+            **{f"_{side}_similarity": example.get(f"{side}_similarity") for side in spans},
         }
+
+
+def _pairs(spans: list[dict[str, int]] | None) -> list[list[int]] | None:
+    return None if spans is None else [[span["start"], span["end"]] for span in spans]
 
 
 def undecoded(dataset: Any) -> Any:

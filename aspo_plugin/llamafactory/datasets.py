@@ -39,13 +39,14 @@ class SentenceConverter:
     media_dir: str
     dataset: str
     numbers: np.ndarray | None = None
-    version: str = f"{__version__}/2, {SPLITTER_VERSION}"
+    version: str = f"{__version__}/3, {SPLITTER_VERSION}"
 
     def __call__(self, example: dict[str, Any], index: int | None = None) -> dict[str, Any]:
         row = self.inner(example)
         row["_origin"] = self._origin(example, index)
         row["_images"] = [self._stored(image) for image in row["_images"] or []] or None
-        row.setdefault("_chosen_similarity", None)
+        for name in ("_chosen_similarity", "_rejected_similarity", "_rejected_sentences"):
+            row.setdefault(name, None)
         if not row.get("_chosen_sentences"):
             from dataset_tools.sentences import split_sentences
 
@@ -95,8 +96,8 @@ def _aligned_features(dataset: Any, attribute: Any) -> Any:
             "_images": [{"bytes": Value("binary"), "path": text}],
             "_videos": listed(attribute.videos),
             "_audios": listed(attribute.audios),
-            "_chosen_sentences": [[Value("int32")]],
-            "_chosen_similarity": [Value("float32")],
+            **{f"_{side}_sentences": [[Value("int32")]] for side in ("chosen", "rejected")},
+            **{f"_{side}_similarity": [Value("float32")] for side in ("chosen", "rejected")},
             "_origin": _origin_features(),
         }
     )
@@ -108,10 +109,11 @@ def _origin_features() -> dict[str, Any]:
     return {"dataset": Value("string"), "row": Value("int64"), "id": Value("string")}
 
 
-def _encoded_features(dataset: Any) -> Any:
+def _encoded_features(dataset: Any, weight_rejected: bool) -> Any:
     from datasets import Features, Value
 
     ids, mask = [Value("int32")], [Value("int8")]
+    weighted = ("chosen", "rejected") if weight_rejected else ("chosen",)
     return Features(
         {
             **{f"{side}_input_ids": ids for side in ("chosen", "rejected")},
@@ -120,8 +122,8 @@ def _encoded_features(dataset: Any) -> Any:
             "images": dataset.features["_images"],
             "videos": dataset.features["_videos"],
             "audios": dataset.features["_audios"],
-            "chosen_sentence_ids": ids,
-            "chosen_similarity": [Value("float32")],
+            **{f"{side}_sentence_ids": ids for side in weighted},
+            **{f"{side}_similarity": [Value("float32")] for side in weighted},
             "refused": {
                 **_origin_features(),
                 **{name: Value("string") for name in ("reason", "detail", "prompt", "chosen")},
@@ -172,7 +174,7 @@ class SentenceData:
                 dataset = attach_similarities(
                     dataset, self.settings.similarity_model, self.cache_dir, training_args.device
                 )
-            check_similarities(dataset, name, self.settings.alpha)
+            check_similarities(dataset, name, self.settings)
         return dataset
 
     def preprocess(
@@ -190,13 +192,17 @@ class SentenceData:
         if dataset is None:
             return None
         encoder = SentencePairProcessor(
-            template=template, tokenizer=tokenizer, processor=processor, data_args=data_args
+            template=template,
+            tokenizer=tokenizer,
+            processor=processor,
+            data_args=data_args,
+            weight_rejected=self.settings.weight_rejected,
         )
         what = "evaluation" if is_eval else "training"
         columns = list(next(iter(dataset)).keys())
         options = _map_options(data_args, training_args, "Tokenizing pairs with sentences")
         if not data_args.streaming:
-            options["features"] = _encoded_features(dataset)
+            options["features"] = _encoded_features(dataset, self.settings.weight_rejected)
         dataset = dataset.map(
             encoder.preprocess_dataset,
             batched=True,

@@ -19,6 +19,7 @@ from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
 from aspo_plugin.method.sentence_sums import SHARED
 from aspo_plugin.training.image_check import UnreadableImage, readable_size
 from aspo_plugin.training.rejected import EXCERPT
+from dataset_tools.sentences import split_sentences
 
 logger = logging.get_logger("llamafactory.aspo")
 
@@ -73,6 +74,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
 
     # Part of the fingerprint under which `datasets` keeps the result; bump when a row's columns change.
     version: str = f"{__version__}/3"
+    weight_rejected: bool = False
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = []
@@ -81,8 +83,9 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             try:
                 rows.append(self._row(example))
             except RowRefused as refusal:
-                rows.append({**EMPTY_ROW, "refused": refused_row(example, refusal)})
-        return {name: [row[name] for row in rows] for name in EMPTY_ROW}
+                rows.append({**EMPTY_ROW, **EMPTY_REJECTED, "refused": refused_row(example, refusal)})
+        names = [*EMPTY_ROW, *(EMPTY_REJECTED if self.weight_rejected else ())]
+        return {name: [row[name] for row in rows] for name in names}
 
     def _row(self, example: dict[str, Any]) -> dict[str, Any]:
         prompt, response = example["_prompt"], example["_response"]
@@ -108,16 +111,15 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             raise RowRefused("too_long", _length(prompt_ids, target))
         if images and self._cuts_images(prompt_ids, source_len):
             raise RowRefused("image_tokens", _length(prompt_ids, target))
-        ids, similarity = self._sentences(example, chosen_ids, rejected_ids)
+        sentences = self._sentences(example, 0, chosen_ids, rejected_ids, source_len, target_len)
+        if self.weight_rejected:
+            sentences |= self._sentences(example, 1, rejected_ids, chosen_ids, source_len, target_len)
 
         prompt_ids, chosen_ids, rejected_ids = (
             prompt_ids[:source_len],
             chosen_ids[:target_len],
             rejected_ids[:target_len],
         )
-        ids = ids[:target_len]
-        if max(ids) < 0:
-            raise RowRefused("too_long", _length(prompt_ids, target))
         ignored = [IGNORE_INDEX] * source_len
         return {
             "chosen_input_ids": prompt_ids + chosen_ids,
@@ -129,8 +131,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             "images": example["_images"],
             "videos": example["_videos"],
             "audios": example["_audios"],
-            "chosen_sentence_ids": [-1] * source_len + ids,
-            "chosen_similarity": similarity[: max(ids) + 1],
+            **sentences,
             "refused": None,
         }
 
@@ -158,11 +159,20 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         return not ids & set(prompt_ids) or bool(ids & set(prompt_ids[length:]))
 
     def _sentences(
-        self, example: dict[str, Any], chosen_ids: list[int], rejected_ids: list[int]
-    ) -> tuple[list[int], list[float]]:
-        """Sentence of each chosen token, and the similarity of each sentence (NaN where unknown)."""
-        text, spans = example["_response"][0]["content"], example["_chosen_sentences"]
-        similarity = example["_chosen_similarity"]
+        self,
+        example: dict[str, Any],
+        which: int,
+        token_ids: list[int],
+        other_ids: list[int],
+        source_len: int,
+        target_len: int,
+    ) -> dict[str, Any]:
+        """`*_sentence_ids` and `*_similarity` (NaN: unknown) of the chosen (0) or rejected (1) response."""
+        side = ("chosen", "rejected")[which]
+        text, spans = example["_response"][which]["content"], example[f"_{side}_sentences"]
+        if not spans:
+            spans = [list(span) for span in split_sentences(text)]
+        similarity = example[f"_{side}_similarity"]
         if similarity is None:
             similarity = [None] * len(spans)
         if len(similarity) != len(spans):
@@ -175,11 +185,16 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         try:
             kept = carried(text, spans, trained)
             spans_kept = [(a, b) for _, a, b in kept]
-            ids = sentence_ids(self.tokenizer, chosen_ids, trained, spans_kept, rejected_ids)
+            ids = sentence_ids(self.tokenizer, token_ids, trained, spans_kept, other_ids)[:target_len]
         except AlignmentError as error:
             raise RowRefused("rewritten", str(error)) from error
-        values = [similarity[i] for i, _, _ in kept]
-        return ids, [float("nan") if value is None else float(value) for value in values]
+        if max(ids) < 0:
+            raise RowRefused("too_long", f"{target_len} tokens hold no text of the {side} response")
+        values = [similarity[i] for i, _, _ in kept][: max(ids) + 1]
+        return {
+            f"{side}_sentence_ids": [-1] * source_len + ids,
+            f"{side}_similarity": [math.nan if value is None else float(value) for value in values],
+        }
 
     def print_data_example(self, example: dict[str, Any]) -> None:
         super().print_data_example(example)
@@ -206,6 +221,9 @@ EMPTY_ROW: dict[str, Any] = {
     "chosen_similarity": [],
     "refused": None,
 }
+
+
+EMPTY_REJECTED: dict[str, Any] = {"rejected_sentence_ids": [], "rejected_similarity": []}
 
 
 def _length(prompt_ids: list[int], target: int) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from llamafactory.extras import logging
 
+from aspo_plugin.config import AspoSettings
 from aspo_plugin.training.randomness import same_randomness
 
-from .checks import has_value, no_similarities
+from .checks import has_value, no_rejected, no_similarities
 
 logger = logging.get_logger("llamafactory.aspo")
 
@@ -20,19 +21,20 @@ logger = logging.get_logger("llamafactory.aspo")
 STREAM_PEEK = 64
 
 
-def check_similarities(dataset: Any, name: str, alpha: float) -> None:
-    """Refuse an aligned dataset that has images and not one similarity. Raises `ValueError`."""
-    if hasattr(dataset, "__len__"):
-        if has_value(dataset.data.column("_images")) and not has_value(
-            dataset.data.column("_chosen_similarity")
-        ):
-            raise no_similarities(name, alpha)
-        return
-    rows = list(dataset.take(STREAM_PEEK))
-    if any(row["_images"] for row in rows) and not any(
-        value is not None for row in rows for value in row["_chosen_similarity"] or []
-    ):
-        raise no_similarities(f"{name} (its first {len(rows)} rows)", alpha)
+def check_similarities(dataset: Any, name: str, settings: AspoSettings) -> None:
+    """Refuse an aligned dataset that has images and no similarity of a needed kind. Raises `ValueError`."""
+    sides = ("chosen", "rejected") if settings.weight_rejected else ("chosen",)
+    rows = None if hasattr(dataset, "__len__") else list(dataset.take(STREAM_PEEK))
+    for side in sides:
+        column = f"_{side}_similarity"
+        if rows is None:
+            images, known = has_value(dataset.data.column("_images")), has_value(dataset.data.column(column))
+        else:
+            images = any(row["_images"] for row in rows)
+            known = any(value is not None for row in rows for value in row[column] or [])
+        if images and not known:
+            told = name if rows is None else f"{name} (its first {len(rows)} rows)"
+            raise no_similarities(told, settings.alpha) if side == "chosen" else no_rejected(told)
 
 
 def sentences_of(row: dict[str, Any]) -> list[str]:

@@ -25,6 +25,8 @@ from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 
 from .model_card import describe
 
+SIMILARITIES = ("similarity", "rejected_similarity")
+
 
 class AspoTrainer(ExactResume, CustomDPOTrainer):
     """`get_batch_loss_metrics` computes the loss; everything else is the host's.
@@ -61,8 +63,9 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         # DeepSpeed casts every float input to the model's dtype; bfloat16 would round the similarities.
-        similarity = inputs.pop("similarity")
-        return {**super()._prepare_inputs(inputs), "similarity": similarity.to(self.args.device)}
+        exact = {name: inputs.pop(name) for name in SIMILARITIES if name in inputs}
+        exact = {name: value.to(self.args.device) for name, value in exact.items()}
+        return {**super()._prepare_inputs(inputs), **exact}
 
     def get_batch_loss_metrics(
         self, model: Any, batch: dict[str, Any], train_eval: Literal["train", "eval"] = "train"
@@ -87,8 +90,9 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
             sentence_ids,
             similarity,
             beta=self.beta,
-            alpha=self.settings.alpha,
-            normalization=self.settings.normalization,
+            rejected_sentence_ids=batch.get("rejected_sentence_ids"),
+            rejected_similarity=batch.get("rejected_similarity"),
+            **self.settings.loss_options(),
         )
         losses = output.losses
         if self.bco_gemma > 1e-6:  # as in the host's DPO
@@ -114,7 +118,7 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
     @staticmethod
     def model_inputs(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """What the model takes of a batch, and the response tokens `[2B, L]`."""
-        others = ("sentence_ids", "similarity", "labels", KEYS)
+        others = ("sentence_ids", "rejected_sentence_ids", *SIMILARITIES, "labels", KEYS)
         inputs = {key: value for key, value in batch.items() if key not in others}
         return inputs, batch["labels"] != IGNORE_INDEX
 

@@ -50,7 +50,7 @@ def run_aspo(
         dataset_module = get_dataset(
             template, model_args, data_args, training_args, stage="rm", **tokenizer_module
         )
-    check_tokenized(dataset_module, data_args.tokenized_path, settings.alpha)
+    check_tokenized(dataset_module, data_args.tokenized_path, settings)
     if main and data_args.tokenized_path is not None:
         sentences.remember(data_args.tokenized_path)
 
@@ -64,6 +64,7 @@ def run_aspo(
         pad_to_multiple_of=8,
         label_pad_token_id=IGNORE_INDEX,
         reference_keys=cached,
+        weight_rejected=settings.weight_rejected,
         **tokenizer_module,
     )
     if finetuning_args.ref_model is None and not training_args.do_train:
@@ -116,8 +117,8 @@ def _train(trainer: Any, dataset_module: dict[str, Any], training_args: Any, fin
     if trainer.is_world_process_zero() and finetuning_args.plot_loss:
         evaluated = dataset_module.get("eval_dataset")
         names = [f"eval_{name}_loss" for name in evaluated] if isinstance(evaluated, dict) else ["eval_loss"]
-        keys = ["loss", "rewards/accuracies", "rewards/margins", "aspo/weight_mean", *names]
-        plot_loss(training_args.output_dir, keys=keys)
+        shown = ["loss", "rewards/accuracies", "rewards/margins", "aspo/lowest_similarity_weight_share"]
+        plot_loss(training_args.output_dir, keys=[*shown, *names])
 
 
 def _evaluate(trainer: Any, rewards: bool) -> None:

@@ -61,8 +61,9 @@ def sentence_coefficients(
     present = token_counts > 0
     if weighting == "paper":
         factor, fallback = normalization_factor(normalization, weights, token_counts, log_ratios)
-        return Coefficients(torch.where(present, factor.unsqueeze(1) * (1.0 + weights), 0.0), factor,
-        fallback)
+        return Coefficients(
+            torch.where(present, factor.unsqueeze(1) * (1.0 + weights), 0.0), factor, fallback
+        )
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}: choose one of {', '.join(WEIGHTINGS)}.")
     total = token_counts.sum(dim=1, keepdim=True)
@@ -70,7 +71,8 @@ def sentence_coefficients(
     values = torch.where(present, 1.0 + scale * (weights - mean), 0.0)
     if weighting == "centred_bounded":
         values = values.clamp(min=0.0)
-        kept = (values * token_counts).sum(dim=1, keepdim=True)  # never 0: the highest weight is above the
-        mean values = values * total / torch.where(kept > 0, kept, 1.0)
+        # Never 0, for the highest weight of a response is not below its mean.
+        kept = (values * token_counts).sum(dim=1, keepdim=True)
+        values = values * total / torch.where(kept > 0, kept, 1.0)
     ones = torch.ones_like(weights[:, 0])
     return Coefficients(values, ones, torch.zeros_like(ones, dtype=torch.bool))

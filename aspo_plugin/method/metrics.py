@@ -159,10 +159,11 @@ class AspoMetrics:
 
 
 def _products(output: AspoOutput, present: Tensor) -> list[Tensor]:
-    """Sums of S'^2, PPL'^2 and S' PPL', each around its mean in the response, where similarities are
-    known.""" known = present & ~(present & output.similarity.isnan()).any(1, keepdim=True) count =
-    known.sum(1, keepdim=True).clamp(min=1) similarity = scaled_similarity(torch.where(known,
-    output.similarity, 0.0), known) perplexity = torch.where(known, scaled_perplexity(output.nll, known), 0.0)
+    """Sums of S'^2, PPL'^2 and S' PPL', each around its mean in a response whose similarities are known."""
+    known = present & ~(present & output.similarity.isnan()).any(1, keepdim=True)
+    count = known.sum(1, keepdim=True).clamp(min=1)
+    similarity = scaled_similarity(torch.where(known, output.similarity, 0.0), known)
+    perplexity = torch.where(known, scaled_perplexity(output.nll, known), 0.0)
     a, b = (
         torch.where(known, value - value.sum(1, keepdim=True) / count, 0.0)
         for value in (similarity, perplexity)

@@ -38,6 +38,7 @@ class AspoVisionCollator:
 
     processing_class: Any
     reference_keys: bool = False
+    weight_rejected: bool = False
 
     def __post_init__(self) -> None:
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
@@ -75,7 +76,9 @@ class AspoVisionCollator:
             ]
             seen, trained = batch["attention_mask"], batch["completion_mask"]
             batch[KEYS] = row_keys(batch["input_ids"], seen, trained, digests * 2)
-        return batch | _sentences(rows, prompts, batch["input_ids"].size(1))
+        length = batch["input_ids"].size(1)
+        batch |= _sentences(rows, prompts, length)
+        return batch | _sentences(rows, prompts, length, "rejected_") if self.weight_rejected else batch
 
     @property
     def _response_type(self) -> int:
@@ -186,15 +189,16 @@ def _extended(
 
 
 def _sentences(
-    rows: Sequence[dict[str, Any]], prompts: list[dict[str, Tensor]], length: int
+    rows: Sequence[dict[str, Any]], prompts: list[dict[str, Tensor]], length: int, side: str = ""
 ) -> dict[str, Tensor]:
     ids = torch.full((len(rows), length), -1)
-    width = max(max(row["sentence_ids"]) for row in rows) + 1
+    width = max(max(row[f"{side}sentence_ids"]) for row in rows) + 1
     similarity = torch.full((len(rows), width), torch.nan)
     for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         start = len(prompt["input_ids"])
-        ids[index, start : start + len(row["sentence_ids"])] = torch.tensor(row["sentence_ids"])
-        for sentence, value in enumerate(row["similarity"] or []):
+        found = torch.tensor(row[f"{side}sentence_ids"])
+        ids[index, start : start + len(found)] = found
+        for sentence, value in enumerate(row[f"{side}similarity"] or []):
             if value is not None:
                 similarity[index, sentence] = value
-    return {"sentence_ids": ids, "similarity": similarity}
+    return {f"{side}sentence_ids": ids, f"{side}similarity": similarity}

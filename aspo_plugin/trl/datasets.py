@@ -31,6 +31,7 @@ _PREPARED = Features(
         "similarity": [Value("float32")],
     }
 )
+_REJECTED = Features({"rejected_sentence_ids": [Value("int32")], "rejected_similarity": [Value("float32")]})
 _IMAGE_COLUMNS = ("images", "image")
 _REFUSED = "refused"
 _REFUSAL = {"row": Value("int64")} | {
@@ -39,6 +40,7 @@ _REFUSAL = {"row": Value("int64")} | {
 # Fewer are prepared sooner than a process starts.
 _ROWS_PER_PROCESS = 500
 COLUMNS = tuple(_PREPARED)
+REJECTED_COLUMNS = tuple(_REJECTED)
 
 
 def is_prepared(dataset: Any) -> bool:
@@ -57,6 +59,7 @@ def prepare_dataset(
     score: Callable[[Dataset], Dataset] | None = None,
     setting_name: str = "aspo_{}",
     refused: Callable[[list[dict[str, Any]]], None] | None = None,
+    weight_rejected: bool = False,
 ) -> Dataset:
     """All that can be done to the pairs before a model is there; done once, the collator does the rest.
 
@@ -76,6 +79,7 @@ def prepare_dataset(
         setting_name: how the host's user writes a setting.
         refused: takes what is known of each row that was left out: `dataset` (its `name`), `row` (its place,
             from 0), `id`, `reason`, `detail`, and the beginning of `prompt` and `chosen`.
+        weight_rejected: the setting; needs similarities of the rejected responses.
 
     Returns:
         Prepared rows (`COLUMNS`), with `images` (list of {bytes, path}) where there is a processor.
@@ -88,6 +92,10 @@ def prepare_dataset(
         if alpha > 0 and "images" in dataset.column_names and (rows := _rows_with_images(dataset)):
             if not _any_similarity(dataset, rows, "similarity"):
                 raise _unscored(name, alpha, setting_name)
+        if weight_rejected and not set(_REJECTED) <= set(dataset.column_names):
+            raise ValueError(
+                f"{name} was prepared without `{setting_name.format('weight_rejected')}`: prepare it anew."
+            )
         return dataset
     if not isinstance(dataset, Dataset):
         raise ValueError(
@@ -99,7 +107,7 @@ def prepare_dataset(
             f"{name} has no column {' or '.join(missing)}; it has {', '.join(dataset.column_names)}. "
             "ASPO needs preference pairs: prompt, chosen and rejected."
         )
-    preparer = RowPreparer(processing_class, limit or LengthLimit())
+    preparer = RowPreparer(processing_class, limit or LengthLimit(), weight_rejected)
     if preparer.processor is not None:
         _check_image_columns(dataset, name)
     dataset = _with_images(dataset)
@@ -115,12 +123,15 @@ def prepare_dataset(
         kept = [column for column in dataset.column_names if column != "chosen_similarity"]
         dataset = concatenate_datasets([dataset.select_columns(kept), score(dataset)], axis=1)
 
+    if weight_rejected and image_rows and not _any_similarity(dataset, image_rows, "rejected_similarity"):
+        raise _unscored_rejected(name, setting_name)
+
     prepared = dataset.map(
         _prepare_row,
         fn_kwargs={"preparer": preparer, "name": name},
         with_indices=True,
         remove_columns=dataset.column_names,
-        features=Features({**_PREPARED, _REFUSED: _REFUSAL}),
+        features=Features({**_PREPARED, **(_REJECTED if weight_rejected else {}), _REFUSED: _REFUSAL}),
         num_proc=min(num_proc or 1, len(dataset) // _ROWS_PER_PROCESS) or None,
         new_fingerprint=Hasher.hash(
             (
@@ -128,6 +139,7 @@ def prepare_dataset(
                 dataset._fingerprint,
                 processing_fingerprint(processing_class),
                 preparer.limit,
+                weight_rejected,
             )
         ),
         desc=f"Preparing {name} for ASPO",
@@ -226,11 +238,21 @@ def _unscored(name: str, alpha: float, setting_name: str) -> ValueError:
     )
 
 
+def _unscored_rejected(name: str, setting_name: str) -> ValueError:
+    return ValueError(
+        f"{name} has images but no similarities of its rejected responses, and "
+        f"`{setting_name.format('weight_rejected')}` weights them: score it with "
+        "`aspo-data score --rejected`, or leave the setting out. "
+        f"(`{setting_name.format('similarity_model')}` scores chosen responses only.)"
+    )
+
+
 def _prepare_row(row: dict[str, Any], index: int, preparer: RowPreparer, name: str) -> dict[str, Any]:
     try:
         return {**preparer(row, row["images"] or []), _REFUSED: None}
     except RefusedRow as refusal:
-        return {**dict.fromkeys(_PREPARED), _REFUSED: _refusal(row, index, refusal)}
+        nothing = dict.fromkeys([*_PREPARED, *(_REJECTED if preparer.weight_rejected else {})])
+        return {**nothing, _REFUSED: _refusal(row, index, refusal)}
     except (ValueError, OSError) as error:
         raise ValueError(f"row {index} of {name}: {error}") from error
 

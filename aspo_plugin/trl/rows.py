@@ -119,16 +119,17 @@ class RowPreparer:
 
     A prepared row has `prompt` (rendered text), `prompt_ids` (its tokens, images not expanded),
     `chosen_ids`, `rejected_ids`, `sentence_ids` (one per token of `chosen_ids`) and `similarity` (one per
-    sentence, or None).
+    sentence, or None); with `weight_rejected` also `rejected_sentence_ids` and `rejected_similarity`.
     """
 
-    def __init__(self, processing_class: Any, limit: LengthLimit) -> None:
+    def __init__(self, processing_class: Any, limit: LengthLimit, weight_rejected: bool = False) -> None:
         from transformers import ProcessorMixin
 
         self.processor = processing_class if isinstance(processing_class, ProcessorMixin) else None
         self.processing_class = processing_class
         self.tokenizer = processing_class.tokenizer if self.processor is not None else processing_class
         self.limit = limit
+        self.weight_rejected = weight_rejected
         self._image_tokens: dict[tuple[tuple[int, int], ...], int] = {}
         own = getattr(processing_class, "chat_template", None)
         self._template = own or self.tokenizer.chat_template
@@ -146,12 +147,7 @@ class RowPreparer:
             raise RefusedRow(f"the prompt has {IMAGE_MARKER} markers, and the row no images")
         plain = messages[0]["role"] == PLAIN
         shown = self._without_end_tokens(chosen) if plain else chosen
-        spans = sentence_spans(row, shown)
-        similarity = row.get("chosen_similarity")
-        if similarity is not None and len(similarity) != len(spans):
-            raise ValueError(f"chosen_similarity has {len(similarity)} values for {len(spans)} sentences")
-        if any(value is not None and math.isinf(value) for value in similarity or []):
-            raise ValueError(f"chosen_similarity has an infinite value: {similarity}")
+        spans, similarity = _annotations(row, shown, "chosen")
         prompt, chosen_text, rejected_text = self._render(messages, chosen, rejected, len(images))
         prompt_ids = self._encode(prompt, plain)
         chosen_ids = self._completion(prompt, chosen_text, plain)
@@ -171,16 +167,14 @@ class RowPreparer:
             if longest > room:
                 raise ValueError(self._too_long(longest - room))
         chosen_ids, rejected_ids = chosen_ids[:room], rejected_ids[:room]
-        try:
-            ids = sentence_ids(self.tokenizer, chosen_ids, shown, spans, rejected_ids)
-        except AlignmentError as error:
-            raise RefusedRow(
-                "the template changes the response, so its sentences cannot be found", str(error)
-            ) from error
-        if max(ids) < 0:
-            raise RefusedRow(
-                f"{self.limit.name} {self.limit.max_length} leaves no text of the chosen response"
-            )
+        ids = self._sentence_ids(chosen_ids, shown, spans, rejected_ids, "chosen")
+        weighted: dict[str, Any] = {}
+        if self.weight_rejected:
+            shown = self._without_end_tokens(rejected) if plain else rejected
+            spans, values = _annotations(row, shown, "rejected")
+            found = self._sentence_ids(rejected_ids, shown, spans, chosen_ids, "rejected")
+            weighted["rejected_sentence_ids"] = found
+            weighted["rejected_similarity"] = values if values is None else values[: max(found) + 1]
         return {
             "prompt": prompt,
             "prompt_ids": prompt_ids,
@@ -188,7 +182,27 @@ class RowPreparer:
             "rejected_ids": rejected_ids,
             "sentence_ids": ids,
             "similarity": similarity if similarity is None else similarity[: max(ids) + 1],
+            **weighted,
         }
+
+    def _sentence_ids(
+        self,
+        token_ids: list[int],
+        shown: str,
+        spans: list[tuple[int, int]],
+        other_ids: list[int],
+        side: str,
+    ) -> list[int]:
+        try:
+            ids = sentence_ids(self.tokenizer, token_ids, shown, spans, other_ids)
+        except AlignmentError as error:
+            raise RefusedRow(
+                "the template changes the response, so its sentences cannot be found", str(error)
+            ) from error
+        if max(ids) < 0:
+            limit = f"{self.limit.name} {self.limit.max_length}"
+            raise RefusedRow(f"{limit} leaves no text of the {side} response")
+        return ids
 
     def _render(
         self, messages: list[dict[str, str]], chosen: str, rejected: str, images: int
@@ -294,17 +308,27 @@ def image_prompt(processor: Any, images: int) -> str:
     )
 
 
-def sentence_spans(row: dict[str, Any], chosen: str) -> list[tuple[int, int]]:
-    """The row's own sentences of its chosen response, or those of the splitter where it has none."""
-    given = row.get("chosen_sentences")
+def _annotations(
+    row: dict[str, Any], text: str, side: str
+) -> tuple[list[tuple[int, int]], list[float | None] | None]:
+    """A response's sentences and their similarities, or None. Raises `ValueError` where they disagree."""
+    spans, similarity = sentence_spans(row, text, side), row.get(f"{side}_similarity")
+    if similarity is not None and len(similarity) != len(spans):
+        raise ValueError(f"{side}_similarity has {len(similarity)} values for {len(spans)} sentences")
+    if any(value is not None and math.isinf(value) for value in similarity or []):
+        raise ValueError(f"{side}_similarity has an infinite value: {similarity}")
+    return spans, similarity
+
+
+def sentence_spans(row: dict[str, Any], text: str, side: str = "chosen") -> list[tuple[int, int]]:
+    """The row's own sentences of a response, or those of the splitter where it has none."""
+    given = row.get(f"{side}_sentences")
     if not given:
-        return split_sentences(chosen)
+        return split_sentences(text)
     spans = [(span["start"], span["end"]) for span in given]
     for (start, end), before in zip(spans, [0, *(end for _, end in spans)], strict=False):
-        if not before <= start < end <= len(chosen):
-            raise ValueError(
-                f"chosen_sentences has [{start}, {end}) in a response of {len(chosen)} characters"
-            )
+        if not before <= start < end <= len(text):
+            raise ValueError(f"{side}_sentences has [{start}, {end}) in a response of {len(text)} characters")
     return spans
 
 

@@ -31,7 +31,7 @@ from aspo_plugin.training.rejected import RejectedRows
 
 from .arguments import AspoConfig, refuse_options, settings_of
 from .collator import AspoVisionCollator
-from .datasets import COLUMNS, is_prepared, mixes_images, prepare_dataset
+from .datasets import COLUMNS, REJECTED_COLUMNS, is_prepared, mixes_images, prepare_dataset
 from .reference import cached_reference, no_reference_copy
 from .rewards import RewardMeans
 from .rows import LengthLimit
@@ -41,7 +41,8 @@ logger = logging.getLogger(__name__)
 
 _TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained Multimodal Reasoning"
 # Not inputs of the model.
-_ASPO_KEYS = ("completion_mask", "sentence_ids", "similarity", KEYS)
+_SIMILARITIES = ("similarity", "rejected_similarity")
+_ASPO_KEYS = ("completion_mask", "sentence_ids", "rejected_sentence_ids", *_SIMILARITIES, KEYS)
 
 
 class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -113,7 +114,8 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
                 model=model,
                 ref_model=ref_model,
                 args=args,
-                data_collator=data_collator or AspoVisionCollator(processing_class, cached),
+                data_collator=data_collator
+                or AspoVisionCollator(processing_class, cached, self.aspo_settings.weight_rejected),
                 train_dataset=train,
                 eval_dataset=evaluation,
                 processing_class=processing_class,
@@ -147,6 +149,7 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
             name=f"the {name} dataset",
             num_proc=args.dataset_num_proc,
             score=self._scorer(),
+            weight_rejected=self.aspo_settings.weight_rejected,
             refused=partial(self._refuse, name) if args.process_index == 0 else None,
         )
 
@@ -179,7 +182,7 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:  # type: ignore[has-type]
-            self._signature_columns = ["images", *COLUMNS]
+            self._signature_columns = ["images", *COLUMNS, *REJECTED_COLUMNS]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -192,8 +195,9 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         # DeepSpeed casts every float input to the model's dtype; bfloat16 would round the similarities.
-        similarity = inputs.pop("similarity")
-        return {**super()._prepare_inputs(inputs), "similarity": similarity.to(self.args.device)}
+        exact = {name: inputs.pop(name) for name in _SIMILARITIES if name in inputs}
+        exact = {name: value.to(self.args.device) for name, value in exact.items()}
+        return {**super()._prepare_inputs(inputs), **exact}
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         mode = "train" if self.model.training else "eval"
@@ -213,8 +217,9 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
             inputs["sentence_ids"],
             inputs["similarity"],
             beta=self.beta,
-            alpha=self.aspo_settings.alpha,
-            normalization=self.aspo_settings.normalization,
+            rejected_sentence_ids=inputs.get("rejected_sentence_ids"),
+            rejected_similarity=inputs.get("rejected_similarity"),
+            **self.aspo_settings.loss_options(),
         )
         self._aspo_metrics[mode].update(output, self._logps.shared)
         self._rewards[mode].update(output, policy)

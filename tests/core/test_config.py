@@ -17,6 +17,12 @@ from aspo_plugin.config import AspoSettings, settings_from
         ({"normalization": "length"}, ["aspo_normalization is 'length'", "weight, reward, none"]),
         ({"shared_prefix": "maybe"}, ["aspo_shared_prefix", "auto, true, false"]),
         ({"similarity_model": ""}, ["aspo_similarity_model"]),
+        ({"weighting": "centered"}, ["aspo_weighting is 'centered'", "paper, centred, centred_bounded"]),
+        ({"weighting": "centred", "weight_scale": 3}, ["aspo_weight_scale is 3", "choose 1 or 2"]),
+        ({"weight_scale": 2}, ["aspo_weight_scale is 2.0", "aspo_weighting paper does not read"]),
+        ({"weighting": "centred", "normalization": "none"}, ["aspo_normalization is 'none'", "centred"]),
+        ({"weight_rejected": "yes"}, ["aspo_weight_rejected is 'yes'", "true or false"]),
+        ({"weight_rejected": True, "alpha": 0}, ["aspo_weight_rejected", "aspo_alpha is 0"]),
         ({"alhpa": 0.5}, ["unknown aspo_alhpa", "aspo_alpha"]),
     ],
 )

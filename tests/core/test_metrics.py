@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ def test_values_are_those_of_the_pairs():
         for p in pairs
         for k in range(len(p.similarity))
     ]
-    for name, numbers in (("weight", weights), ("similarity", similarity), ("perplexity", perplexity)):
+    assert values["aspo/weight_mean"] == pytest.approx(sum(weights) / len(weights), rel=1e-5)
+    for name, numbers in (("similarity", similarity), ("perplexity", perplexity)):
         assert values[f"aspo/{name}_mean"] == pytest.approx(sum(numbers) / len(numbers), rel=1e-5)
         assert values[f"aspo/{name}_min"] == pytest.approx(min(numbers), rel=1e-5)
         assert values[f"aspo/{name}_max"] == pytest.approx(max(numbers), rel=1e-5)
@@ -42,6 +44,39 @@ def test_values_are_those_of_the_pairs():
     assert 0 < fallback < 1
     assert values["aspo/normalization_fallback_share"] == pytest.approx(fallback)
     assert metrics.compute() == {}
+
+
+def test_what_the_weights_do_is_told():
+    """Spread, share of the worst-fitting sentence and correlation, each from its definition."""
+    pairs = mixed_batch(seed=3)
+    output = aspo_loss(**tensors(pairs), beta=0.1, alpha=0.8)
+    metrics = AspoMetrics()
+    metrics.update(output)
+    values = metrics.compute()
+    spreads, shares, plain, fits, sures = [], [], [], [], []
+    for row, pair in enumerate(pairs):
+        count = len(pair.similarity)
+        if count == 1:
+            continue
+        weights = output.weights[row, :count].tolist()
+        spreads.append(statistics.pstdev(weights))
+        if None in pair.similarity:
+            continue
+        lowest = pair.similarity.index(min(pair.similarity))
+        lengths = [pair.sentence_of.count(k) for k in range(count)]
+        weighted = [c * n for c, n in zip(output.coefficients[row].tolist(), lengths, strict=False)]
+        shares.append(weighted[lowest] / sum(weighted))
+        plain.append(lengths[lowest] / sum(lengths))
+        of_perplexity = [-math.exp(output.nll[row, k].item()) for k in range(count)]
+        for found, numbers in ((fits, pair.similarity), (sures, of_perplexity)):
+            scaled = [(n - min(numbers)) / (max(numbers) - min(numbers)) for n in numbers]
+            found += [n - statistics.mean(scaled) for n in scaled]
+    assert values["aspo/weight_spread"] == pytest.approx(statistics.mean(spreads), rel=1e-4)
+    assert values["aspo/lowest_similarity_weight_share"] == pytest.approx(statistics.mean(shares), rel=1e-4)
+    assert values["aspo/lowest_similarity_token_share"] == pytest.approx(statistics.mean(plain), rel=1e-4)
+    assert statistics.mean(shares) < statistics.mean(plain)
+    expected = statistics.correlation(fits, sures)
+    assert values["aspo/signal_correlation"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_batches_and_ranks_add_up():

@@ -19,13 +19,16 @@ from .conftest import history, write_sets
 ASPO_KEYS = {
     f"aspo/{name}"
     for name in (
-        *(
-            f"{signal}_{kind}"
-            for signal in ("weight", "similarity", "perplexity")
-            for kind in ("mean", "min", "max")
-        ),
+        *(f"{signal}_{kind}" for signal in ("similarity", "perplexity") for kind in ("mean", "min", "max")),
+        "weight_mean",
+        "weight_spread",
+        "lowest_similarity_weight_share",
+        "lowest_similarity_token_share",
+        "signal_correlation",
         "sentences_mean",
         "factor_mean",
+        "rejected_missing_similarity_share",
+        "negative_coefficient_share",
         "single_sentence_share",
         "two_sentence_tie_share",
         "missing_similarity_share",
@@ -65,12 +68,14 @@ def test_everything_at_once(train: Any, datasets: Path, tmp_path: Path) -> None:
     for entry in log:
         assert HOST_KEYS | ASPO_KEYS <= entry.keys()
         assert all(math.isfinite(entry[key]) for key in HOST_KEYS | ASPO_KEYS)
-        assert 0 <= entry["aspo/weight_min"] <= entry["aspo/weight_mean"] <= entry["aspo/weight_max"] <= 1
+        assert 0 < entry["aspo/weight_mean"] < 1 and 0 < entry["aspo/weight_spread"] <= 0.5
     assert any(entry["aspo/missing_similarity_share"] > 0 for entry in log)  # the text-only rows
     evaluated = [entry for entry in history(out) if "eval_many_loss" in entry]
     assert len(evaluated) >= 2 and all("eval_aspo/weight_mean" in entry for entry in evaluated)
     assert any("eval_one_loss" in entry for entry in history(out))
-    assert (out / "training_loss.png").exists() and (out / "training_aspo_weight_mean.png").exists()
+    assert (out / "training_loss.png").exists() and (
+        out / "training_aspo_lowest_similarity_weight_share.png"
+    ).exists()
 
     saved = json.loads((out / "aspo_args.json").read_text())
     assert saved["finetuning_args"]["stage"] == "aspo"

@@ -19,6 +19,8 @@ class Pair:
     ref_rejected: list[float]
     sentence_of: list[int]  # of each chosen token
     similarity: list[float | None]
+    rejected_sentence_of: list[int] | None = None
+    rejected_similarity: list[float | None] | None = None
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Result:
     weights: dict[int, float]
     factor: float
     gradient: list[float]  # d loss / d log pi of each chosen token
-    rejected_gradient: float  # the same for every rejected token
+    rejected_gradient: float | list[float]  # the same for every rejected token, or one per token
 
 
 def min_max(values: dict[int, float]) -> dict[int, float]:
@@ -39,7 +41,42 @@ def min_max(values: dict[int, float]) -> dict[int, float]:
     return {k: (v - low) / (high - low) for k, v in values.items()}
 
 
-def aspo(pair: Pair, beta: float, alpha: float, normalization: str) -> Result:
+def coefficients(
+    weights: dict[int, float],
+    lengths: dict[int, int],
+    log_ratio: dict[int, float],
+    weighting: str,
+    scale: float,
+    normalization: str,
+) -> tuple[dict[int, float], float]:
+    """c of each sentence, and the factor of the paper's weighting."""
+    total = sum(lengths.values())
+    if weighting == "paper":
+        factor = total / sum((1 + weights[k]) * n for k, n in lengths.items())
+        if normalization == "none":
+            factor = 1.0
+        signs = {math.copysign(1, v) for v in log_ratio.values() if v != 0}
+        if normalization == "reward" and len(signs) == 1:
+            factor = sum(log_ratio.values()) / sum((1 + weights[k]) * v for k, v in log_ratio.items())
+        return {k: factor * (1 + w) for k, w in weights.items()}, factor
+    mean = sum(weights[k] * n for k, n in lengths.items()) / total
+    found = {k: 1 + scale * (w - mean) for k, w in weights.items()}
+    if weighting == "centred_bounded":
+        found = {k: max(c, 0.0) for k, c in found.items()}
+        kept = sum(found[k] * n for k, n in lengths.items())
+        found = {k: c * total / kept for k, c in found.items()}
+    return found, 1.0
+
+
+def aspo(
+    pair: Pair,
+    beta: float,
+    alpha: float,
+    normalization: str,
+    weighting: str = "paper",
+    scale: float = 2.0,
+    weight_rejected: bool = False,
+) -> Result:
     tokens: dict[int, list[int]] = {}
     for position, sentence in enumerate(pair.sentence_of):
         tokens.setdefault(sentence, []).append(position)
@@ -63,20 +100,33 @@ def aspo(pair: Pair, beta: float, alpha: float, normalization: str) -> Result:
         fits = min_max({k: float(v) for k, v in present.items() if v is not None})
         weights = {k: alpha * fits[k] + (1 - alpha) * sure[k] for k in tokens}
 
-    by_weight = sum(map(len, tokens.values())) / sum((1 + weights[k]) * len(ts) for k, ts in tokens.items())
-    factor = {"none": 1.0, "weight": by_weight, "reward": by_weight}[normalization]
-    if normalization == "reward":
-        signs = {math.copysign(1, v) for v in log_ratio.values() if v != 0}
-        if len(signs) == 1:
-            factor = sum(log_ratio.values()) / sum((1 + weights[k]) * v for k, v in log_ratio.items())
-
-    chosen = factor * sum(beta * (1 + weights[k]) * v for k, v in log_ratio.items())
-    rejected = beta * (sum(pair.rejected) - sum(pair.ref_rejected))
+    lengths = {k: len(ts) for k, ts in tokens.items()}
+    way = (weighting, scale, normalization)
+    c, factor = coefficients(weights, lengths, log_ratio, *way)
+    chosen = beta * sum(c[k] * v for k, v in log_ratio.items())
+    ratios = [p - r for p, r in zip(pair.rejected, pair.ref_rejected, strict=True)]
+    sides = [1.0] * len(ratios)
+    if weight_rejected:
+        of, values = pair.rejected_sentence_of, pair.rejected_similarity
+        assert of is not None and values is not None
+        there = {k: [r for r, s in zip(ratios, of, strict=True) if s == k] for k in dict.fromkeys(of)}
+        worst = dict.fromkeys(there, 0.0)
+        if all(values[k] is not None for k in there):
+            fits = min_max({k: float(values[k]) for k in there})  # type: ignore[arg-type]
+            if any(fits.values()):
+                worst = {k: 1 - v for k, v in fits.items()}
+        lengths = {k: len(v) for k, v in there.items()}
+        found, _ = coefficients(worst, lengths, {k: sum(v) for k, v in there.items()}, *way)
+        sides = [found[k] for k in of]
+    rejected = beta * sum(side * ratio for side, ratio in zip(sides, ratios, strict=True))
     margin = chosen - rejected
     loss = max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))
     slope = -1.0 / (1.0 + math.exp(margin)) if margin < 700 else 0.0  # d loss / d margin
-    gradient = [slope * factor * beta * (1 + weights[k]) for k in pair.sentence_of]
-    return Result(loss, chosen, rejected, weights, factor, gradient, -slope * beta)
+    gradient = [slope * beta * c[k] for k in pair.sentence_of]
+    against: float | list[float] = (
+        [-slope * beta * side for side in sides] if weight_rejected else -slope * beta
+    )
+    return Result(loss, chosen, rejected, weights, factor, gradient, against)
 
 
 def dpo(pair: Pair, beta: float) -> float:
