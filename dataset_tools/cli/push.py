@@ -30,6 +30,12 @@ def push(
     from dataset_tools.share import hub
 
     planned = hub.plan(out, repo)
+    if not dry_run:
+        from dataset_tools.inspect.chart import draw
+        from dataset_tools.inspect.stats import collect
+
+        draw(collect(out), out / hub.PICTURE)
+        planned = hub.plan(out, repo)
     if not planned.scored:
         output.warn("the sentences are not scored: run `aspo-data score` first to train with similarities.")
     if planned.license == "unknown":

@@ -11,28 +11,31 @@ import typer
 def stats(
     out: Annotated[Path, typer.Argument(help="Folder of a converted dataset.", show_default=False)],
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw it into this PNG file.", show_default=False)
+        Path | None, typer.Option(help="Also draw it into this SVG or PNG file.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Count rows, sentences, lengths, similarities and problems of a converted dataset.
 
-    Example: aspo-data stats rlaif-v --picture rlaif-v.png
+    Example: aspo-data stats rlaif-v --picture rlaif-v.svg
     """
     from dataset_tools.cli import output
     from dataset_tools.dataset import schema
     from dataset_tools.dataset.record import read_record
-    from dataset_tools.errors import UsageError
     from dataset_tools.inspect import stats as module
+    from dataset_tools.inspect.chart import check_format, draw
 
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise UsageError(f"--picture writes PNG: name it {picture.with_suffix('.png').name}.")
+    if picture is not None:
+        check_format(picture)
     read_record(out)  # a folder of another kind is met before any progress is shown
     with output.Progress("stats", schema.count_rows(out)) as progress:
         found = module.collect(out, progress.advance)
     if picture is not None:
-        from dataset_tools.inspect.chart import draw
-
         draw(found, picture)
         output.note(f"picture: {picture}")
-    output.result(found, module.table(found), as_json)
+    if as_json:
+        output.result(found, "", as_json)
+    else:
+        from rich.console import Console
+
+        module.show(found, Console(highlight=False))

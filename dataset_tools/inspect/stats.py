@@ -76,6 +76,7 @@ class Response:
                 "max": self.highest,
                 "bin_width": BIN,
                 "histogram": [[round(step * BIN, 4), n] for step, n in sorted(self.similarity.items())],
+                "spread_histogram": [[round(step * BIN, 4), n] for step, n in sorted(self.spread.items())],
                 "mean_spread_in_response": _mean(self.spread, BIN, BIN / 2),
             }
         return {
@@ -160,50 +161,97 @@ def _batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
             yield batch.to_pylist()
 
 
-def table(stats: dict[str, Any]) -> str:
-    """The statistics as text for a terminal."""
-    rows = stats["rows"]
+def table(stats: dict[str, Any], width: int = 100) -> str:
+    """The statistics as plain text of that width."""
+    import io
+
+    from rich.console import Console
+
+    stream = io.StringIO()
+    show(stats, Console(file=stream, width=width, highlight=False))
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def show(stats: dict[str, Any], console: Any) -> None:
+    """Print the statistics on a console of rich."""
+    for part in _parts(stats):
+        console.print(part)
+
+
+def _parts(stats: dict[str, Any]) -> list[Any]:
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
     files = f"{stats['shards']:,} file{'' if stats['shards'] == 1 else 's'}"
-    lines = [
-        f"{rows:,} rows in {files}, {stats['images']:,} images, "
-        f"{stats['text_only_rows']:,} rows without an image",
-        f"{stats['single_sentence_chosen']:,} chosen responses ({stats['single_sentence_share']:.1%}) have "
-        "one sentence: they train as plain DPO",
-        "",
-        f"{'':26}{'mean':>10}{'min':>8}{'median':>8}{'90%':>8}{'max':>8}",
+    parts: list[Any] = [
+        Text(
+            f"{stats['rows']:,} rows in {files}, {stats['images']:,} images, "
+            f"{stats['text_only_rows']:,} rows without an image\n"
+            f"{stats['single_sentence_chosen']:,} chosen responses ({stats['single_sentence_share']:.1%}) "
+            "have one sentence: they train as plain DPO"
+        )
     ]
+    numbers = _table("", "", *((part, "right") for part in ("mean", "min", "median", "90%", "max")))
     for label, key in (
         ("sentences per response", "sentences_per_response"),
         ("characters per response", "characters_per_response"),
         ("characters per sentence", "characters_per_sentence"),
     ):
-        lines.append(label)
         for name in RESPONSES:
             values = stats[name][key]
-            numbers = "".join(_number(values[part], 8) for part in ("min", "median", "p90", "max"))
-            lines.append(f"  {name:24}{_number(values['mean'], 10, '.1f')}{numbers}")
+            cells = [_number(values[part]) for part in ("min", "median", "p90", "max")]
+            numbers.add_row(
+                label if name == RESPONSES[0] else "", name, _number(values["mean"], ".1f"), *cells
+            )
+    parts.append(numbers)
     for name in RESPONSES:
-        lines += ["", f"similarity of {name} sentences", *_similarity_lines(stats[name]["similarity"])]
-    lines += ["", "problems"]
+        parts += [
+            Text(f"\nsimilarity of {name} sentences", "bold"),
+            *_similarities(stats[name]["similarity"]),
+        ]
+    parts.append(Text("\nproblems", "bold"))
+    if not stats["problems"]:
+        return [*parts, "  none"]
+    problems = Table(box=None, show_header=False)
     for kind, entry in stats["problems"].items():
-        lines.append(f"  {entry['rows']:>10,}  {kind}, for example {entry['examples'][0]}")
-    return "\n".join(lines if stats["problems"] else [*lines, "  none"])
+        # An id may be a number as well, so it says what it is.
+        example = Text.assemble(("such as id ", "dim"), repr(entry["examples"][0]))
+        problems.add_row(f"{entry['rows']:,}", Text(kind), example)
+    return [*parts, Padding(problems, (0, 0, 0, 1))]
 
 
-def _number(value: float | None, width: int, form: str = ",") -> str:
-    return f"{'-' if value is None else format(value, form):>{width}}"
+def _table(*columns: str | tuple[str, Any]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        if isinstance(column, tuple):
+            made.add_column(column[0], justify=column[1])
+        else:
+            made.add_column(column)
+    return made
 
 
-def _similarity_lines(similarity: dict[str, Any] | None, width: int = 40) -> list[str]:
+def _number(value: float | None, form: str = ",") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _similarities(similarity: dict[str, Any] | None) -> list[Any]:
     if not similarity:
         return ["  not scored"]
     spread = similarity["mean_spread_in_response"]
-    lines = [
+    about = (
         f"  {similarity['scored_sentences']:,} scored, mean {similarity['mean']:.3f}, "
         f"min {similarity['min']:.3f}, max {similarity['max']:.3f}"
         + ("" if spread is None else f", mean spread within a response {spread:.3f}")
-    ]
-    most = max(count for _, count in similarity["histogram"])
-    for edge, count in similarity["histogram"]:
-        lines.append(f"  {edge:>6.2f}  {'#' * max(1, round(count / most * width)):{width}} {count:>10,}")
-    return lines
+    )
+    bars = _table(("from", "right"), "", ("sentences", "right"))
+    counts = {round(edge / BIN): count for edge, count in similarity["histogram"]}
+    most = max(counts.values())
+    for step in range(min(counts), max(counts) + 1):
+        count = counts.get(step, 0)
+        bar = "█" * max(round(count / most * 40), bool(count))
+        bars.add_row(f"{step * BIN:.2f}", bar.ljust(40), f"{count:,}")
+    return [about, bars]

@@ -76,8 +76,8 @@ def metadata(record: dict[str, Any], splits: list[str]) -> dict[str, Any]:
     return found
 
 
-def render(record: dict[str, Any], splits: list[str], repo: str) -> str:
-    """The whole card. `repo` is the Hub id it is published under."""
+def render(record: dict[str, Any], splits: list[str], repo: str, picture: str | None = None) -> str:
+    """The whole card. `repo` is the Hub id it is published under, `picture` the file of its statistics."""
     import yaml
 
     header = yaml.safe_dump(metadata(record, splits), sort_keys=False, allow_unicode=True)
@@ -85,6 +85,7 @@ def render(record: dict[str, Any], splits: list[str], repo: str) -> str:
         f"---\n{header}---\n\n{MARK}\n",
         f"# {repo.split('/')[-1]}\n\n{_about(record)}",
         f"## How it was made\n\n{_making(record)}",
+        *([f"## What is in it\n\n![Sentences, similarities, lengths]({picture})\n"] if picture else []),
         f"## Columns\n\n{_COLUMNS}",
         f"## Train with it\n\n{_training(record, splits, repo)}",
         f"## Licence\n\n{_licence(record)}",

@@ -18,9 +18,18 @@ from dataset_tools.errors import DataError, UsageError
 from dataset_tools.share.card import MARK, license_of, render
 
 CARD = "README.md"
+PICTURE = "stats.png"
+"""A chart of the statistics, which the card shows where the dataset's folder holds it."""
 # What belongs to a dataset, here and there. The list of refused rows stays at home: it may quote the source.
 _SHARD = re.compile(r"data/[\w.-]+-\d{5}-of-\d{5}\.parquet")
-_PULLED = (_SHARD.pattern, RECORD, DATASET_INFO, re.escape(CARD), r"\.cache/huggingface/.*")
+_PULLED = (
+    _SHARD.pattern,
+    RECORD,
+    DATASET_INFO,
+    re.escape(CARD),
+    re.escape(PICTURE),
+    r"\.cache/huggingface/.*",
+)
 _NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "ssl", "socket")
 
 
@@ -61,9 +70,12 @@ def plan(folder: Path | str, repo: str) -> Plan:
             "on the Hub after the push."
         )
     splits = list(dict.fromkeys(path.name.rsplit("-", 3)[0] for path in paths))
-    card = render(record, splits, repo)
+    picture = PICTURE if (folder / PICTURE).is_file() else None
+    card = render(record, splits, repo, picture)
     files = {f"data/{path.name}": path.stat().st_size for path in paths}
     files |= {name: (folder / name).stat().st_size for name in (RECORD, DATASET_INFO)}
+    if picture:
+        files[picture] = (folder / picture).stat().st_size
     files[CARD] = len(card.encode())
     return Plan(files, card, license_of(record), record.get("scorer") is not None)
 

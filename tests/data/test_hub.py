@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from dataset_tools.cli import app
 from dataset_tools.dataset.record import read_record, write_record
 from dataset_tools.dataset.schema import iter_rows, shards
+from dataset_tools.inspect.chart import draw
+from dataset_tools.inspect.stats import collect
 from tests.support import converted, data
 from tests.support.hub import TOKEN, StandInHub, apply_environment
 from tests.support.sources import rlaif_v, vlfeedback
@@ -85,16 +87,18 @@ def test_push_then_pull_gives_the_same_dataset(hub, out, tmp_path, aspo_data):
     files = repo.files()
     names = {path.name for path in shards(out)}
     assert {name for name in files if name != ".gitattributes"} == {f"data/{name}" for name in names} | {
-        "aspo.json", "dataset_info.json", "README.md",
+        "aspo.json", "dataset_info.json", "README.md", "stats.png",
     }  # fmt: skip
-    assert b"license: cc-by-nc-4.0" in files["README.md"]
+    assert b"license: cc-by-nc-4.0" in files["README.md"] and b"](stats.png)" in files["README.md"]
+    assert files["stats.png"].startswith(b"\x89PNG")
 
     copy = tmp_path / "copy"
     pull = ("-m", "dataset_tools", "pull", "user/set", str(copy), "--json")
     pulled = json.loads(client(hub, tmp_path, *pull))
     assert pulled["commit"] == pushed["commit"]
     assert list(iter_rows(copy)) == list(iter_rows(out)) and read_record(copy) == read_record(out)
-    assert sorted(p.name for p in copy.iterdir()) == ["README.md", "aspo.json", "data", "dataset_info.json"]
+    everything = ["README.md", "aspo.json", "data", "dataset_info.json", "stats.png"]
+    assert sorted(path.name for path in copy.iterdir()) == everything
     assert not (tmp_path / "copy.incomplete").exists()
 
     # Pushing the copy again is no new commit, and a folder that is there is not overwritten.
@@ -105,18 +109,20 @@ def test_push_then_pull_gives_the_same_dataset(hub, out, tmp_path, aspo_data):
 
 
 def test_an_upload_cut_in_the_middle_is_taken_up_again(hub, out, tmp_path, aspo_data):
-    # Two files arrive; the line breaks in the middle of the largest, and at each of the client's attempts.
-    sizes = sorted(path.stat().st_size for path in shards(out))
+    # All files but the largest arrive, where the line breaks at each of the client's attempts.
+    draw(collect(out), out / "stats.png")
+    sizes = sorted(path.stat().st_size for path in [*shards(out), out / "stats.png"])
     hub.cut_next_upload(after=sizes[-2], times=50)
     failed = aspo_data("push", out, "user/set", code=1)
     assert "the upload was cut off. Run the same command again" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert list(hub.repo("user/set").files()) == [".gitattributes"], "half a dataset is visible"
     hub.mend()
-    assert 1 <= len(hub.uploaded) < 3
+    assert 1 <= len(hub.uploaded) < len(sizes)
     arrived = list(hub.uploaded)
     aspo_data("push", out, "user/set")
-    assert len(hub.uploaded) == len(set(hub.uploaded)) == 3 and hub.uploaded[: len(arrived)] == arrived
+    assert len(hub.uploaded) == len(set(hub.uploaded)) == len(sizes)
+    assert hub.uploaded[: len(arrived)] == arrived
     files = hub.repo("user/set").files()
     assert all(files[f"data/{path.name}"] == path.read_bytes() for path in shards(out))
 
@@ -158,7 +164,7 @@ def test_a_branch_and_files_that_are_gone(hub, out, tmp_path, aspo_data):
     small = converted.write(tmp_path / "small", [rows], scorer=SCORER)
     aspo_data("push", out, "user/set", "--revision", "v2")
     repo = hub.repo("user/set")
-    assert list(repo.files()) == [".gitattributes"] and len(repo.files("v2")) == 7
+    assert list(repo.files()) == [".gitattributes"] and len(repo.files("v2")) == 8
     done = json.loads(aspo_data("push", small, "user/set", "--revision", "v2", "--json").stdout)
     assert len(done["removed"]) == 3
     assert [name for name in repo.files("v2") if name.startswith("data/")] == [

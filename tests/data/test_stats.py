@@ -82,7 +82,7 @@ def test_the_images_bytes_are_not_read(out, monkeypatch):
     assert read and all([field.name for field in kind] == ["path"] for kind in read)
 
 
-def test_the_command_prints_a_table_json_and_a_picture(out, tmp_path):
+def test_the_command_prints_a_table_json_and_a_picture(out, rows, tmp_path):
     picture = tmp_path / "stats.png"
     result = CliRunner().invoke(app, ["stats", str(out), "--picture", str(picture), "--json"])
     assert result.exit_code == 0, result.stderr
@@ -91,9 +91,59 @@ def test_the_command_prints_a_table_json_and_a_picture(out, tmp_path):
     for colour in ((46, 125, 80), (196, 77, 60)):
         assert (pixels == colour).all(axis=1).sum() > 5000, "no bars drawn"
     text = CliRunner().invoke(app, ["stats", str(out)]).stdout
+    assert f"such as id {rows[5]['id']!r}" in text
     assert "62 rows in 2 files, 63 images, 2 rows without an image" in text and "train as plain DPO" in text
-    wrong = CliRunner().invoke(app, ["stats", str(out), "--picture", "stats.svg"])
-    assert wrong.exit_code == 2 and "stats.png" in wrong.stderr
+    wrong = CliRunner().invoke(app, ["stats", str(out), "--picture", "stats.jpg"])
+    assert wrong.exit_code == 2 and "stats.svg or stats.png" in wrong.stderr
+
+
+def test_the_drawing_has_axes_and_bars_of_the_right_height(out, rows, tmp_path):
+    from xml.etree import ElementTree
+
+    from dataset_tools.inspect.chart import draw
+
+    draw(collect(out), tmp_path / "stats.svg")
+    root = ElementTree.parse(tmp_path / "stats.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [element.text for element in root.iter(f"{space}text")]
+    for title in (
+        "Sentences per response",
+        "sentences",
+        "responses",
+        "cosine",
+        "characters",
+        "% of the rows",
+    ):
+        assert title in texts
+    assert "prefers-color-scheme: dark" in (tmp_path / "stats.svg").read_text()
+    lengths = [len(row["chosen_sentences"]) for row in rows]
+    bars = [
+        float(bar.get("height"))
+        for bar in root.iter(f"{space}rect")
+        if bar.get("class") == "chosen" and float(bar.get("x")) < 700 and 160 <= float(bar.get("y")) <= 440
+    ]
+    counts = [lengths.count(number) for number in range(1, 7)]
+    most = max(counts + [sum(len(row["rejected_sentences"]) == n for row in rows) for n in range(1, 7)])
+    assert bars == pytest.approx([280 * count / most for count in counts], abs=0.1)
+
+
+def test_ticks_are_round_and_the_empty_range_is_cut():
+    from dataset_tools.inspect.chart import ticks
+
+    assert ticks(0.1, 0.36) == [0.1, 0.15, 0.2, 0.25, 0.3, 0.35]
+    assert ticks(0, 389, 5) == [0, 100, 200, 300]
+    assert ticks(0.5, 9.5) == [2, 4, 6, 8]
+    for low, high in ((0, 1), (-0.2, 0.31), (3, 4000), (0, 1e-9)):
+        found = ticks(low, high)
+        assert all(low - 1e-9 <= mark <= high + 1e-9 for mark in found) and len(found) <= 7
+
+
+def test_empty_bins_between_are_shown(out):
+    found = collect(out)
+    found["chosen"]["similarity"]["histogram"] = [[0.1, 5], [0.16, 2]]
+    lines = [line.split() for line in table(found).splitlines() if line.startswith(" 0.1")]
+    assert [line[0] for line in lines[:4]] == ["0.10", "0.12", "0.14", "0.16"]
+    assert [line[-1] for line in lines[:4]] == ["5", "0", "0", "2"]
 
 
 def test_an_unscored_and_an_empty_dataset(tmp_path):
