@@ -199,7 +199,7 @@ def _pull(
             repo_type="dataset",
             revision=info.sha,
             local_dir=partial,
-            allow_patterns=sorted(wanted | (names & {RECORD, CARD})),
+            allow_patterns=sorted(wanted | (names & {RECORD, CARD, PICTURE})),
         )
     record = read_record(partial)
     # Left from a pull of another revision that was cut off.
