@@ -23,12 +23,13 @@ class ShardWriter:
 
     Small row groups let a reader seek, and keep memory flat. Where the groups end depends only on the rows.
     `repeats_images`: rows in a row often hold the same image, which a row group then stores once. A row group
-    is encoded and written in a thread; what goes wrong there is raised by a later call.
+    is encoded and written in a thread; what goes wrong there is raised by a later call. `partial`: the name
+    until the file is whole, on the same disk.
     """
 
-    def __init__(self, path: Path, repeats_images: bool = False):
+    def __init__(self, path: Path, repeats_images: bool = False, partial: Path | None = None):
         self.path = path
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._partial = partial or path.with_name(f".{path.name}.partial")
         self._schema = arrow_schema()
         self._stream = _sink(self._partial)
         self._held: list[pa.Table] = []

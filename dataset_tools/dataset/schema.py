@@ -24,7 +24,7 @@ marker says and are removed by `convert` (`default_markers`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,9 @@ def _prompt_problems(row: dict[str, Any]) -> Iterator[str]:
     if not prompt:
         yield "empty prompt"
         return
+    if not all(isinstance(message, Mapping) for message in prompt):
+        yield "a message of the prompt is null"
+        return
     for index, message in enumerate(prompt):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
@@ -141,10 +144,11 @@ def _response_problems(row: dict[str, Any]) -> Iterator[str]:
     texts = {}
     for name in RESPONSES:
         messages = row.get(name)
-        if not messages or len(messages) != 1 or messages[0].get("role") != "assistant":
+        single = messages[0] if messages and len(messages) == 1 else None
+        if not isinstance(single, Mapping) or single.get("role") != "assistant":
             yield f"{name} is not exactly one assistant message"
             continue
-        text = messages[0].get("content")
+        text = single.get("content")
         if not isinstance(text, str) or not text.strip():
             yield f"empty {name}"
             continue
@@ -170,6 +174,9 @@ def _span_problems(text: str, spans: list[dict[str, int]]) -> Iterator[str]:
     """Spans must be in range, in order, not empty, not overlap, and cover all but white space."""
     end = 0
     for index, span in enumerate(spans):
+        if span is None:
+            yield f"sentence {index} is null"
+            return
         begin, stop = span["start"], span["end"]
         if begin is None or stop is None or not 0 <= begin < stop <= len(text):
             yield f"sentence {index} is [{begin}, {stop}) in a text of {len(text)} characters"

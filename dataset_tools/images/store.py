@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -66,11 +67,13 @@ def _is_cut(data: memoryview, kind: str | None) -> bool:
 class ImageStore:
     """Images given by path: below folders, or as members of zip files, searched in order.
 
-    A path that is absolute or climbs out with `..` is refused; zip members are read, never extracted.
+    A path that is absolute or climbs out with `..` is refused, and so is one that a symbolic link leads out of
+    its folder, but for the Hub's cache, whose files are links; zip members are read, never extracted.
     """
 
     def __init__(self, roots: list[Path], archives: list[Path] | None = None):
         self.roots = [root for root in roots if root.is_dir()]
+        self._inside = {root: (os.path.realpath(root) + os.sep, *_hub_cache()) for root in self.roots}
         self._archives = [_open_archive(path) for path in archives or []]
 
     def read(self, path: str) -> bytes:
@@ -93,7 +96,10 @@ class ImageStore:
             try:
                 file = root / name
                 if file.is_file():
-                    return file_bytes(file)
+                    real = os.path.realpath(file)
+                    if not real.startswith(self._inside[root]):
+                        raise BadRow(f"a symbolic link leads out of the image root: {name}")
+                    return file_bytes(real)
             except UnusableImage as error:
                 raise BadRow(f"the image file cannot be read: {name}: {error}") from None
             except OSError as error:
@@ -109,6 +115,15 @@ class ImageStore:
             if data is not None:
                 return data
         return None
+
+
+def _hub_cache() -> tuple[str, ...]:
+    """Where the files are that the links of a downloaded dataset lead to."""
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return ()
+    return (os.path.realpath(HF_HUB_CACHE) + os.sep,)
 
 
 def _open_archive(path: Path) -> Archive:

@@ -58,9 +58,11 @@ def identify(model: str, revision: str | None = None) -> Identity:
     if local and revision:
         raise UsageError(f"revision {revision} goes with a Hub id, but {model} is a folder: leave it out.")
     try:
-        config = AutoConfig.from_pretrained(str(folder) if local else model, revision=revision)
-    except (OSError, ValueError) as error:
-        raise DataError(f"the scorer {model} cannot be loaded: {error}") from None
+        config = AutoConfig.from_pretrained(
+            str(folder) if local else model, revision=revision, trust_remote_code=False
+        )
+    except Exception as error:  # a damaged file makes loaders raise what they like
+        raise _not_loaded(model, error) from None
     kind = type(config)
     architecture = MODEL_MAPPING[kind] if kind in MODEL_MAPPING else None
     if not hasattr(architecture, "get_image_features") or not hasattr(architecture, "get_text_features"):
@@ -71,6 +73,10 @@ def identify(model: str, revision: str | None = None) -> Identity:
     if local:
         return Identity(folder.resolve().name, fingerprint=_fingerprint(folder))
     return Identity(model, revision=getattr(config, "_commit_hash", None) or revision)
+
+
+def _not_loaded(model: str, error: Exception) -> DataError:
+    return DataError(f"the scorer {model} cannot be loaded: {error or type(error).__name__}")
 
 
 def _fingerprint(folder: Path) -> str:
@@ -108,10 +114,13 @@ class DualEncoder:
         # The commit, not the branch: nothing can move between the configuration and the weights.
         revision = self.identity.revision
         try:
-            encoder = AutoModel.from_pretrained(source, revision=revision)
-            processor = AutoProcessor.from_pretrained(source, revision=revision)
-        except (OSError, ValueError) as error:
-            raise DataError(f"the scorer {model} cannot be loaded: {error}") from None
+            # No code of the model's is run: neither its modules nor what a pickle of weights may hold.
+            encoder = AutoModel.from_pretrained(
+                source, revision=revision, trust_remote_code=False, weights_only=True
+            )
+            processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
+        except Exception as error:
+            raise _not_loaded(model, error) from None
         self._model = encoder.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
         self._tokenizer, self._image_processor = processor.tokenizer, processor.image_processor
         self._family = encoder.config.model_type

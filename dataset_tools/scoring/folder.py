@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from dataset_tools.scoring.scorer import SentenceScorer
 
 SCORER_KEY = b"aspo_scorer"
+PARTIAL = ".scoring"
+"""Where unfinished files are: LLaMA-Factory refuses a `data/` that holds a file it cannot read."""
 _NAMED_ROWS = 5
 
 
@@ -64,12 +66,15 @@ def score_dataset(
         if rank == 0 and not _covers(record.get("scorer") or {}, wanted):
             # From here on the shards are of two kinds until all are done.
             write_record(folder, {**record, "scorer": None})
+        if mine:
+            _clear(mine)
         todo, rows = _rows(pending), _rows(mine)
         begin(rows, rows - todo)
         if pending:
             scorer = SentenceScorer(model, revision, device, dtype, batch_size)
             for path in pending:
                 score_shard(path, scorer, rejected, progress)
+            _clear(pending)
         wait()
         return _recorded(folder, paths, record) if rank == 0 else {}
 
@@ -84,15 +89,21 @@ def score_shard(
     read: deque[pa.RecordBatch] = deque()
     unreadable: list[str] = []
 
-    def rows() -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
+    def rows() -> Iterator[tuple[list[bytes], list[str]]]:
         for batch in iter_batches(path, batch_size=scorer.batch_size):
             read.append(batch)
             columns = [batch.column(name).to_pylist() for name in _inputs(rejected)]
             for images, *responses in zip(*columns, strict=True):
                 pairs = zip(responses[::2], responses[1::2], strict=True)
-                yield images or [], [text for pair in pairs for text in _sentences(*pair)]
+                # Of a converted dataset only the bytes count: a path in it may name any file of this machine.
+                yield (
+                    [image["bytes"] or b"" for image in images or []],
+                    [text for pair in pairs for text in _sentences(*pair)],
+                )
 
-    writer = ShardWriter(path, _repeats_images(path))
+    partial = _partial(path)
+    partial.parent.mkdir(exist_ok=True)
+    writer = ShardWriter(path, _repeats_images(path), partial)
     try:
         found: list[list[float | None]] = []
         for similarity in scorer.score(rows()):
@@ -113,6 +124,21 @@ def score_shard(
     except BaseException:
         writer.abandon()
         raise
+
+
+def _partial(path: Path) -> Path:
+    return path.parent.parent / PARTIAL / f"{path.name}.partial"
+
+
+def _clear(paths: list[Path]) -> None:
+    """Remove what a run that was killed left of these files, also under the name that it had before."""
+    for path in paths:
+        for left in (_partial(path), path.with_name(f".{path.name}.partial")):
+            left.unlink(missing_ok=True)
+    try:
+        _partial(paths[0]).parent.rmdir()
+    except OSError:  # not there, or another process works in it
+        pass
 
 
 def _inputs(rejected: bool) -> list[str]:
@@ -204,6 +230,16 @@ def _recorded(folder: Path, paths: list[Path], record: dict[str, Any]) -> dict[s
     return {**scorer, "unreadable": unreadable} if unreadable else scorer
 
 
+def _wait(distributed: Any) -> None:
+    try:
+        distributed.barrier()
+    except RuntimeError as error:
+        raise DataError(
+            "another process of this scoring ended before its part was done; its own message says why. Start "
+            f"the same command again: finished files are kept. ({str(error).partition(chr(10))[0][:200]})"
+        ) from None
+
+
 @contextmanager
 def _processes(folder: Path) -> Iterator[tuple[int, int, Callable[[], Any]]]:
     """(rank, number of processes, a function that waits for all of them); the folder is locked meanwhile."""
@@ -218,6 +254,6 @@ def _processes(folder: Path) -> Iterator[tuple[int, int, Callable[[], Any]]]:
         # Nothing is exchanged but the end, which some processes reach hours before others.
         distributed.init_process_group("gloo", timeout=timedelta(days=7))
         try:
-            yield rank, together, distributed.barrier
+            yield rank, together, lambda: _wait(distributed)
         finally:
             distributed.destroy_process_group()

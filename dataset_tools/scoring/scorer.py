@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dataset_tools.errors import DataError
-from dataset_tools.images.opening import ImageLike, open_image
+from dataset_tools.images.opening import ImageLike, open_image, open_undecoded
 from dataset_tools.scoring.encoder import DEFAULT_MODEL, DualEncoder, Identity, identify
+from dataset_tools.scoring.memory import BYTES_PER_PIXEL, Budget
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from PIL import Image
 
 __all__ = ["DEFAULT_MODEL", "Identity", "ScoreCounts", "SentenceScorer", "identify"]
 
@@ -101,6 +103,7 @@ class SentenceScorer:
         self.threads = threads or min(16, os.cpu_count() or 1)
         self.counts = ScoreCounts()
         self._name = model
+        self._budget = Budget()
 
     @property
     def identity(self) -> Identity:
@@ -184,15 +187,35 @@ class SentenceScorer:
         return block
 
     def _prepare(self, images: list[tuple[ImageLike, _Slot]]) -> _Prepared:
-        slots, decoded = [], []
-        for image, slot in images:
-            # Whatever a broken file makes PIL raise, it is that file that is unreadable.
-            try:
-                decoded.append(open_image(image))
-            except Exception:
-                continue
-            slots.append(slot)
-        batch = self.encoder.prepare_images(decoded) if decoded else {}
+        import torch
+
+        slots: list[_Slot] = []
+        decoded: list[Image.Image] = []
+        batches: list[dict[str, torch.Tensor]] = []
+        held = 0
+        try:
+            for image, slot in images:
+                # Whatever a broken file makes PIL raise, it is that file that is unreadable.
+                try:
+                    opened = open_undecoded(image)
+                    size = opened.width * opened.height * BYTES_PER_PIXEL
+                    if not self._budget.claim(size, wait=False):
+                        if decoded:
+                            batches.append(self.encoder.prepare_images(decoded))
+                            decoded = []
+                        self._budget.free(held)
+                        held = 0
+                        self._budget.claim(size)
+                    held += size
+                    decoded.append(open_image(opened))
+                except Exception:
+                    continue
+                slots.append(slot)
+            if decoded:
+                batches.append(self.encoder.prepare_images(decoded))
+        finally:
+            self._budget.free(held)
+        batch = {name: torch.cat([part[name] for part in batches]) for name in (batches or [{}])[0]}
         return _Prepared(slots, batch, len(images) - len(slots))
 
     def _launch(self, block: _Block) -> tuple[_Block, _Encoded]:

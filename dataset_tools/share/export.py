@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_tools.dataset.record import write_json
-from dataset_tools.dataset.schema import IMAGE_MARKER, count_markers, iter_rows
+from dataset_tools.dataset.schema import IMAGE_MARKER, RESPONSES, count_markers, invariants, iter_rows
 from dataset_tools.dataset.workplace import WorkFolder, settled
-from dataset_tools.errors import UsageError
+from dataset_tools.errors import DataError, UsageError
 
 LAYOUTS = ("llamafactory", "trl")
 _COLUMNS = ["id", "images", "prompt", "chosen", "rejected"]
@@ -45,6 +45,21 @@ def export(
     return rows
 
 
+def _whole_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows. Raises `DataError` naming one that is not whole: its paths may name any file."""
+    for row in iter_rows(folder, [*_COLUMNS, *(f"{name}_sentences" for name in RESPONSES)]):
+        row["images"] = images = row["images"] or []
+        problems = invariants(row)
+        problems += [
+            f"image {i} has no bytes" for i, image in enumerate(images) if not (image and image["bytes"])
+        ]
+        if problems:
+            raise DataError(
+                f"row {row['id']!r} cannot be exported: {problems[0]}. `aspo-data validate` names all of them."
+            )
+        yield row
+
+
 def with_markers(prompt: list[dict[str, str]], images: int) -> list[dict[str, str]]:
     """The prompt with one `<image>` marker per image: those it has, or else before its first user turn."""
     if not images or count_markers(prompt):
@@ -59,7 +74,7 @@ def _llamafactory(folder: Path, target: Path, advance: Callable[[int], None]) ->
     count = 0
     names = {"user": "human", "assistant": "gpt", "system": "system"}
     with open(target / "data.jsonl", "w", encoding="utf-8", newline="\n") as stream:
-        for row in iter_rows(folder, _COLUMNS):
+        for row in _whole_rows(folder):
             paths = []
             for index, image in enumerate(row["images"]):
                 name = f"images/{count:08}-{index}{_SUFFIX.get(image['bytes'][:2], '.img')}"
@@ -99,7 +114,7 @@ def _trl(folder: Path, target: Path, advance: Callable[[int], None]) -> int:
         open(target / "train.parquet", "wb") as stream,
         pq.ParquetWriter(stream, schema, use_dictionary=False) as writer,
     ):
-        for rows in _batched(iter_rows(folder, _COLUMNS), 64):
+        for rows in _batched(_whole_rows(folder), 64):
             items = [
                 {
                     "id": row["id"],

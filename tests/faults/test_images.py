@@ -19,6 +19,7 @@ from dataset_tools.images.opening import FORMATS, MAX_PIXELS, UnusableImage, ope
 from dataset_tools.images.store import ImageStore, check_header
 from dataset_tools.inspect.preview import _thumbnail
 from dataset_tools.inspect.validate import image_problems
+from tests.support import converted, data
 
 # What Pillow writes and reads, but no dataset needs: EPS runs Ghostscript, others take much memory.
 FOREIGN = ("EPS", "PPM", "TGA", "ICO", "SGI", "PCX", "DDS", "IM", "MSP", "SPIDER", "XBM", "JPEG2000")
@@ -124,3 +125,53 @@ def test_a_pipe_never_hangs(tmp_path: Path) -> None:
         readable_size({"bytes": None, "path": str(tmp_path / "pipe.png")})
     with pytest.raises(BadRow):
         ImageStore([tmp_path]).read("pipe.png")
+
+
+# --- symbolic links, and paths inside a converted dataset ----------------------------------------
+
+
+def test_links_below_an_image_root_stay_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, outside, cache = (tmp_path / name for name in ("root", "outside", "cache"))
+    for folder in (root / "deep", outside, cache / "blobs"):
+        folder.mkdir(parents=True)
+    for folder in (root, outside, cache / "blobs"):
+        (folder / "a.png").write_bytes(encoded("PNG"))
+    (root / "deep" / "inside.png").symlink_to(root / "a.png")
+    (root / "cached.png").symlink_to(cache / "blobs" / "a.png")
+    (root / "secret.png").symlink_to(outside / "a.png")
+    (root / "folder").symlink_to(outside)
+    (tmp_path / "linked").symlink_to(root)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    for place in (root, tmp_path / "linked"):  # the root itself may be a link: the user named it
+        store = ImageStore([place])
+        for name in ("a.png", "deep/inside.png", "cached.png"):
+            assert store.read(name) == encoded("PNG")
+        for name in ("secret.png", "folder/a.png"):
+            with pytest.raises(BadRow, match="symbolic link leads out"):
+                store.read(name)
+    beside = tmp_path / "root2"
+    beside.mkdir()
+    (beside / "a.png").write_bytes(encoded("PNG"))
+    (root / "beside.png").symlink_to(beside / "a.png")  # a name that begins alike is not inside
+    with pytest.raises(BadRow, match="symbolic link leads out"):
+        ImageStore([root]).read("beside.png")
+
+
+@pytest.mark.timeout(60)
+def test_a_path_in_a_converted_dataset_is_never_opened(tmp_path: Path, aspo_data: Any, hub: Any) -> None:
+    rows = data.rows(4)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "mine.png").write_bytes(encoded("PNG"))
+    rows[1]["images"] = [{"bytes": None, "path": str(tmp_path / "pipe.png")}]
+    rows[2]["images"] = [{"bytes": None, "path": str(tmp_path / "mine.png")}]
+    folder = converted.write(tmp_path / "set", [rows])
+    told = aspo_data("validate", folder, code=1)
+    assert told.output.count("has no bytes") >= 2
+    aspo_data("preview", folder, "--html", tmp_path / "page.html")
+    aspo_data("stats", folder)
+    for layout in ("llamafactory", "trl"):
+        told = aspo_data("export", folder, tmp_path / layout, "--to", layout, code=1)
+        assert "has no bytes" in told.output and not (tmp_path / layout).exists()
+    hub.publish("user/set", folder)
+    told = aspo_data("pull", "user/set", tmp_path / "pulled", code=1)
+    assert "has no bytes" in told.output and not (tmp_path / "pulled").exists()
