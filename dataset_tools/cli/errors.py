@@ -81,8 +81,15 @@ def describe(error: BaseException, command: str) -> tuple[int, str] | None:
         if entry:
             code, message = entry
             text = message(error, command) if callable(message) else message.format(error)
-            return code, redact(text)
+            return code, redact(shortened(text))
     return None
+
+
+def shortened(text: str, longest: int = 3000) -> str:
+    """A message with its middle left out where nobody would read all of it."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest * 2 // 3]} [... {len(text) - longest:,} characters ...] {text[-longest // 3 :]}"
 
 
 def reported(function: Callable[..., Any]) -> Callable[..., Any]:

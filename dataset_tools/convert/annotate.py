@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataset_tools.convert.chunks import Chunk
+from dataset_tools.convert.gate import refuses, rows_of_chunk
 from dataset_tools.dataset.schema import RESPONSES, arrow_schema, default_markers, invariants
 from dataset_tools.errors import BadRow, SkippedPair
 from dataset_tools.sources import source_class
@@ -60,7 +61,7 @@ class Annotate:
         rejected: list[Rejected] = []
         skipped: list[tuple[int, str]] = []
         file = PurePosixPath(chunk.file).with_suffix("")
-        for offset, row in enumerate(chunk.rows()):
+        for offset, row in enumerate(rows_of_chunk(chunk)):
             if row is None:
                 continue
             position = f"{file}-{chunk.first + offset}"
@@ -87,6 +88,7 @@ class Annotate:
         return Annotated(_serialised(found), rows, images, rejected, skipped)
 
     @staticmethod
+    @refuses
     def _pairs(source: Source, row: Mapping[str, Any]) -> tuple[list[Pair], list[str]]:
         try:
             items = list(source.pairs(row))
@@ -102,6 +104,7 @@ class Annotate:
         return position
 
 
+@refuses
 def annotated(source: Source, pair: Pair, name: str) -> dict[str, Any]:
     """The pair as a row of the dataset, images left out. Raises `BadRow` where an invariant does not hold."""
     from dataset_tools.sentences import split_sentences

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataset_tools.convert.chunks import LINE_BYTES, ArrowChunk, Chunk, LinesChunk, ObjectsChunk
+from dataset_tools.convert.gate import file_faults, items_of_file
 from dataset_tools.errors import DataError
 
 CHUNK_ROWS = 128
@@ -256,7 +257,10 @@ class Reader:
     """Several files, one after the other."""
 
     def __init__(self, files: list[tuple[Path, str]]):
-        self.files = [open_file(path, name) for path, name in files]
+        self.files = []
+        for path, name in files:
+            with file_faults(path):
+                self.files.append(open_file(path, name))
 
     @property
     def total(self) -> int | None:
@@ -266,12 +270,13 @@ class Reader:
 
     def sample(self) -> dict[str, Any]:
         """The columns of the first file, each with a value."""
-        return self.files[0].sample()
+        with file_faults(self.files[0].path):
+            return self.files[0].sample()
 
     def chunks(self, start: int = 0) -> Iterator[tuple[Chunk, Pictures]]:
         """All chunks from row `start` (counted over all files), in order."""
         before = 0
         for file in self.files:
             if file.total is None or before + file.total > start:
-                yield from file.chunks(max(start - before, 0), before)
+                yield from items_of_file(file.chunks(max(start - before, 0), before), file.path)
             before += file.total or 0  # known once the file was read to its end

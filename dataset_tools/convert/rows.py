@@ -9,6 +9,7 @@ from typing import Any
 
 from dataset_tools.convert.annotate import Annotated
 from dataset_tools.convert.chunks import Chunk
+from dataset_tools.convert.gate import refuses
 from dataset_tools.convert.ids import IdSet
 from dataset_tools.convert.readers import Pictures
 from dataset_tools.convert.tally import Tally, kind_of_reason
@@ -34,6 +35,7 @@ class Images:
     def __exit__(self, *_: Any) -> None:
         self._quiet.__exit__(None, None, None)
 
+    @refuses
     def get(self, image: int | str, pictures: Pictures) -> Image:
         if self._last and self._last[0] is pictures and self._last[1] == image:
             return self._last[2]

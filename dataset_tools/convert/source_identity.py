@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,19 @@ def identity(located: Located) -> list[list[Any]]:
     archives = [(path, path.name) for path in located.archives]
     found: list[list[Any]] = []
     for path, name in (*located.files, *archives):
-        status = os.stat(path)
+        status = path.stat()
         if located.hub and (path, name) in located.files:
             found.append([name, status.st_size])
         else:
-            found.append([name, status.st_size, status.st_mtime_ns, _digest(path, status.st_size)])
+            when = getattr(status, "st_mtime_ns", None)
+            found.append([name, status.st_size, when, _digest(path, status.st_size)])
     return found
 
 
 def _digest(path: Path, size: int) -> str:
     digest = blake2b(digest_size=16)
     step = max(size // SAMPLES, SAMPLE_BYTES)
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         for start in range(0, size, step):
             stream.seek(start)
             digest.update(stream.read(SAMPLE_BYTES))

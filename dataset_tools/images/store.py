@@ -67,8 +67,8 @@ def _is_cut(data: memoryview, kind: str | None) -> bool:
 class ImageStore:
     """Images given by path: below folders, or as members of zip files, searched in order.
 
-    A path that is absolute or climbs out with `..` is refused, and so is one that a symbolic link leads out of
-    its folder, but for the Hub's cache, whose files are links; zip members are read, never extracted.
+    A path that is absolute or climbs out with `..` is refused, and so is one that a symbolic link leads out
+    of its folder, but for the Hub's cache, whose files are links; zip members are read, never extracted.
     """
 
     def __init__(self, roots: list[Path], archives: list[Path] | None = None):

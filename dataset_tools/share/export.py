@@ -46,7 +46,7 @@ def export(
 
 
 def _whole_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows. Raises `DataError` naming one that is not whole: its paths may name any file."""
+    """The rows. Raises `DataError` naming one that is not whole; paths in it are never opened."""
     for row in iter_rows(folder, [*_COLUMNS, *(f"{name}_sentences" for name in RESPONSES)]):
         row["images"] = images = row["images"] or []
         problems = invariants(row)
@@ -55,7 +55,7 @@ def _whole_rows(folder: Path) -> Iterator[dict[str, Any]]:
         ]
         if problems:
             raise DataError(
-                f"row {row['id']!r} cannot be exported: {problems[0]}. `aspo-data validate` names all of them."
+                f"row {row['id']!r} cannot be exported: {problems[0]}. `aspo-data validate` names all."
             )
         yield row
 

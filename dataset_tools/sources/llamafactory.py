@@ -102,10 +102,18 @@ def options_beside(path: Path, options: Options) -> Options:
         return options
     try:
         entries = json.loads(info.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{info} is not readable JSON: {error}") from None
-    for entry in entries.values():
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         if isinstance(entry, dict) and entry.get("file_name") == path.name:
-            columns = {**entry.get("columns", {}), **options.columns}
-            return replace(options, columns=columns, tags={**entry.get("tags", {}), **options.tags})
+            columns, tags = (_names(entry, key, f"{info}, entry {name}") for key in ("columns", "tags"))
+            return replace(options, columns={**columns, **options.columns}, tags={**tags, **options.tags})
     return options
+
+
+def _names(entry: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
+    """The mapping of names under a key of an entry of `dataset_info.json`."""
+    found = entry.get(key) or {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise UsageError(f"{where}: {key!r} is not a mapping of names to names: correct it, or remove it.")
+    return found
