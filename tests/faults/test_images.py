@@ -55,7 +55,7 @@ def as_training_does(data: bytes) -> None:
 
 
 def as_preview_does(data: bytes) -> None:
-    if _thumbnail(data) is None:
+    if _thumbnail(data, 64) is None:
         raise UnusableImage
 
 
