@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from dataset_tools import installed
-from dataset_tools.cli.output import redact, warn
+from dataset_tools.cli.output import echo, redact, warn
 
 _traceback = False
 _own_process = False
@@ -113,10 +113,10 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
             if known is None or _traceback:
                 import traceback
 
-                typer.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
+                echo("".join(traceback.format_exception(error)), err=True, nl=False)
             code, message = known or (1, f"unexpected {type(error).__name__}: please report it.")
             sys.stdout.flush()
-            typer.echo(f"error: {message}", err=True)
+            echo(f"error: {message}", err=True)
             raise typer.Exit(code) from None
 
     return command

@@ -11,31 +11,59 @@ from typing import Any
 
 import typer
 
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}")
+# Tokens of today's form and of the ones before, which the Hub still takes.
+_TOKEN = re.compile(r"\b(?:hf|api|api_org)_[A-Za-z0-9]{6,}")
+_CREDENTIALS = re.compile(r"(://)[^/\s@\"']+@")
+_BEARER = re.compile(r"(\bbearer\s+)[^\s\"',]+", re.IGNORECASE)
+# Control characters but tab and newline, and the marks that turn the reading direction round.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def redact(text: str) -> str:
-    """`text` without Hub tokens."""
+    """`text` without Hub tokens and without names and passwords in addresses."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         secret = os.environ.get(name)
         if secret and len(secret) > 3:
             text = text.replace(secret, "hf_***")
-    return _TOKEN.sub("hf_***", text)
+    return _BEARER.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", _TOKEN.sub("hf_***", text)))
+
+
+def printable(text: str, encoding: str | None = None) -> str:
+    """`text` as a terminal may show it: what would control the terminal is escaped, as in JSON.
+
+    So is what `encoding` (cp1252, say) has no character for.
+    """
+    text = _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+    except LookupError:
+        pass
+    return text
+
+
+def echo(text: str, err: bool = False, nl: bool = True) -> None:
+    """Print a text that may hold anything: without secrets, and without what controls a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    typer.echo(printable(redact(text), getattr(stream, "encoding", None)), err=err, nl=nl)
 
 
 def note(text: str) -> None:
     """A line for the person at the terminal (stderr)."""
-    typer.echo(redact(text), err=True)
+    echo(text, err=True)
 
 
 def warn(text: str) -> None:
     """A line that should not be overlooked (stderr)."""
-    typer.echo(f"warning: {redact(text)}", err=True)
+    echo(f"warning: {text}", err=True)
 
 
 def result(value: dict[str, Any], text: str, as_json: bool) -> None:
     """The command's result to stdout: `value` as one JSON document with `--json`, else `text`."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2) if as_json else text)
+    echo(json.dumps(value, ensure_ascii=False, indent=2) if as_json else text)
 
 
 class Progress:

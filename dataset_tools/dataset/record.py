@@ -57,12 +57,50 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
         raise UsageError(f"{path} has format {found!r}; this version of aspo-data reads format {FORMAT}.")
+    wrong = _wrong_part(record)
+    if wrong:
+        raise UsageError(
+            f"{path} is not as aspo-data writes it: {wrong}. Convert or fetch the dataset again."
+        )
     return record
+
+
+def _wrong_part(record: dict[str, Any]) -> str | None:
+    """What keeps a record from being read by every command; it may come from a stranger."""
+    texts = {"source": ("name",), "tool": ("name", "version"), "splitter": ("name", "version")}
+    optional = {"source": ("location", "revision", "split", "license", "citation", "url")}
+    for part, names in texts.items():
+        value = record.get(part)
+        if not isinstance(value, dict):
+            return f"{part} is not an object"
+        for name in names:
+            if not isinstance(value.get(name), str):
+                return f"{part}.{name} is not a text"
+        for name in optional.get(part, ()):
+            if not isinstance(value.get(name), str | None):
+                return f"{part}.{name} is not a text"
+    counts, scorer = record.get("counts"), record.get("scorer")
+    if not isinstance(counts, dict):
+        return "counts is not an object"
+    for name in ("read", "rows", "rejected", "sentences"):
+        if not isinstance(counts.get(name), int) or counts[name] < 0:
+            return f"counts.{name} is not a number"
+    for name in ("reasons", "skipped"):
+        found = counts.get(name, {})
+        if not isinstance(found, dict) or not all(isinstance(count, int) for count in found.values()):
+            return f"counts.{name} is not a table of counts"
+    if not isinstance(record.get("options", {}), dict):
+        return "options is not an object"
+    if scorer is not None and (not isinstance(scorer, dict) or not isinstance(scorer.get("model"), str)):
+        return "scorer has no model"
+    if scorer and not isinstance(scorer.get("counts", {}), dict):
+        return "scorer.counts is not an object"
+    return None
 
 
 def write_record(folder: Path | str, record: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from dataset_tools.dataset.schema import (
 )
 from dataset_tools.errors import UsageError
 from dataset_tools.images.opening import open_undecoded
-from dataset_tools.inspect.stats import problems_of
+from dataset_tools.inspect.stats import is_cosine, is_whole, problems_of
 
 UNDECODABLE = "an image cannot be decoded"
 _OF_EACH_PROBLEM = 10
@@ -114,14 +114,15 @@ def _read(folder: Path | str, picked: dict[int, list[str]]) -> Iterator[tuple[in
 
 
 def _shown(number: int, row: dict[str, Any], side: int) -> dict[str, Any]:
-    images = [_thumbnail(image["bytes"] or b"", side) for image in row["images"] or ()]
+    images = [_thumbnail((image and image["bytes"]) or b"", side) for image in row["images"] or ()]
     problems = row["problems"] + ([UNDECODABLE] if None in images else [])
     responses = {}
     for name in RESPONSES:
-        spans = [(span["start"], span["end"]) for span in row[f"{name}_sentences"] or ()]
-        text = text_of(row[name]) if row[name] else ""
-        responses[name] = {"text": text or "", "spans": spans, "similarity": row[f"{name}_similarity"]}
-    prompt = [(message["role"], message["content"]) for message in row["prompt"] or ()]
+        spans = [(span["start"], span["end"]) for span in row[f"{name}_sentences"] or () if is_whole(span)]
+        text = text_of(row[name]) if row[name] and row[name][0] else ""
+        similarity = [value if is_cosine(value) else None for value in row[f"{name}_similarity"] or ()]
+        responses[name] = {"text": text or "", "spans": spans, "similarity": similarity or None}
+    prompt = [(message["role"] or "", message["content"] or "") for message in row["prompt"] or () if message]
     return {
         "number": number,
         "id": row["id"],

@@ -52,11 +52,12 @@ class Response:
     highest: float = -1.0
 
     def add(self, row: dict[str, Any], name: str) -> None:
-        text, spans = text_of(row[name]), row[f"{name}_sentences"] or []
+        text, spans = text_of(row[name]), [span for span in row[f"{name}_sentences"] or [] if is_whole(span)]
         self.sentences[len(spans)] += 1
         self.characters[len(text)] += 1
         self.sentence_characters.update(span["end"] - span["start"] for span in spans)
-        values = [value for value in row[f"{name}_similarity"] or () if value is not None]
+        # A cosine, or a problem: no histogram can hold what else a float may be.
+        values = [value for value in row[f"{name}_similarity"] or () if is_cosine(value)]
         self.scored += len(values)
         for value in values:
             self.similarity[_bin(value)] += 1
@@ -88,6 +89,16 @@ class Response:
             "characters_per_sentence": _summary(self.sentence_characters),
             "similarity": similarity,
         }
+
+
+def is_whole(span: dict[str, Any] | None) -> bool:
+    """Whether a sentence has both its ends."""
+    return span is not None and span["start"] is not None and span["end"] is not None
+
+
+def is_cosine(value: float | None) -> bool:
+    """Whether a similarity is a number that a cosine may be."""
+    return value is not None and abs(value) <= 1.0001
 
 
 def _bin(value: float) -> int:
@@ -136,7 +147,7 @@ def collect(folder: Path | str, progress: Callable[[int], Any] = lambda rows: No
                 if len(entry["examples"]) < _EXAMPLES:
                     entry["examples"].append(row["id"])
             for name, response in responses.items():
-                if row[name] and row[name][0]["content"] is not None:
+                if row[name] and row[name][0] and row[name][0]["content"] is not None:
                     response.add(row, name)
         progress(len(batch))
     chosen = responses["chosen"].sentences

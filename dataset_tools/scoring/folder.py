@@ -193,7 +193,15 @@ def _repeats_images(path: Path) -> bool:
 def scored_by(path: Path) -> dict[str, Any]:
     """Who scored a shard, with its counts; empty for an unscored one."""
     value = (read_footer(path).metadata or {}).get(SCORER_KEY)
-    return json.loads(value) if value else {}
+    try:
+        state = json.loads(value) if value else {}
+        if state and not (isinstance(state["counts"], dict) and isinstance(state["unreadable"], list)):
+            raise ValueError("it lacks counts")
+        return state
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{path} says in an odd way who scored it ({error}): fetch or convert it again."
+        ) from None
 
 
 def _covers(state: dict[str, Any], wanted: dict[str, Any]) -> bool:

@@ -29,6 +29,8 @@ _COPIES = {
     "huggingfaceh4/rlaif-v_formatted": "cc-by-nc-4.0",
     "llamafactory/rlhf-v": "cc-by-nc-4.0",
 }
+_URL = re.compile(r"https?://[\w.~:/?#@!$&*+,;=%-]+")
+_MOST_REASONS = 20
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -78,9 +80,9 @@ def metadata(record: dict[str, Any], splits: list[str]) -> dict[str, Any]:
 
 def render(record: dict[str, Any], splits: list[str], repo: str, picture: str | None = None) -> str:
     """The whole card. `repo` is the Hub id it is published under, `picture` the file of its statistics."""
-    import yaml
+    from huggingface_hub import DatasetCardData
 
-    header = yaml.safe_dump(metadata(record, splits), sort_keys=False, allow_unicode=True)
+    header = DatasetCardData(**metadata(record, splits)).to_yaml() + "\n"
     sections = [
         f"---\n{header}---\n\n{MARK}\n",
         f"# {repo.split('/')[-1]}\n\n{_about(record)}",
@@ -102,9 +104,9 @@ def _on_hub(source: dict[str, Any]) -> bool:
 
 
 def _origin(source: dict[str, Any]) -> str:
-    if _on_hub(source):
-        return f"[{source['location']}]({source['url']})"
-    return f"[{source['name']}]({source['url']})" if source.get("url") else source["name"]
+    name = _plain(source["location"] if _on_hub(source) else source["name"])
+    url = str(source.get("url") or "")
+    return f"[{name}]({url})" if _URL.fullmatch(url) else name
 
 
 def _about(record: dict[str, Any]) -> str:
@@ -119,10 +121,10 @@ def _making(record: dict[str, Any]) -> str:
     source, tool, splitter = record["source"], record["tool"], record["splitter"]
     scorer, counts = record.get("scorer"), record["counts"]
     rows = [
-        ("Source", _origin(source) + (f", split `{source['split']}`" if source.get("split") else "")),
-        ("Source revision", f"`{source['revision']}`" if source.get("revision") else "not known"),
-        ("Tool", f"aspo-data of {tool['name']} {tool['version']}"),
-        ("Sentence splitter", f"{splitter['name']} {splitter['version']}"),
+        ("Source", _origin(source) + (f", split {_code(source['split'])}" if source.get("split") else "")),
+        ("Source revision", _code(source["revision"]) if source.get("revision") else "not known"),
+        ("Tool", f"aspo-data of {_plain(tool['name'])} {_plain(tool['version'])}"),
+        ("Sentence splitter", f"{_plain(splitter['name'])} {_plain(splitter['version'])}"),
         ("Similarity", _scorer(scorer)),
         ("Pairs", f"{counts['rows']:,} (rows read: {counts['read']:,}, refused: {counts['rejected']:,})"),
         ("Sentences", f"{counts['sentences']:,}"),
@@ -131,11 +133,14 @@ def _making(record: dict[str, Any]) -> str:
         key: value for key, value in (record.get("options") or {}).items() if value not in (None, {}, [])
     }
     if options:
-        rows.append(("Settings", ", ".join(f"{key}: {value}" for key, value in options.items())))
-    reasons = [f"{count:,} x {reason}" for reason, count in (counts.get("reasons") or {}).items()]
+        rows.append(("Settings", _plain(", ".join(f"{key}: {value}" for key, value in options.items()))))
+    found = sorted((counts.get("reasons") or {}).items(), key=lambda item: -item[1])
+    reasons = [f"{count:,} x {_plain(reason, 80)}" for reason, count in found[:_MOST_REASONS]]
+    if len(found) > _MOST_REASONS:
+        reasons.append(f"{len(found) - _MOST_REASONS:,} other reasons")
     if reasons:
         rows.append(("Refused because of", "; ".join(reasons)))
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows)]) + "\n"
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
 
 
 def _scorer(scorer: dict[str, Any] | None) -> str:
@@ -143,14 +148,21 @@ def _scorer(scorer: dict[str, Any] | None) -> str:
         return "none: the sentences are not scored"
     which = "chosen and rejected" if scorer.get("rejected") else "chosen"
     revision = scorer.get("revision") or scorer.get("fingerprint") or "not known"
-    model = f"`{scorer['model']}` (revision `{revision}`, {scorer.get('dtype')})"
+    model = f"{_code(scorer['model'])} (revision {_code(revision)}, {_plain(scorer.get('dtype'))})"
     text = f"cosine of the {which} sentences with the image by {model}"
     windowed = (scorer.get("counts") or {}).get("windowed_sentences")
     return text + (f"; {windowed:,} long ones in windows" if windowed else "")
 
 
-def _cell(text: str) -> str:
-    return str(text).replace("|", "\\|").replace("\n", " ")
+def _plain(text: Any, longest: int = 300) -> str:
+    """A record's text as text of the card: it may come from a stranger, and markup of it would be ours."""
+    whole = " ".join(str(text).split())
+    return re.sub(r"[&<>|`\[\]*\\]", lambda match: f"&#{ord(match[0])};", whole[:longest])
+
+
+def _code(text: Any) -> str:
+    """A record's text in a code span, in which nothing can be escaped."""
+    return f"`{re.sub(r'[^ -~]|[`|<>]', '', str(text))[:200] or '-'}`"
 
 
 _COLUMNS = """| Column | Content |
@@ -203,10 +215,13 @@ def _licence(record: dict[str, Any]) -> str:
     name = license_of(record)
     if name == "unknown":
         return "The source states no licence: ask its authors before you use or share this copy.\n"
-    text = f"`{name}`, carried over from the source; texts and images are the source's."
+    text = f"{_code(name)}, carried over from the source; texts and images are the source's."
     return text + (" No commercial use.\n" if _is_non_commercial(name) else "\n")
 
 
 def _citations(record: dict[str, Any]) -> str:
     entries = [record["source"].get("citation"), ASPO_CITATION]
-    return "".join(f"```bibtex\n{entry.strip()}\n```\n" for entry in entries if entry)
+    # A fence inside of an entry would end the block.
+    return "".join(
+        f"```bibtex\n{str(entry).strip().replace('`', '')[:4000]}\n```\n" for entry in entries if entry
+    )

@@ -70,7 +70,7 @@ def test_the_card_says_where_the_data_is_from_and_how_to_train():
         SCORER["revision"],
         "7 long ones in windows",
         "98 (rows read: 101, refused: 3)",
-        "2 x empty chosen; 1 x a \\| b",
+        "2 x empty chosen; 1 x a &#124; b",
         "aspo-data pull me/rlaif-v-aspo",
         RECORD["source"]["citation"],
         "arXiv:2505.19100",
