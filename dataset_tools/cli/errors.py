@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,9 @@ def own_process() -> None:
     """Say that this process is `aspo-data` and nothing else, so that pyarrow may do without pandas in it."""
     global _own_process
     _own_process = True
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal (cp1252, say) has no letter for
 
 
 def _how(command: str) -> str:

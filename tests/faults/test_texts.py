@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -181,7 +183,7 @@ def test_no_text_controls_the_terminal(tmp_path: Path, aspo_data: Any) -> None:
         if "--json" in command:
             assert json.loads(told.stdout)
         elif command[0] != "push":
-            assert "\\u001b" in told.output
+            assert "\\u001b" in told.output or "\\x1b" in told.output
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "no-such-encoding"])
@@ -193,6 +195,17 @@ def test_a_terminal_of_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPat
     stream.flush()
     assert raw.getvalue()
     printable("█", encoding)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_statistics_on_a_terminal_without_the_letters(encoding: str, tmp_path: Path) -> None:
+    folder = converted.write(tmp_path / "日本", [data.rows(4)])
+    told = subprocess.run(
+        [sys.executable, "-m", "dataset_tools", "stats", str(folder)],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+    assert told.returncode == 0 and b"Traceback" not in told.stderr, told.stderr
 
 
 def test_one_similarity_of_a_billion(tmp_path: Path, aspo_data: Any) -> None:
