@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help env demo test test-data test-llamafactory test-axolotl test-hosts test-recipes test-browser \
+.PHONY: help env demo test test-data test-llamafactory test-axolotl test-hosts test-recipes test-browser fuzz \
 	check docs package format constraints clean
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test-data, make test-llamafactory, make test-axolotl: one environment's tests"
 	@echo "make test-hosts   the other tested host versions, and their plain stages with the package installed"
 	@echo "make test-recipes every recipe for two steps on a tiny model; prints a table"
+	@echo "make fuzz         an hour of damaged rows, files, datasets and images (MINUTES=5: five minutes)"
 	@echo "make test-browser pages in a headless Chromium (Debian: apt-get install chromium chromium-driver)"
 	@echo "make docs         the site, with strict links; make package: wheel and sdist, checked"
 	@echo "make format       format the code; make constraints: write the tested versions anew"
@@ -81,6 +82,10 @@ test-browser: .venv/llamafactory/.installed
 
 test-hosts: .venv/llamafactory-0.9.4/.installed
 	$(PYTHON) tools/run_tests.py hosts
+
+# The long part of tests/faults: damaged rows, files, datasets and images, one hour of them.
+fuzz: .venv/data/.installed
+	.venv/data/bin/python -m tests.faults.fuzz --minutes $(or $(MINUTES),60)
 
 check: .venv/tools/.installed
 	.venv/tools/bin/ruff check .

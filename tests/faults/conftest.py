@@ -56,6 +56,42 @@ def convert() -> Callable[..., Any]:
     return run
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep what a whole run of this folder tried: one line a test, one number a case."""
+    from tests.faults import table
+
+    here = Path(__file__).parent
+    whole = {path.name for path in here.glob("test_*.py")}
+    counts: dict[str, dict[str, list[int]]] = {}
+    files = set()
+    for item in session.items:
+        if item.path.parent != here or not isinstance(item, pytest.Function):
+            continue
+        files.add(item.path.name)
+        kind = (item.module.__doc__ or item.path.name).partition("\n")[0].rstrip(".").replace("|", "")
+        name = item.originalname.removeprefix("test_").replace("_", " ")
+        entry = counts.setdefault(kind, {}).setdefault(name, [0, 0])
+        outcome = item.stash.get(OUTCOME, None)
+        if outcome is not None:
+            entry[0] += 1
+            entry[1] += outcome
+    if files == whole and not session.config.option.keyword and not session.config.option.lf:
+        table.save(counts)
+
+
+OUTCOME = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.when == "call" and not report.skipped:
+        item.stash[OUTCOME] = report.passed
+    elif report.failed:
+        item.stash[OUTCOME] = False
+    return report
+
+
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a folder, by name."""
     return {
