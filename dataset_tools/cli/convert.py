@@ -12,7 +12,10 @@ import typer
 from dataset_tools.cli import output
 from dataset_tools.errors import UsageError
 
-KINDS = "rlaif-v, vlfeedback, rlhf-v, llamafactory, trl, povid, seva, mmpr, llava-preference, jsonl"
+KINDS = (
+    "rlaif-v, vlfeedback, rlhf-v, vl-rewardbench, arena, sentinel, ms-swift, llamafactory, trl, povid, seva, "
+    "mmpr, llava-preference, jsonl"
+)
 """The names of `dataset_tools.sources.REGISTRY`, which would cost `--help` the import of pyarrow."""
 
 
@@ -24,7 +27,10 @@ class Pairs(str, Enum):
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Hub id (owner/name), folder or file.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="Hub id (owner/name), hf:// or https:// address of a dataset, folder or file."),
+    ],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     kind: Annotated[
         str | None,
@@ -37,7 +43,20 @@ def convert(
         str | None, typer.Option(help="Commit, branch or tag of a Hub dataset. Pin a commit.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the source to read.")] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="Read only this many rows of the source.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="Config (subset) of the source, or its folder, where it has several."),
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(help="Read the data files that match this GLOB, whatever their split. May be repeated."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Read only this many rows; of a Hub dataset, no more is fetched than they need."
+        ),
+    ] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows per parquet file.")] = 5000,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that split texts; 0 takes one per CPU core.")
@@ -45,7 +64,7 @@ def convert(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished conversion.")] = False,
     image_root: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder or zip file below which image paths are found. May be repeated."),
+        typer.Option(help="Folder, zip or tar file below which image paths are found. May be repeated."),
     ] = None,
     column: Annotated[
         list[str] | None,
@@ -58,6 +77,13 @@ def convert(
     number_rows: Annotated[
         bool, typer.Option("--number-rows", help="Number the rows instead of using the source's ids.")
     ] = False,
+    keep_repeated_ids: Annotated[
+        bool,
+        typer.Option(
+            "--keep-repeated-ids",
+            help="Keep rows whose id repeats, numbered: their picture may be another row's (vlfeedback).",
+        ),
+    ] = False,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Reject larger images. Pillow's limit when left out.")
     ] = None,
@@ -65,7 +91,8 @@ def convert(
         str, typer.Option(help="Share of rejected rows above which the exit code is 1.")
     ] = "1%",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read the first rows, write nothing, say what would be done.")
+        bool,
+        typer.Option("--dry-run", help="List files and sizes, try the first rows, write nothing."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -91,6 +118,8 @@ def convert(
         kind=kind,
         revision=revision,
         split=split,
+        config=config,
+        files=files or [],
         limit=limit,
         shard_rows=shard_rows,
         workers=workers or os.cpu_count() or 1,
@@ -98,6 +127,7 @@ def convert(
         image_roots=image_root or [],
         options=Options(pairs=pairs.value, min_margin=min_margin, columns=parse_columns(column or [])),
         number_rows=number_rows,
+        keep_repeated_ids=keep_repeated_ids,
         max_pixels=max_pixels or MAX_PIXELS,
     )
     conversion = Conversion(settings)
@@ -105,9 +135,18 @@ def convert(
     if dry_run:
         _dry_run(conversion, as_json)
         return
+    for line in _files(conversion):
+        output.note(line)
+    conversion.prepare()
     with output.Progress("convert", conversion.total) as progress:
         tally = conversion.run(progress.advance)
-    summary = {"out": str(out), "from": conversion.source.name, **tally.as_dict()}
+    summary = {
+        "out": str(out),
+        "from": conversion.source.name,
+        "files": conversion.files,
+        "files_not_read": conversion.left_files,
+        **tally.as_dict(),
+    }
     output.result(summary, _summary(summary), as_json)
     if tally.rejected and tally.bad_share() > share:
         output.warn(
@@ -139,39 +178,67 @@ def parse_columns(values: list[str]) -> dict[str, str]:
     return mapping
 
 
+def _files(conversion: Any, most: int = 10) -> list[str]:
+    """Lines that say which data files are read, and which are not and why."""
+    files, left = conversion.files, conversion.left_files
+    lines = [f"  read      {name} ({_size(size)})" for name, size in list(files.items())[:most]]
+    if len(files) > most:
+        lines.append(f"  read      and {len(files) - most} more ({_size(sum(files.values()))} in all)")
+    lines += [f"  not read  {name}: {reason}" for name, reason in list(left.items())[:most]]
+    if len(left) > most:
+        lines.append(f"  not read  and {len(left) - most} more, listed in OUT/aspo.json")
+    return lines
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 def _summary(summary: dict[str, Any]) -> str:
     lines = [
-        f"{summary['rows']:,} rows with {summary['sentences']:,} sentences in {summary['out']} "
-        f"({summary['read']:,} rows read)"
+        f"{summary['rows']:,} rows with {summary['sentences']:,} sentences in {summary['out']}",
+        f"{summary['read']:,} rows read: {summary['kept_rows']:,} kept, {summary['refused_rows']:,} refused, "
+        f"{summary['left_out_rows']:,} left out; {summary['text_only']:,} of the written rows have no image",
     ]
     if summary["rejected"]:
-        lines.append(f"{summary['rejected']:,} rejected, listed in {summary['out']}/rejected.jsonl:")
+        lines.append(f"{summary['rejected']:,} refused, listed in {summary['out']}/rejected.jsonl:")
         lines += [f"  {count:>8,}  {reason}" for reason, count in summary["reasons"].items()]
     if summary["skipped"]:
-        lines.append(f"{sum(summary['skipped'].values()):,} pairs left out:")
+        count = sum(summary["skipped"].values())
+        lines.append(f"{count:,} rows or pairs left out, listed in {summary['out']}/left_out.jsonl:")
         lines += [f"  {count:>8,}  {reason}" for reason, count in summary["skipped"].items()]
     return "\n".join(lines)
 
 
 def _dry_run(conversion: Any, as_json: bool) -> None:
+    source = conversion.source
+    files = conversion.files
+    if not as_json:
+        head = [f"source    {source.name}: {source.about}"]
+        head.append(f"files     {len(files)}, {_size(sum(files.values()))}")
+        typer.echo("\n".join([*head, *_files(conversion)]))
     tally, example = conversion.preview(rows=100)
-    files = [name for _, name in conversion.located.files]
     value = {
         "dry_run": True,
-        "from": conversion.source.name,
+        "from": source.name,
         "files": files,
-        "total_rows": conversion.total,
+        "files_not_read": conversion.left_files,
+        "total_rows": conversion.total_rows,
         "first_rows": tally.as_dict(),
         "example": example,
     }
+    total = conversion.total_rows
     lines = [
-        f"source   {conversion.source.name}: {conversion.source.about}",
-        f"files    {len(files)}: {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}",
-        f"rows     {'unknown' if conversion.total is None else f'{conversion.total:,}'}",
-        f"of the first {tally.read}: {tally.rows} pairs, {tally.rejected} rejected "
-        f"{dict(tally.reasons) or ''}",
+        f"rows      {'unknown' if total is None else f'{total:,}'}",
+        f"of the first {tally.read}: {tally.rows} pairs, {tally.rejected} refused, "
+        f"{sum(tally.skipped.values())} left out, {tally.text_only} without an image",
     ]
+    lines += [f"  {count:>8,}  {reason}" for reason, count in (tally.reasons + tally.skipped).items()]
     if example:
-        lines.append(f"example  {example['id']}: {example['prompt'][-1]['content'][:200]!r}")
+        lines.append(f"example   {example['id']}: {example['prompt'][-1]['content'][:200]!r}")
     lines.append("nothing was written")
     output.result(value, "\n".join(lines), as_json)

@@ -1,7 +1,7 @@
 """Consecutive rows of a source file, as they travel to a worker process.
 
 A chunk's texts travel, its images stay behind: in the rows that a worker sees, an embedded image is an
-`int`, an index into the chunk's `Pictures` (`reading.py`), and an image given by path a `str`. Workers import
+`Embedded`, a place among the chunk's `Pictures`, and an image given by path a `str`. Workers import
 no more of pyarrow than this needs, which halves the time they take to start.
 """
 
@@ -19,6 +19,9 @@ from dataset_tools.errors import BadRow
 
 LINE_BYTES = 16 << 20
 """A longer line is refused: parsed, it takes up to fifty times as much memory."""
+CHUNK_ROWS = 128
+CHUNK_BYTES = 4 << 20
+SAMPLE_ROWS = 20
 
 
 @dataclass
@@ -41,6 +44,8 @@ class ArrowChunk(Chunk):
 
     texts: bytes = b""
     images: dict[str, list[Any]] = field(default_factory=dict)
+    json: dict[str, Any] = field(default_factory=dict)
+    """Columns that hold JSON texts, with the place of the texts in them (`readers.json_features`)."""
 
     def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
         batch = pa.ipc.open_stream(self.texts).read_next_batch()
@@ -51,6 +56,12 @@ class ArrowChunk(Chunk):
         for index, row in enumerate(rows):
             if not isinstance(row, BadRow):
                 row.update({name: values[index] for name, values in self.images.items()})
+                try:
+                    row.update(
+                        {name: _parsed(row[name], place) for name, place in self.json.items() if name in row}
+                    )
+                except (ValueError, RecursionError) as error:
+                    row = BadRow(f"a column of JSON texts is not JSON: {error}")
             yield row
 
     @staticmethod
@@ -81,7 +92,22 @@ class ObjectsChunk(Chunk):
 
     def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
         for item in self.items:
-            yield item if isinstance(item, dict) else BadRow(f"not a JSON object but {type(item).__name__}")
+            yield (
+                item
+                if isinstance(item, dict | BadRow)
+                else BadRow(f"not a JSON object but {type(item).__name__}")
+            )
+
+
+def _parsed(value: Any, place: Any) -> Any:
+    """A value with the JSON texts at `place` read."""
+    if value is None:
+        return None
+    if place is True:
+        return json.loads(value) if isinstance(value, str) else value
+    if isinstance(place, list):
+        return [_parsed(item, place[0]) for item in value]
+    return {**value, **{name: _parsed(value.get(name), inner) for name, inner in place.items()}}
 
 
 def parse_line(line: bytes) -> Mapping[str, Any] | BadRow | None:

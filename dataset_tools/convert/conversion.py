@@ -6,16 +6,20 @@ One process reads and writes, the others split texts into sentences: the images 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.convert.annotate import Annotate
+from dataset_tools.convert.annotate import REPEATED, Annotate
+from dataset_tools.convert.files import AnyFile
 from dataset_tools.convert.ids import IdSet
-from dataset_tools.convert.locate import Located, find_images, locate
+from dataset_tools.convert.image_places import given_roots, image_prefixes, image_store
+from dataset_tools.convert.locate import Located, locate
 from dataset_tools.convert.readers import Reader
+from dataset_tools.convert.recognise import recognise
 from dataset_tools.convert.rows import Images, rows_of, tally_row
 from dataset_tools.convert.run import Run
 from dataset_tools.convert.source_identity import identity
@@ -23,9 +27,10 @@ from dataset_tools.convert.tally import Tally
 from dataset_tools.dataset.folder import Workplace, is_complete
 from dataset_tools.dataset.record import FORMAT, read_record
 from dataset_tools.dataset.workplace import settled
-from dataset_tools.errors import DataError, UsageError
-from dataset_tools.images.store import MAX_PIXELS, ImageStore
-from dataset_tools.sources import Options, Source, check_columns, recognise, source_class
+from dataset_tools.errors import UsageError
+from dataset_tools.images.store import MAX_PIXELS
+from dataset_tools.sources import Options, Source
+from dataset_tools.sources.origin import Origin, declared_licence, declared_sources, origin_of
 
 
 @dataclass
@@ -37,6 +42,8 @@ class Settings:
     kind: str | None = None
     revision: str | None = None
     split: str = "train"
+    config: str | None = None
+    files: list[str] = field(default_factory=list)
     limit: int | None = None
     shard_rows: int = 5000
     workers: int = 1
@@ -44,61 +51,118 @@ class Settings:
     image_roots: list[Path] = field(default_factory=list)
     options: Options = field(default_factory=Options)
     number_rows: bool = False
+    keep_repeated_ids: bool = False
     max_pixels: int = MAX_PIXELS
 
 
 class Conversion:
-    """A source opened and recognised, ready to run."""
+    """A source opened and recognised, ready to run; of a Hub dataset, no more was read than this needs."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
         local = Path(settings.source).expanduser()
         self.out = settled(settings.out, local if os.path.exists(local) else None)
-        self.located: Located = locate(settings.source, settings.revision, settings.split)
-        self.reader = Reader(self.located.files)
-        columns = self.reader.sample()
-        where = self.located.files[0][1]
-        if not columns:
-            raise DataError(f"{where} holds no rows.")
-        mapped = bool(settings.options.columns)
-        if settings.kind:
-            kind = source_class(settings.kind)
-        else:
-            kind = source_class("jsonl") if mapped else recognise(columns, where)
-        self.options = settings.options
-        if kind.name == "llamafactory":
-            from dataset_tools.sources.llamafactory import options_beside
+        given_roots(settings.image_roots)
+        self.located: Located = locate(settings.source, settings.revision)
+        self.recognised = recognise(
+            self.located,
+            settings.source,
+            settings.kind,
+            settings.options,
+            settings.split,
+            settings.config,
+            settings.files,
+        )
+        self.source: Source = self.recognised.source
+        self.origin: Origin | None = origin_of(
+            [self.located.location, *declared_sources(self.located.card)], self.located.sizes
+        )
+        self._prepared: tuple[Reader, Annotate] | None = None
 
-            self.options = options_beside(self.located.files[0][0], settings.options)
-        self.source: Source = kind(self.options)
-        check_columns(self.source, columns, where)
-        find_images(self.located, settings.image_roots, kind.archives)
-        self.files = identity(self.located)
-        self.annotate = Annotate(kind.name, self.options, settings.number_rows)
+    @property
+    def files(self) -> dict[str, int]:
+        """The files that are read, with their bytes."""
+        return {name: file.stat().st_size for file, name in self.recognised.files}
+
+    @property
+    def left_files(self) -> dict[str, str]:
+        """The data files that are not read, with the reason."""
+        return self.recognised.left
 
     @property
     def total(self) -> int | None:
-        """Rows to read, where that is known beforehand."""
-        total, limit = self.reader.total, self.settings.limit
-        return min(total, limit) if total is not None and limit is not None else total
+        """Rows to read, where that is known beforehand; asked after `prepare`."""
+        limit = self.settings.limit
+        total = self._prepared[0].total if self._prepared else None
+        return limit if total is None else min(total, limit or total)
+
+    @property
+    def total_rows(self) -> int | None:
+        """Rows of the source, where its files say it in themselves or are small enough to be counted."""
+        files: list[tuple[AnyFile, str]] = self.recognised.files
+        here = all(isinstance(file, Path) or file.suffix == ".parquet" for file, _ in files)
+        total = Reader(files).total if here else None
+        limit = self.settings.limit
+        return total if total is None or limit is None else min(total, limit)
+
+    def prepare(self) -> None:
+        """Download what the conversion reads, and look for ids that repeat where that matters."""
+        if not self._prepared:
+            if self.settings.limit is None:
+                self.located.fetch([file for file, _ in self.recognised.files])
+            self._prepared = self._reading(self.settings.limit)
+
+    def _reading(self, limit: int | None) -> tuple[Reader, Annotate]:
+        files: list[tuple[AnyFile, str]] = self.recognised.files
+        if limit is None:
+            files = [(self.located.fetched(file), name) for file, name in files]
+        reader = Reader(files, limit)
+        annotate = Annotate(
+            self.source.name,
+            self.source.options,
+            self.settings.number_rows,
+            self.origin.name if self.origin else self.located.location,
+            keep_repeated=self.settings.keep_repeated_ids,
+        )
+        if self.source.pictures_by:
+            annotate = replace(annotate, repeated=_repeated(reader, self.source.pictures_by))
+        return reader, annotate
+
+    def _images(self, whole: bool) -> Images:
+        store = image_store(self.located, self.settings.image_roots, self.recognised.embeds_images, whole)
+        prefixes = image_prefixes(self.located, [name for _, name in self.recognised.files])
+        return Images(store, self.settings.max_pixels, prefixes)
+
+    def identity(self) -> list[list[Any]]:
+        """What tells whether the files that are read are still the same ones."""
+        files: list[tuple[AnyFile, str]] = [
+            (self.located.fetched(file), name) for file, name in self.recognised.files
+        ]
+        if not self.located.hub and not self.recognised.embeds_images:
+            beside = [*self.located.archives(".zip"), *self.located.archives(".tar")]
+            files += [(file, file.name) for file in beside]
+        given = [(root, root.name) for root in self.settings.image_roots if root.is_file()]
+        return identity(files, pinned=self.located.hub) + identity(given)
 
     def fingerprint(self) -> dict[str, Any]:
         """All that shapes the output: a conversion may be resumed only under the same."""
         from dataset_tools.sentences import SPLITTER_VERSION
 
-        settings = self.settings
+        settings, options = self.settings, self.source.options
         return {
             "source": self.located.location,
             "revision": self.located.revision,
-            "files": self.files,
+            "files": self.identity(),
             "from": self.source.name,
             "split": settings.split,
+            "config": settings.config,
             "limit": settings.limit,
             "shard_rows": settings.shard_rows,
-            "pairs": self.options.pairs,
-            "min_margin": self.options.min_margin,
-            "columns": dict(self.options.columns),
+            "pairs": options.pairs,
+            "min_margin": options.min_margin,
+            "columns": dict(options.columns),
             "number_rows": settings.number_rows,
+            "keep_repeated_ids": settings.keep_repeated_ids,
             "max_pixels": settings.max_pixels,
             "image_roots": [str(root) for root in settings.image_roots],
             "splitter": SPLITTER_VERSION,
@@ -110,17 +174,32 @@ class Conversion:
         from dataset_tools.sentences import SPLITTER_VERSION
 
         fingerprint = self.fingerprint()
-        shaping = ("limit", "pairs", "min_margin", "columns", "number_rows", "max_pixels")
+        shaping = (
+            "limit",
+            "pairs",
+            "min_margin",
+            "columns",
+            "number_rows",
+            "keep_repeated_ids",
+            "max_pixels",
+        )
+        card, origin = self.located.card, self.origin
         return {
             "format": FORMAT,
             "source": {
-                "name": self.source.name,
+                "name": origin.name if origin else self.located.location,
+                "layout": self.source.name,
                 "location": self.located.location,
                 "revision": self.located.revision,
                 "split": self.settings.split,
-                "license": self.located.license or self.source.license,
-                "citation": self.source.citation,
+                "config": self.settings.config,
+                "license": declared_licence(card) or (origin.license if origin else None),
+                "origin_license": origin.license if origin else None,
+                "citation": origin.citation if origin else None,
                 "url": self._url(),
+                "source_datasets": declared_sources(card),
+                "files": list(self.files),
+                "files_not_read": self.left_files,
             },
             "tool": {"name": "aspo-plugin", "version": fingerprint["version"]},
             "splitter": {"name": "aspo-sentences", "version": SPLITTER_VERSION},
@@ -130,17 +209,18 @@ class Conversion:
         }
 
     def _url(self) -> str | None:
-        if self.located.hub:
+        if self.located.revision and "/" in self.located.location:
             return f"https://huggingface.co/datasets/{self.located.location}"
-        return self.source.url
+        return self.origin.url if self.origin else None
 
     def preview(self, rows: int) -> tuple[Tally, dict[str, Any] | None]:
         """Convert the first `rows` rows without writing anything; the counts and an example."""
         tally, example = Tally(), None
         rows = min(rows, self.settings.limit or rows)
-        with self._images() as images:
-            for chunk, pictures in self.reader.chunks():
-                found = self.annotate(chunk)
+        reader, annotate = self._reading(rows)
+        with self._images(whole=False) as images:
+            for chunk, pictures in reader.chunks():
+                found = annotate(chunk)
                 for row in rows_of(chunk, found, pictures, images, IdSet(), rows - tally.read):
                     tally_row(tally, row)
                     if example is None and row.kept:
@@ -161,12 +241,20 @@ class Conversion:
             raise UsageError(
                 f"{place.folder} holds an unfinished conversion: add --resume to go on with it, or remove it."
             )
-        with place, self._images() as images:
+        self.prepare()
+        assert self._prepared
+        with self._images(whole=self.settings.limit is None) as images, place:
             if place.is_whole():
                 tally = Tally.from_dict(read_record(place.folder)["counts"])
                 place.name_for_good()
                 return tally
-            return Run(self, place, images, advance).to_the_end()
+            return Run(self, *self._prepared, place, images, advance).to_the_end()
 
-    def _images(self) -> Images:
-        return Images(ImageStore(self.located.roots, self.located.archives), self.settings.max_pixels)
+
+def _repeated(reader: Reader, column: str) -> frozenset[str]:
+    """The values of a column that several rows have."""
+    seen: Counter[str] = Counter(str(value) for value in reader.values(column) if value is not None)
+    return frozenset(value for value, count in seen.items() if count > 1)
+
+
+__all__ = ["REPEATED", "Conversion", "Settings", "Tally"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from dataset_tools.convert.readers import Pictures
+from dataset_tools.convert.pictures import Pictures
 from dataset_tools.dataset.schema import arrow_schema
 from dataset_tools.images.store import Image
 

@@ -1,153 +1,171 @@
-"""Where a source is (a file, a folder, a dataset on the Hub) and which of its files hold a split."""
+"""Where a source is: a file, a folder, a dataset on the Hub; all its files with their sizes, and its card."""
 
 from __future__ import annotations
 
-import glob
+import json
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from dataset_tools.convert.files import AnyFile, HubFile, Joined, ZipMember
+from dataset_tools.convert.hub import cached, download, look_up, parse_address
 from dataset_tools.errors import UsageError
+from dataset_tools.sources.origin import cached_repository, card_header
 
-ENDINGS = (".parquet", ".jsonl", ".json")
-NOT_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "aspo.json", "config.json"}
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
-_WORDS = re.compile(r"[A-Za-z]+")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_PART = re.compile(r"(?P<whole>.+\.(?:zip|tar))(?:_|\.)(?P<part>[a-z]{1,3}|part[-_.]?\w+|\d{2,4})", re.I)
 
 
 @dataclass
 class Located:
-    """The data files of a source, each with the name its rows are referred to by, and where images may be."""
+    """A source before any of its rows is read."""
 
-    files: list[tuple[Path, str]]
-    folder: Path
-    names: list[str]
-    """All files there, data or not, relative to the folder."""
     location: str
+    """The Hub id, or the name of the file or folder."""
+    sizes: dict[str, int]
+    """All files there, data or not, relative to its folder, with their bytes."""
+    folder: Path | None = None
+    """None for a dataset on the Hub that is not on this disk."""
+    repo: str | None = None
     revision: str | None = None
-    license: str | None = None
-    hub: bool = False
-    roots: list[Path] = field(default_factory=list)
-    archives: list[Path] = field(default_factory=list)
+    card: dict[str, Any] = field(default_factory=dict)
+    patterns: tuple[str, ...] = ()
+    """What the address itself asks for: one file, or what lies in one folder."""
+    stale: frozenset[str] = frozenset()
+    """Files that `save_to_disk` of an earlier version left, which the folder's `state.json` does not name."""
+
+    @property
+    def hub(self) -> bool:
+        """Whether the source was named by its place on the Hub."""
+        return self.repo is not None
+
+    def file(self, name: str) -> AnyFile:
+        """A file of the source, where it is: on this disk, in the Hub's cache, or on the Hub."""
+        if self.folder is not None:
+            return self.folder / name
+        assert self.repo and self.revision
+        return cached(self.repo, self.revision, name) or HubFile(
+            self.repo, self.revision, name, self.sizes[name]
+        )
+
+    def fetched(self, file: AnyFile) -> AnyFile:
+        """The same file on this disk; what is on the Hub has to be downloaded first (`fetch`)."""
+        if isinstance(file, HubFile):
+            return self.file(file.path)
+        if isinstance(file, ZipMember):
+            return ZipMember(self.fetched(file.archive), file.member, file.size)
+        if isinstance(file, Joined):
+            return Joined(tuple(self.fetched(part) for part in file.parts), file.name)
+        return file
+
+    def fetch(self, files: list[AnyFile]) -> None:
+        """Download what of the files is on the Hub."""
+        names = sorted({part.path for file in files for part in _on_hub(file)})
+        if names:
+            assert self.repo and self.revision
+            download(self.repo, self.revision, names)
+
+    def archives(self, ending: str) -> list[AnyFile]:
+        """Its zip (or tar) files; one that lies in parts (`images.zip_a`, `images.zip.001`) as one."""
+        found: list[AnyFile] = [
+            self.file(name)
+            for name in sorted(self.sizes)
+            if name.lower().endswith(ending) and not _hidden(name)
+        ]
+        parts: dict[str, list[str]] = {}
+        for name in sorted(self.sizes):
+            match = _PART.fullmatch(name)
+            if match and match["whole"].lower().endswith(ending) and match["whole"] not in self.sizes:
+                parts.setdefault(match["whole"], []).append(name)
+        for whole, names in parts.items():
+            found.append(Joined(tuple(self.file(name) for name in names), PurePosixPath(whole).name))
+        return found
 
 
-def locate(source: str, revision: str | None, split: str) -> Located:
-    """Find a source's files; those of a Hub dataset are downloaded to the Hub's cache."""
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+
+
+def _on_hub(file: AnyFile) -> list[HubFile]:
+    if isinstance(file, HubFile):
+        return [file]
+    if isinstance(file, ZipMember):
+        return _on_hub(file.archive)
+    if isinstance(file, Joined):
+        return [each for part in file.parts for each in _on_hub(part)]
+    return []
+
+
+def locate(source: str, revision: str | None) -> Located:
+    """Find a source and what lies there; of a Hub dataset the list of files only."""
     path = Path(source).expanduser()
     if path.exists():
         if revision:
             raise UsageError(f"--revision is for a dataset on the Hub, but {source} is on this disk.")
-        return _local(path, split)
-    if _HUB_ID.fullmatch(source):
-        return _from_hub(source, revision, split)
-    raise UsageError(f"{source} does not exist, and it is not a Hub id of the form owner/name.")
-
-
-def _local(path: Path, split: str) -> Located:
-    path = path.resolve()
-    if path.is_file():
-        if path.suffix not in ENDINGS:
-            raise UsageError(f"{path} is not one of {', '.join(ENDINGS)}.")
-        names = [item.name for item in sorted(path.parent.iterdir()) if item.is_file()]
-        return Located([(path, path.name)], path.parent, names, path.name)
-    names = sorted(item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file())
-    chosen = choose(names, split, str(path))
-    return Located([(path / name, name) for name in chosen], path, names, path.name)
-
-
-def _from_hub(repo: str, revision: str | None, split: str) -> Located:
-    from huggingface_hub import HfApi
-
-    from dataset_tools.share.hub import network
-
-    with network(f"the Hub cannot be reached to look up {repo}"):
-        info = HfApi().dataset_info(repo, revision=revision)
-    names = sorted(item.rfilename for item in info.siblings or [])
-    chosen = choose(names, split, repo)
-    folder = download(repo, info.sha, chosen)
-    card = info.card_data.to_dict() if info.card_data else {}
-    licence = card.get("license")
+        return _local(path)
+    address = parse_address(source)
+    if address is None and _HUB_ID.fullmatch(source):
+        address = (source, None, None)
+    if address is None:
+        raise UsageError(
+            f"{source} does not exist, and it is not a Hub id of the form owner/name, nor an address of a "
+            "dataset (hf://datasets/owner/name, https://huggingface.co/datasets/owner/name)."
+        )
+    repo, stated, inside = address
+    if stated and revision and stated != revision:
+        raise UsageError(f"--revision is {revision}, but the address asks for {stated}.")
+    listing = look_up(repo, revision or stated)
+    patterns: tuple[str, ...] = ()
+    if inside:
+        patterns = (inside,) if inside in listing.sizes else (f"{inside}/*",)
     return Located(
-        files=[(folder / name, name) for name in chosen],
-        folder=folder,
-        names=names,
         location=repo,
-        revision=info.sha,
-        license=", ".join(licence) if isinstance(licence, list) else licence,
-        hub=True,
+        sizes=listing.sizes,
+        folder=listing.offline,
+        repo=repo,
+        revision=listing.revision,
+        card=listing.card,
+        patterns=patterns,
     )
 
 
-def download(repo: str, revision: str | None, names: list[str]) -> Path:
-    """Fetch files of a Hub dataset at one commit; what is in the cache is not fetched again."""
-    from huggingface_hub import snapshot_download
-
-    from dataset_tools.share.hub import network
-
-    patterns = [glob.escape(name) for name in names]
-    with network("the download was cut off. Run the same command again: it goes on where it was"):
-        folder = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)
-    return Path(folder)
-
-
-def find_images(located: Located, image_roots: list[Path], archives: tuple[str, ...]) -> None:
-    """Set where images given by path are looked for: `--image-root` first, then beside the data."""
-    for root in image_roots:
-        if root.is_dir():
-            located.roots.append(root)
-        elif root.is_file() and root.suffix.lower() == ".zip":
-            located.archives.append(root)
-        else:
-            raise UsageError(f"--image-root {root} is neither a folder nor a zip file.")
-    wanted = [name for name in located.names if any(fnmatch(Path(name).name, each) for each in archives)]
-    if wanted and located.hub and not image_roots:
-        download(located.location, located.revision, wanted)
-    if not located.hub:
-        located.roots.append(located.folder)
-    located.archives += [located.folder / name for name in wanted if (located.folder / name).is_file()]
+def _local(path: Path) -> Located:
+    path = path.absolute()
+    folder = path if path.is_dir() else path.parent
+    items = folder.rglob("*") if path.is_dir() else folder.iterdir()
+    sizes = {
+        item.relative_to(folder).as_posix(): item.stat().st_size for item in sorted(items) if item.is_file()
+    }
+    cached_as = cached_repository(folder.resolve())
+    return Located(
+        location=cached_as[0] if cached_as else path.name,
+        sizes=sizes,
+        folder=folder,
+        revision=cached_as[1] if cached_as else None,
+        card=card_header(folder / "README.md"),
+        patterns=() if path.is_dir() else (path.name,),
+        stale=_stale(folder, sizes),
+    )
 
 
-def split_of(name: str) -> str | None:
-    """The split that a file's path names, if any."""
-    for word in _WORDS.findall(name.rpartition("/")[2]) + _WORDS.findall(name.rpartition("/")[0]):
-        if word.lower() in SPLITS:
-            return SPLITS[word.lower()]
-    return None
-
-
-def choose(names: list[str], split: str, where: str) -> list[str]:
-    """The data files of a split among all files of a source."""
-    for ending in ENDINGS:
-        data = [name for name in names if name.endswith(ending) and _is_data(name)]
-        if data:
-            break
-    else:
-        raise UsageError(f"{where} holds no {', '.join(ENDINGS)} file.")
-    literal = [name for name in data if re.search(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z])", name, re.I)]
-    if literal:
-        return literal
-    found = {name: split_of(name) for name in data}
-    canonical = SPLITS.get(split, split)
-    matching = [name for name in data if found[name] == canonical]
-    if not matching and canonical == "train" and not any(found.values()):
-        return data
-    if not matching:
-        splits = sorted({name or "train" for name in found.values()})
-        raise UsageError(f"{where} has no split {split}: its files are of {', '.join(splits)}.")
-    return matching
-
-
-def _is_data(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.name not in NOT_DATA and not any(part.startswith(".") for part in path.parts)
+def _stale(folder: Path, sizes: dict[str, int]) -> frozenset[str]:
+    """Arrow files beside a `state.json` of the datasets library that it does not name."""
+    found = set()
+    for name in sizes:
+        if PurePosixPath(name).name != "state.json":
+            continue
+        parent = PurePosixPath(name).parent
+        try:
+            state = json.loads((folder / name).read_text(encoding="utf-8"))
+            kept = {item["filename"] for item in state["_data_files"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        found |= {
+            other
+            for other in sizes
+            if PurePosixPath(other).parent == parent
+            and other.endswith(".arrow")
+            and PurePosixPath(other).name not in kept
+        }
+    return frozenset(found)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from dataset_tools.convert.annotate import Annotated
+from dataset_tools.convert.annotate import Annotate, Annotated
 from dataset_tools.convert.chunks import Chunk
 from dataset_tools.convert.ids import IdSet
 from dataset_tools.convert.images_column import with_images
-from dataset_tools.convert.readers import Pictures
+from dataset_tools.convert.pictures import Pictures
+from dataset_tools.convert.readers import Reader
 from dataset_tools.convert.rows import Images, rows_of, tally_row
-from dataset_tools.convert.source_identity import changed, file_digest, identity
+from dataset_tools.convert.source_identity import changed, file_digest
 from dataset_tools.convert.tally import Tally
 from dataset_tools.convert.workers import one_ahead, ordered_map
 from dataset_tools.dataset.arrow import settle_pandas
-from dataset_tools.dataset.folder import REJECTED, Workplace
+from dataset_tools.dataset.folder import LEFT_OUT, LOGS, REJECTED, Workplace
 from dataset_tools.dataset.parquet import ShardWriter
 from dataset_tools.dataset.schema import RESPONSES, iter_batches
 from dataset_tools.errors import DataError, UsageError
@@ -34,17 +35,25 @@ class Run:
     """The loop of one conversion: what is in the working folder is always as the state says, or newer."""
 
     def __init__(
-        self, conversion: Conversion, place: Workplace, images: Images, advance: Callable[[int], None]
+        self,
+        conversion: Conversion,
+        reader: Reader,
+        annotate: Annotate,
+        place: Workplace,
+        images: Images,
+        advance: Callable[[int], None],
     ):
-        self.conversion, self.place, self.images, self.advance = conversion, place, images, advance
+        self.conversion, self.reader, self.annotate = conversion, reader, annotate
+        self.place, self.images, self.advance = place, images, advance
         self.settings = conversion.settings
         self.fingerprint = conversion.fingerprint()
         self.ids = IdSet()
+        self.tally, self.shards, self.next_row = Tally(), 0, 0
+        self.log_bytes = dict.fromkeys(LOGS, 0)
         self.digests: list[str] = []
-        self.tally, self.shards, self.next_row, self.rejected_bytes = Tally(), 0, 0, 0
         if place.exists():
             self._take_up(place.read_state())
-        place.restore(self.shards, self.rejected_bytes)
+        place.restore(self.shards, self.log_bytes)
         self._save()
 
     def _take_up(self, state: dict[str, Any]) -> None:
@@ -63,7 +72,7 @@ class Run:
         self.tally = Tally.from_dict(state["tally"])
         self.shards, self.next_row = state["shards"], state["next_row"]
         self.digests = list(state["digests"])
-        self.rejected_bytes = state["rejected_bytes"]
+        self.log_bytes = dict(state["log_bytes"])
         self.advance(self.next_row)
 
     def _save(self) -> None:
@@ -74,7 +83,7 @@ class Run:
                 "shards": self.shards,
                 "digests": self.digests,
                 "next_row": self.next_row,
-                "rejected_bytes": self.rejected_bytes,
+                "log_bytes": self.log_bytes,
             }
         )
 
@@ -89,13 +98,16 @@ class Run:
                     self.ids.add(name)
         self._writer: ShardWriter | None = None
         settle_pandas()
-        chunks = one_ahead(self.conversion.reader.chunks(self.next_row))
-        results = ordered_map(self.conversion.annotate, chunks, self.settings.workers)
+        chunks = one_ahead(self.reader.chunks(self.next_row))
+        results = ordered_map(self.annotate, chunks, self.settings.workers)
         with (
-            open(self.place.folder / REJECTED, "ab") as self._rejected,
+            ExitStack() as stack,
             closing(chunks),
             closing(results),
         ):
+            self._logs = {
+                name: stack.enter_context(open(self.place.folder / name, "ab")) for name in self.log_bytes
+            }
             try:
                 for chunk, pictures, found in results:
                     if self.settings.limit is not None and chunk.start >= self.settings.limit:
@@ -106,16 +118,12 @@ class Run:
                 if self._writer:
                     self._writer.abandon()
         if not self.tally.rows:
-            reasons = "; ".join(f"{reason} ({count})" for reason, count in self.tally.reasons.most_common(3))
+            raise DataError(f"{no_row_used(self.tally)} {self.place.give_up()}")
+        now = self.conversion.identity()
+        if now != self.fingerprint["files"]:
             raise DataError(
-                f"no row of {self.tally.read} could be used: {reasons or 'all pairs were left out'}. "
-                f"{self.place.folder / REJECTED} names them."
-            )
-        now = identity(self.conversion.located)
-        if now != self.conversion.files:
-            raise DataError(
-                f"{changed(self.conversion.files, now)} of the source was changed while it was read: remove "
-                f"{self.place.folder} and start again."
+                f"{changed(self.fingerprint['files'], now)} of the source was changed while it was read: "
+                f"remove {self.place.folder} and start again."
             )
         self.place.finish(self.shards, self.conversion.record(self.tally))
         return self.tally
@@ -128,8 +136,11 @@ class Run:
         images: list[list[Image]] = []
         for offset, row in enumerate(rows_of(chunk, found, pictures, self.images, self.ids, left)):
             tally_row(self.tally, row)
+            where = f"{chunk.file}:{chunk.first + offset}"
             for name, reason in row.rejected:
-                self._reject(name, reason, f"{chunk.file}:{chunk.first + offset}")
+                self._log(REJECTED, name, reason, where)
+            for name, reason in row.skipped:
+                self._log(LEFT_OUT, name, reason, where)
             kept += row.kept
             images += row.images
             self.next_row = chunk.start + offset + 1
@@ -140,9 +151,9 @@ class Run:
         self._write(table, kept, images, pictures)
         self.advance(min(chunk.count, left))
 
-    def _reject(self, name: str, reason: str, where: str) -> None:
+    def _log(self, log: str, name: str, reason: str, where: str) -> None:
         line = json.dumps({"id": name, "reason": reason, "row": where}, ensure_ascii=True) + "\n"
-        self.rejected_bytes += self._rejected.write(line.encode())
+        self.log_bytes[log] += self._logs[log].write(line.encode())
 
     def _shard_rows(self) -> int:
         return self._writer.rows if self._writer else 0
@@ -165,6 +176,14 @@ class Run:
             self._writer = None
             self.digests.append(file_digest(self.place.shard(self.shards)))
             self.shards += 1
-        self._rejected.flush()
-        os.fsync(self._rejected.fileno())
+        for log in self._logs.values():
+            log.flush()
+            os.fsync(log.fileno())
         self._save()
+
+
+def no_row_used(tally: Tally) -> str:
+    """Why there is no output, with the most frequent reasons."""
+    counted = tally.reasons + tally.skipped
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in counted.most_common(3))
+    return f"no row of {tally.read} could be used: {reasons or 'there is no pair'}."

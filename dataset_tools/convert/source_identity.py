@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.convert.locate import Located
+from dataset_tools.convert.files import AnyFile, HubFile, Joined, ZipMember
 
 SAMPLES = 64
 SAMPLE_BYTES = 64 << 10
 
 
-def identity(located: Located) -> list[list[Any]]:
+def identity(files: Iterable[tuple[AnyFile, str]], pinned: bool = False) -> list[list[Any]]:
     """For each file of data and each archive: its name, size, and, on this disk, its time and a digest.
 
-    A file of the Hub is told by its commit. The digest is of 64 pieces of 64 KiB spread over the file, all of
-    it where it has no more: another content under the same size and time is met there.
+    `pinned`: the files are of one commit of the Hub, which tells them. The digest is of 64 pieces of 64 KiB
+    spread over the file, all of it where it has no more: another content under the same size and time is met
+    there.
     """
-    archives = [(path, path.name) for path in located.archives]
     found: list[list[Any]] = []
-    for path, name in (*located.files, *archives):
-        status = path.stat()
-        if located.hub and (path, name) in located.files:
-            found.append([name, status.st_size])
+    for file, name in dict.fromkeys(files):
+        if isinstance(file, ZipMember):
+            found += identity([(file.archive, file.archive.name)], pinned)
+        elif isinstance(file, Joined):
+            found += identity([(part, part.name) for part in file.parts], pinned)
+        elif pinned or isinstance(file, HubFile):
+            found.append([name, file.stat().st_size])
         else:
-            when = getattr(status, "st_mtime_ns", None)
-            found.append([name, status.st_size, when, _digest(path, status.st_size)])
-    return found
+            status = file.stat()
+            found.append([name, status.st_size, status.st_mtime_ns, _digest(file, status.st_size)])
+    return [entry for index, entry in enumerate(found) if entry not in found[:index]]
 
 
 def _digest(path: Path, size: int) -> str:

@@ -13,10 +13,19 @@ _PARTICULARS = re.compile(r"[:;'\"`<>()\[\]{}|\\]|[^\x20-\x7e]")
 
 @dataclass
 class Tally:
-    """Counts of a conversion so far."""
+    """Counts of a conversion so far.
+
+    Rows of the source: `read` is `kept_rows` + `refused_rows` + `left_out_rows`, a row counting for the best
+    that became of it. Pairs: `rows` were written, `rejected` could not be used, `skipped` were left out on
+    purpose.
+    """
 
     read: int = 0
+    kept_rows: int = 0
+    refused_rows: int = 0
+    left_out_rows: int = 0
     rows: int = 0
+    text_only: int = 0
     rejected: int = 0
     sentences: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -26,7 +35,11 @@ class Tally:
         """For the record and the state."""
         return {
             "read": self.read,
+            "kept_rows": self.kept_rows,
+            "refused_rows": self.refused_rows,
+            "left_out_rows": self.left_out_rows,
             "rows": self.rows,
+            "text_only": self.text_only,
             "rejected": self.rejected,
             "sentences": self.sentences,
             "reasons": dict(sorted(self.reasons.items())),

@@ -5,6 +5,7 @@
       aspo.json                           where they come from and what was done, see `record.py`
       dataset_info.json                   LLaMA-Factory reads the folder as `dataset_dir` by it
       rejected.jsonl                      rows that could not be used, with reasons (if there are any)
+      left_out.jsonl                      rows and pairs left out on purpose, likewise
 
 Until then all of it is in `OUT.incomplete`, with `state.json`: how many shards are finished and where in the
 source the next one starts. A shard counts as soon as the state says so, so a conversion killed at any moment
@@ -14,15 +15,18 @@ goes on after its last finished shard.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from dataset_tools.dataset.record import RECORD, write_json, write_record
-from dataset_tools.dataset.workplace import WorkFolder, sync_folder
+from dataset_tools.dataset.workplace import MARK, WorkFolder, sync_folder
 from dataset_tools.errors import DataError
 
 REJECTED = "rejected.jsonl"
+LEFT_OUT = "left_out.jsonl"
+LOGS = (REJECTED, LEFT_OUT)
 DATASET_INFO = "dataset_info.json"
 STATE = "state.json"
 
@@ -50,7 +54,7 @@ class Workplace(WorkFolder):
         shard = rf"{name}-\d{{5}}(-of-\d{{5}})?\.parquet"
         self._shard = re.compile(rf"{name}-(?P<index>\d{{5}})(-of-\d{{5}})?\.parquet")
         self._begun_shard = re.compile(rf"\.{shard}\.partial")
-        known = (STATE, REJECTED, RECORD, DATASET_INFO, f"data/{shard}", rf"data/\.{shard}\.partial")
+        known = (STATE, *LOGS, RECORD, DATASET_INFO, f"data/{shard}", rf"data/\.{shard}\.partial")
         super().__init__(out, "convert", tuple(re.escape(n) if "/" not in n else n for n in known))
         self.split = split
         self.data = self.folder / "data"
@@ -73,7 +77,8 @@ class Workplace(WorkFolder):
         path = self.folder / STATE
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
-            counted = all(isinstance(state[name], int) for name in ("shards", "next_row", "rejected_bytes"))
+            counted = all(isinstance(state[name], int) for name in ("shards", "next_row"))
+            counted = counted and all(isinstance(state["log_bytes"][name], int) for name in LOGS)
             digests, tally = state["digests"], state["tally"]
             if not counted or len(digests) != state["shards"] or not isinstance(tally["reasons"], dict):
                 raise ValueError("it lacks what a state has")
@@ -91,7 +96,7 @@ class Workplace(WorkFolder):
         """The path of a finished shard while the number of shards is not known."""
         return self.data / f"{self.split}-{index:05}.parquet"
 
-    def restore(self, shards: int, rejected_bytes: int) -> None:
+    def restore(self, shards: int, log_bytes: dict[str, int]) -> None:
         """Bring the folder to the state of `shards` finished ones: what was begun after them is removed."""
         for path in sorted(self.data.iterdir()):
             match = self._shard.fullmatch(path.name)
@@ -102,26 +107,45 @@ class Workplace(WorkFolder):
         missing = [index for index in range(shards) if not self.shard(index).is_file()]
         if missing:
             raise DataError(f"{self.shard(missing[0])} is gone: remove {self.folder} and start again.")
-        with open(self.folder / REJECTED, "ab") as stream:
-            size = stream.tell()
-            if size < rejected_bytes:
-                raise DataError(
-                    f"{self.folder / REJECTED} has {size:,} bytes, but {rejected_bytes:,} were written: it "
-                    f"was changed. Remove {self.folder} and start again."
-                )
-            stream.truncate(rejected_bytes)
+        for name, written in log_bytes.items():
+            with open(self.folder / name, "ab") as stream:
+                size = stream.tell()
+                if size < written:
+                    raise DataError(
+                        f"{self.folder / name} has {size:,} bytes, but {written:,} were written: it "
+                        f"was changed. Remove {self.folder} and start again."
+                    )
+                stream.truncate(written)
 
     def finish(self, shards: int, record: dict[str, Any]) -> None:
         """Name the shards for good, write what lies beside them, and give the folder its name."""
         for index in range(shards):
             self.shard(index).rename(self.data / f"{self.split}-{index:05}-of-{shards:05}.parquet")
-        if not (self.folder / REJECTED).stat().st_size:
-            (self.folder / REJECTED).unlink()
+        for name in LOGS:
+            if not (self.folder / name).stat().st_size:
+                (self.folder / name).unlink()
         write_json(self.folder / DATASET_INFO, {self.split: llamafactory_entry()})
         write_record(self.folder, record)
         sync_folder(self.data)
         (self.folder / STATE).unlink()
         self.name_for_good()
+
+    def give_up(self) -> str:
+        """Keep the lists of what was not used beside OUT and remove the rest, so that the next try is free.
+
+        Returns a sentence that says where the lists are.
+        """
+        kept = []
+        for name in LOGS:
+            if (self.folder / name).is_file() and (self.folder / name).stat().st_size:
+                kept.append(self.out.with_name(f"{self.out.name}.{name}"))
+                os.replace(self.folder / name, kept[-1])
+        for name in (*LOGS, STATE, MARK):
+            (self.folder / name).unlink(missing_ok=True)
+        for folder in (self.data, self.folder):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        return f"{' and '.join(map(str, kept))} {'names' if len(kept) == 1 else 'name'} them." if kept else ""
 
 
 def is_complete(out: Path) -> bool:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
 from dataset_tools.errors import BadRow, DataError
-from dataset_tools.images.archives import Archive
+from dataset_tools.images.archives import ENDINGS, Archive, TarArchive
 from dataset_tools.images.opening import MAX_BYTES, MAX_PIXELS, UnusableImage, file_bytes, open_undecoded
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass
@@ -65,56 +65,93 @@ def _is_cut(data: memoryview, kind: str | None) -> bool:
 
 
 class ImageStore:
-    """Images given by path: below folders, or as members of zip files, searched in order.
+    """Images given by path: below folders, or as members of zip and tar files; never the first of several.
 
-    A path that is absolute or climbs out with `..` is refused, and so is one that a symbolic link leads out
-    of its folder, but for the Hub's cache, whose files are links; zip members are read, never extracted.
+    A path that climbs out with `..`, or is absolute and not below a folder of the store, is refused. Members
+    of archives are read, never extracted. A root is a folder, or anything with `read(name)`.
     """
 
-    def __init__(self, roots: list[Path], archives: list[Path] | None = None):
-        self.roots = [root for root in roots if root.is_dir()]
-        self._inside = {root: (os.path.realpath(root) + os.sep, *_hub_cache()) for root in self.roots}
-        self._archives = [_open_archive(path) for path in archives or []]
-
-    def read(self, path: str) -> bytes:
-        """The bytes of an image. Raises `BadRow` where it is missing, unreadable or outside the root."""
-        pure = PurePosixPath(path.replace("\\", "/"))
-        if pure.is_absolute() or ".." in pure.parts or ":" in (pure.parts or ("",))[0] or "\0" in path:
-            raise BadRow(f"the image path leaves the image root: {path!r}")
-        names = (
-            [str(pure)] if pure.suffix.lower() in ENDINGS else [str(pure), *(f"{pure}{e}" for e in ENDINGS)]
+    def __init__(self, roots: Sequence[Any], archives: Sequence[Archive | TarArchive] = ()):
+        self.roots = list(
+            dict.fromkeys(root for root in roots if not isinstance(root, Path) or root.is_dir())
         )
-        for name in names:
-            data = self._from_folders(name)
-            data = self._from_archives(name) if data is None else data
-            if data is not None:
-                return data
-        raise BadRow(f"image file not found: {path}")
+        folders = [root for root in self.roots if isinstance(root, Path)]
+        self._real = {root: (os.path.realpath(root) + os.sep, *_hub_cache()) for root in folders}
+        self._archives = list(archives)
 
-    def _from_folders(self, name: str) -> bytes | None:
-        for root in self.roots:
-            try:
-                file = root / name
-                if file.is_file():
-                    real = os.path.realpath(file)
-                    if not real.startswith(self._inside[root]):
-                        raise BadRow(f"a symbolic link leads out of the image root: {name}")
-                    return file_bytes(real)
-            except UnusableImage as error:
-                raise BadRow(f"the image file cannot be read: {name}: {error}") from None
-            except OSError as error:
-                raise BadRow(f"the image file cannot be read: {name}: {error.strerror}") from None
+    def read(self, path: str, below: Sequence[str] = ()) -> bytes:
+        """The bytes of an image. Raises `BadRow` where it is missing, unreadable, ambiguous or outside the
+        roots.
+
+        `below`: folders of the store that the path starts in, tried in order; without any, it starts at a
+        root.
+        """
+        pure, roots = self._inside(path)
+        for folder in below or ("",):
+            whole = PurePosixPath(folder) / pure
+            names = [str(whole)]
+            if whole.suffix.lower() not in ENDINGS:
+                names += [f"{whole}{ending}" for ending in ENDINGS]
+            for name in names:
+                data = self._only(name, roots)
+                if data is not None:
+                    return data
+        raise BadRow(f"image file not found: {shortened(path)}")
+
+    def _inside(self, path: str) -> tuple[PurePosixPath, list[Any]]:
+        """The path relative to the roots that it is below."""
+        pure = PurePosixPath(path.replace("\\", "/"))
+        outside = BadRow(f"the image path leaves the image root: {shortened(path)!r}")
+        if ".." in pure.parts or "\0" in path:
+            raise outside
+        if pure.is_absolute():
+            for root in self.roots:
+                if isinstance(root, Path) and pure.is_relative_to(root.absolute().as_posix()):
+                    return pure.relative_to(root.absolute().as_posix()), [root]
+            raise outside
+        if ":" in (pure.parts or ("",))[0]:
+            raise outside
+        return pure, [*self.roots, *self._archives]
+
+    def _only(self, name: str, places: Sequence[Any]) -> bytes | None:
+        """The bytes at all places that have the name, which must be the same."""
+        found: bytes | None = None
+        for place in places:
+            data = self._from_folder(place, name) if isinstance(place, Path) else _read(place, name)
+            if data is None:
+                continue
+            if found is not None and data != found:
+                raise BadRow(f"several image roots hold another file of this name: {shortened(name)}")
+            found = data
+        return found
+
+    def _from_folder(self, root: Path, name: str) -> bytes | None:
+        try:
+            file = root / name
+            if file.is_file():
+                real = os.path.realpath(file)
+                if not real.startswith(self._real[root]):
+                    raise BadRow(f"a symbolic link leads out of the image root: {shortened(name)}")
+                return file_bytes(real)
+        except UnusableImage as error:
+            raise BadRow(f"the image file cannot be read: {shortened(name)}: {error}") from None
+        except OSError as error:
+            raise BadRow(f"the image file cannot be read: {shortened(name)}: {error.strerror}") from None
         return None
 
-    def _from_archives(self, name: str) -> bytes | None:
-        for archive in self._archives:
-            try:
-                data = archive.read(name, MAX_BYTES)
-            except (zipfile.BadZipFile, OSError) as error:
-                raise BadRow(f"image cannot be read from {archive.path.name}: {name}: {error}") from None
-            if data is not None:
-                return data
-        return None
+
+def _read(place: Any, name: str) -> bytes | None:
+    if not isinstance(place, Archive | TarArchive):
+        return place.read(name)
+    try:
+        return place.read(name, MAX_BYTES)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BadRow(f"image cannot be read from {place.path.name}: {shortened(name)}: {error}") from None
+
+
+def shortened(path: str, most: int = 200) -> str:
+    """A path for a message: a text that is no path may be as long as an image."""
+    return path if len(path) <= most else f"{path[:most]}... ({len(path)} characters)"
 
 
 def _hub_cache() -> tuple[str, ...]:
@@ -126,9 +163,10 @@ def _hub_cache() -> tuple[str, ...]:
     return (os.path.realpath(HF_HUB_CACHE) + os.sep,)
 
 
-def _open_archive(path: Path) -> Archive:
+def open_archive(path: Any) -> Archive | TarArchive:
+    """A zip or tar file. Raises `DataError` where it is not whole."""
     try:
-        return Archive(path)
+        return TarArchive(path) if path.name.lower().endswith(".tar") else Archive(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(
             f"{path} is not a whole zip file: {error}. Join a zip in several parts first (`zip -s 0`), "

@@ -12,12 +12,17 @@ from typing import Any
 
 from dataset_tools.errors import BadRow, SkippedPair, UsageError
 from dataset_tools.sources.base import Options, Pair, Source
+from dataset_tools.sources.guess import proposal
 
 # Name of `--from` to module and class. Recognition by columns tries them in this order: the particular first.
 REGISTRY: dict[str, tuple[str, str]] = {
     "rlaif-v": ("rlaif_v", "RlaifV"),
     "rlhf-v": ("rlhf_v", "RlhfV"),
     "vlfeedback": ("vlfeedback", "VlFeedback"),
+    "vl-rewardbench": ("ranked", "Ranked"),
+    "arena": ("arena", "Arena"),
+    "sentinel": ("sentinel", "Sentinel"),
+    "ms-swift": ("ms_swift", "MsSwift"),
     "povid": ("povid", "Povid"),
     "seva": ("seva", "Seva"),
     "llava-preference": ("llava_preference", "LlavaPreference"),
@@ -36,17 +41,24 @@ def source_class(name: str) -> type[Source]:
     return getattr(import_module(f"{__name__}.{module}"), attribute)
 
 
-def recognise(columns: Mapping[str, Any], where: str) -> type[Source]:
-    """The source whose rows have these columns (name to sample value)."""
+def recognised(columns: Mapping[str, Any]) -> type[Source] | None:
+    """The source whose rows have these columns (name to sample value), if any."""
     for name in REGISTRY:
         kind = source_class(name)
         if kind.matches(columns):
             return kind
-    known = "\n".join(f"  {name}: {', '.join(source_class(name).columns)}" for name in REGISTRY)
-    raise UsageError(
-        f"{where} has the columns {', '.join(sorted(columns))}, which no known source has. "
-        f"Known sources and the columns they need:\n{known}\n"
-        "For other names use --from jsonl with --column prompt=NAME and the like."
+    return None
+
+
+def unknown_layout(columns: Mapping[str, Any], where: str, source: str) -> UsageError:
+    """The error for rows of no known source, with the command that may read them."""
+    names = sorted(columns)
+    shown = ", ".join(names[:60]) + (f" and {len(names) - 60} more" if len(names) > 60 else "")
+    return UsageError(
+        f"{where} has the columns {shown}, which no known source has. If each row is one pair, name its "
+        "columns:\n"
+        f"  {proposal(columns, source)}\n"
+        f"Known sources (--from): {', '.join(REGISTRY)}; docs/data.md says what each reads."
     )
 
 
@@ -56,7 +68,8 @@ def check_columns(source: Source, columns: Mapping[str, Any], where: str) -> Non
     if missing:
         raise UsageError(
             f"{where} does not look like {source.name}: it has no column {', '.join(missing)}. "
-            f"Found: {', '.join(sorted(columns)) or 'no columns'}. Expected: {', '.join(source.columns)}."
+            f"Found: {', '.join(sorted(columns)[:60]) or 'no columns'}. "
+            f"Expected: {', '.join(source.columns)}."
         )
 
 
@@ -68,6 +81,7 @@ __all__ = [
     "SkippedPair",
     "Source",
     "check_columns",
-    "recognise",
+    "recognised",
     "source_class",
+    "unknown_layout",
 ]

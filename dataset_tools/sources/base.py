@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dataset_tools.dataset.schema import IMAGE_MARKER
 from dataset_tools.errors import BadRow, SkippedPair
+from dataset_tools.sources.images import ImageValue, image_list, one_image
 
 Messages = list[dict[str, str]]
 
@@ -16,13 +19,13 @@ Messages = list[dict[str, str]]
 class Pair:
     """One preference pair before it is split into sentences.
 
-    `images`: an `int` stands for an image embedded in the row, a `str` for a path below the image root.
+    `images`: embedded in the row (`Embedded`), encoded bytes, or a path below the image root.
     `prompt`: the text of one user turn, or a list of {role, content}. Literal `<image>` markers say where
     the images belong; without any they come first. `id` is empty where the source has none: the row's
     position is used then. `chosen` and `rejected` may be None, which makes a bad row.
     """
 
-    images: list[int | str]
+    images: list[ImageValue]
     prompt: str | Messages
     chosen: str | None
     rejected: str | None
@@ -47,7 +50,7 @@ class Source:
     columns: ClassVar[tuple[str, ...]]
     """Columns that a row must have; also how the source is recognised when `--from` is left out."""
     license: ClassVar[str | None] = None
-    """Licence identifier of the Hub, as far as known; the Hub's own statement is preferred."""
+    """Licence identifier of the Hub, as far as known; nothing made of the set has a looser one."""
     citation: ClassVar[str | None] = None
     """BibTeX entry of the source."""
     url: ClassVar[str | None] = None
@@ -55,8 +58,14 @@ class Source:
     """`required`: a row without an image is rejected; `optional`: it is a text-only row."""
     repeats_images: ClassVar[bool] = False
     """Whether one image serves many rows in a row, which the written files then hold once."""
-    archives: ClassVar[tuple[str, ...]] = ()
-    """Name patterns of the zip files that hold the images, looked for beside the data."""
+    repositories: ClassVar[tuple[str, ...]] = ()
+    """Hub ids of the dataset and of its known copies: licence and citation are claimed for these only."""
+    published: ClassVar[tuple[str, ...]] = ()
+    """Name patterns of the files that the dataset is published with, where no other dataset has the like."""
+    pictures_by: ClassVar[str | None] = None
+    """Column whose value names the row's picture: rows that share one may have another's picture."""
+    image_columns: ClassVar[tuple[str, ...]] = ("images", "image")
+    """Columns that images are read from."""
 
     def __init__(self, options: Options | None = None):
         self.options = options or Options()
@@ -93,29 +102,22 @@ def identifier(row: Mapping[str, Any], name: str) -> str:
     return "" if value is None else str(value)
 
 
-def image_list(value: Any) -> list[int | str]:
-    """One image, a list of them, or none, as a list."""
-    if value is None or value == "":
-        return []
-    found = list(value) if isinstance(value, list | tuple) else [value]
-    for item in found:
-        if isinstance(item, bool) or not isinstance(item, int | str):
-            raise BadRow("an image of the row is null" if item is None else "an image is not a path or bytes")
-    return found
-
-
 NAMES = ("user", "assistant", "system")
 ROLES = {"human": "user", "gpt": "assistant", **{name: name for name in NAMES}}
 
 
-def turns(value: Any, tags: Mapping[str, str] | None = None) -> Messages:
-    """A conversation as {role, content} messages. A list that is wrapped twice is unwrapped.
+def turns(
+    value: Any, tags: Mapping[str, str] | None = None, images: list[ImageValue] | None = None
+) -> Messages:
+    """A conversation as {role, content} messages. A list that is wrapped twice is unwrapped, JSON text read.
 
     A turn is {from, value} or {role, content}, told by its keys; `tags` names other keys and roles as
     LLaMA-Factory does (`role_tag`, `content_tag`, `user_tag`, `assistant_tag`, `system_tag`). A content may
-    be TRL's list of {type, text}: its images become `<image>` markers.
+    be a list of {type, text}: its images become `<image>` markers, and those that it holds are added to
+    `images`.
     """
     tags = tags or {}
+    value = from_json(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         value = value[0]
     if not isinstance(value, list) or not value:
@@ -130,30 +132,67 @@ def turns(value: Any, tags: Mapping[str, str] | None = None) -> Messages:
         content = turn.get(tags.get("content_tag") or ("value" if short else "content"))
         if not isinstance(role, str) or role not in names:
             raise BadRow(f"a turn has the role {role!r}, expected one of {', '.join(sorted(names))}")
-        messages.append({"role": names[role], "content": content_text(content)})
+        messages.append({"role": names[role], "content": content_text(content, images)})
     return messages
 
 
-def content_text(value: Any) -> str:
-    """A message's content as one text: a text as it is, TRL's list of {type, text} with `<image>` markers."""
+_TURN_KEYS = ({"role", "content"}, {"from", "value"})
+
+
+def from_json(value: Any) -> Any:
+    """A text that holds a JSON message or a JSON list of messages as what it is; anything else unchanged.
+
+    Raises `BadRow` for messages that were printed by Python, which no parser reads reliably.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        if _PRINTED.match(value):
+            raise BadRow("a column holds messages as Python prints them, which are not JSON") from None
+        return value
+    items = found if isinstance(found, list) else [found]
+    items = items[0] if len(items) == 1 and isinstance(items[0], list) else items
+    said = bool(items) and all(
+        isinstance(item, Mapping) and any(k <= set(item) for k in _TURN_KEYS) for item in items
+    )
+    return found if said else value
+
+
+_PRINTED = re.compile(r"\s*\[?\s*\{\s*'(?:role|content|from|value)'\s*:")
+
+
+def content_text(value: Any, images: list[ImageValue] | None = None) -> str:
+    """A message's content as one text, each image of a list of {type, text} as an `<image>` marker."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise BadRow(f"a message's content is {'null' if value is None else type(value).__name__}")
     parts = []
     for part in value:
+        if isinstance(part, str):
+            parts.append(part)
+            continue
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "image":
+        if kind in ("image", "image_url", "input_image"):
             parts.append(IMAGE_MARKER)
-        elif kind == "text" and isinstance(part.get("text"), str):
+            held = [part[key] for key in _PART_KEYS if part.get(key) not in (None, "")]
+            if held and images is not None:
+                images.append(one_image(held[0]))
+        elif kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
             parts.append(part["text"])
         else:
             raise BadRow(f"a part of a message has the type {kind!r}, expected text or image")
     return "".join(parts)
 
 
+_PART_KEYS = ("image", "image_url", "path", "url", "base64", "data", "bytes")
+
+
 def answer(value: Any, name: str, tags: Mapping[str, str] | None = None) -> str:
     """A response given as a text, one message, or a list of one message."""
+    value = from_json(value)
     if isinstance(value, str):
         return value
     if value is None:
@@ -169,3 +208,61 @@ def split_answer(messages: Messages) -> tuple[Messages, str]:
     if not messages or messages[-1]["role"] != "assistant":
         raise BadRow("the conversation does not end with an answer")
     return messages[:-1], messages[-1]["content"]
+
+
+def two_answers(
+    chosen: Any, rejected: Any, images: list[ImageValue], tags: Mapping[str, str] | None = None
+) -> tuple[Messages, str, str]:
+    """Prompt and answers of two whole conversations that differ in their last answer only."""
+    prompt, better = split_answer(turns(chosen, tags, images))
+    other, worse = split_answer(turns(rejected, tags))
+    if prompt != other:
+        raise BadRow("the two conversations differ before their last answer")
+    return prompt, better, worse
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a response column holds a conversation of several turns."""
+    return isinstance(value, list) and len(value) > 1
+
+
+def prompt_of(value: Any, images: list[ImageValue], tags: Mapping[str, str] | None = None) -> Messages:
+    """A prompt given as a text or as a list of messages."""
+    value = from_json(value)
+    if isinstance(value, Mapping):
+        value = [value]
+    return [{"role": "user", "content": value}] if isinstance(value, str) else turns(value, tags, images)
+
+
+def images_of(row: Mapping[str, Any], names: Iterable[str], held: list[ImageValue]) -> list[ImageValue]:
+    """The images of the first of the columns that has any, or those that the messages held."""
+    for name in names:
+        found = image_list(row.get(name))
+        if found and held and found != held:
+            raise BadRow(f"images are both in the messages and in the column {name}")
+        if found:
+            return found
+    return held
+
+
+__all__ = [
+    "BadRow",
+    "ImageValue",
+    "Messages",
+    "Options",
+    "Pair",
+    "SkippedPair",
+    "Source",
+    "answer",
+    "content_text",
+    "from_json",
+    "identifier",
+    "image_list",
+    "images_of",
+    "is_conversation",
+    "prompt_of",
+    "split_answer",
+    "text",
+    "turns",
+    "two_answers",
+]

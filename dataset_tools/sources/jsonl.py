@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dataset_tools.sources.base import Pair, Source, answer, identifier, image_list, turns
+from dataset_tools.sources.base import (
+    BadRow,
+    ImageValue,
+    Pair,
+    Source,
+    answer,
+    from_json,
+    identifier,
+    image_list,
+    is_conversation,
+    prompt_of,
+    two_answers,
+)
 
 COLUMNS = ("prompt", "chosen", "rejected", "images", "id", "system")
 
 
 class JsonLines(Source):
     name = "jsonl"
-    about = "plain JSONL (or JSON, or parquet) with a column mapping: --column prompt=question ..."
+    about = "any rows (JSON lines, JSON, parquet, CSV) with a column mapping: --column prompt=question ..."
     columns = ("prompt", "chosen", "rejected")
     images = "optional"
 
@@ -23,18 +35,32 @@ class JsonLines(Source):
     def missing(self, columns: Mapping[str, Any]) -> list[str]:
         mapped = self.options.columns
         needed = [mapped.get(name, name) for name in COLUMNS if name in self.columns or name in mapped]
-        return [name for name in needed if name not in columns]
+        return [each for name in needed for each in name.split(",") if each not in columns]
 
     def pairs(self, row: Mapping[str, Any]) -> Iterator[Pair]:
         value = {name: row.get(self.options.columns.get(name, name)) for name in COLUMNS}
-        prompt = value["prompt"]
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else turns(prompt)
+        held: list[ImageValue] = []
+        chosen, rejected = from_json(value["chosen"]), from_json(value["rejected"])
+        if is_conversation(chosen) and is_conversation(rejected):
+            messages, chosen, rejected = two_answers(chosen, rejected, held)
+        else:
+            messages = prompt_of(value["prompt"], held)
         if value["system"]:
-            messages.insert(0, {"role": "system", "content": str(value["system"])})
+            if not isinstance(value["system"], str):
+                raise BadRow(f"system is not a text but {type(value['system']).__name__}")
+            messages.insert(0, {"role": "system", "content": value["system"]})
         yield Pair(
             id=identifier(value, "id"),
-            images=image_list(value["images"]),
+            images=self._images(row, held),
             prompt=messages,
-            chosen=answer(value["chosen"], "chosen"),
-            rejected=answer(value["rejected"], "rejected"),
+            chosen=answer(chosen, "chosen"),
+            rejected=answer(rejected, "rejected"),
         )
+
+    def _images(self, row: Mapping[str, Any], held: list[ImageValue]) -> list[ImageValue]:
+        """Those of the named column, or of several (`--column images=image_1,image_2`), in their order."""
+        names = self.options.columns.get("images", "images").split(",")
+        found = [image for name in names for image in image_list(row.get(name))]
+        if found and held and found != held:
+            raise BadRow("images are both in the messages and in a column")
+        return found or held

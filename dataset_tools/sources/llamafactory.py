@@ -1,4 +1,5 @@
-"""Any ranking file of LLaMA-Factory, in its `sharegpt` or `alpaca` form.
+"""Any ranking file of LLaMA-Factory, in its `sharegpt`, `messages` or `alpaca` form; Axolotl's `messages`
+form.
 
 Column and tag names follow the `dataset_info.json` beside the file where it has an entry for it, and
 `--column` (`messages`, `chosen`, `rejected`, `images`, `system`, `prompt`, `query`, `history`) above that.
@@ -15,13 +16,14 @@ from typing import Any
 from dataset_tools.errors import UsageError
 from dataset_tools.sources.base import (
     BadRow,
+    ImageValue,
     Messages,
     Options,
     Pair,
     Source,
     answer,
     identifier,
-    image_list,
+    images_of,
     turns,
 )
 
@@ -40,18 +42,18 @@ DEFAULTS = {
 
 class LlamaFactory(Source):
     name = "llamafactory"
-    about = "any LLaMA-Factory ranking file, sharegpt or alpaca form (llamafactory/RLHF-V)"
+    about = "any LLaMA-Factory ranking file (llamafactory/RLHF-V); Axolotl's chat_template.default"
     columns = ("conversations", "chosen", "rejected")
     images = "optional"
 
     @classmethod
     def matches(cls, columns: Mapping[str, Any]) -> bool:
         return {"chosen", "rejected"} <= set(columns) and bool(
-            {"conversations", "instruction"} & set(columns)
+            {"conversations", "messages", "instruction"} & set(columns)
         )
 
     def missing(self, columns: Mapping[str, Any]) -> list[str]:
-        prompt = [self._name("messages"), self._name("prompt")]
+        prompt = [self._name("messages"), *self._also(), self._name("prompt")]
         answers = [self._name("chosen"), self._name("rejected")]
         without = [" or ".join(prompt)] if not set(prompt) & set(columns) else []
         return without + [name for name in answers if name not in columns]
@@ -59,29 +61,40 @@ class LlamaFactory(Source):
     def _name(self, key: str) -> str:
         return self.options.columns.get(key, DEFAULTS[key])
 
+    def _also(self) -> list[str]:
+        """The other usual name of the conversation, where the user has not named it."""
+        return [] if "messages" in self.options.columns else ["messages"]
+
     def pairs(self, row: Mapping[str, Any]) -> Iterator[Pair]:
         tags = self.options.tags
+        held: list[ImageValue] = []
+        prompt = self._prompt(row, held)
+        image = () if "images" in self.options.columns else ("image",)
         yield Pair(
             id=identifier(row, self._name("id")),
-            images=image_list(row.get(self._name("images"))),
-            prompt=self._prompt(row),
+            images=images_of(row, (self._name("images"), *image), held),
+            prompt=prompt,
             chosen=answer(row[self._name("chosen")], "chosen", tags),
             rejected=answer(row[self._name("rejected")], "rejected", tags),
         )
 
-    def _prompt(self, row: Mapping[str, Any]) -> Messages:
-        if self._name("messages") in row:
-            messages = turns(row[self._name("messages")], self.options.tags)
+    def _prompt(self, row: Mapping[str, Any], held: list[ImageValue]) -> Messages:
+        named = next((name for name in (self._name("messages"), *self._also()) if name in row), None)
+        if named:
+            messages = turns(row[named], self.options.tags, held)
         else:
             messages = self._alpaca(row)
         system = row.get(self._name("system"))
         if system and messages[0]["role"] != "system":
+            if not isinstance(system, str):
+                raise BadRow(f"system is not a text but {type(system).__name__}")
             messages.insert(0, {"role": "system", "content": system})
         return messages
 
     def _alpaca(self, row: Mapping[str, Any]) -> Messages:
         messages = []
-        for turn in row.get(self._name("history")) or []:
+        history = row.get(self._name("history")) or []
+        for turn in history if isinstance(history, list) else [history]:
             if (
                 not isinstance(turn, list)
                 or len(turn) != 2

@@ -14,6 +14,8 @@ class LlavaPreference(Source):
     about = "LLaVA-Human-Preference-10K (json; images from --image-root)"
     columns = ("image", "conversations", "output_1", "output_2", "preference")
     license = "apache-2.0"
+    repositories = ("zhiqings/LLaVA-Human-Preference-10K",)
+    image_columns = ("image",)
     url = "https://huggingface.co/datasets/zhiqings/LLaVA-Human-Preference-10K"
     citation = """@article{sun2023llavarlhf,
   title={Aligning Large Multimodal Models with Factually Augmented RLHF},

@@ -1,4 +1,7 @@
-"""OpenGVLab/MMPR: paths of one or several images, and texts with `<image>` markers."""
+"""OpenGVLab/MMPR, v1 to v1.2: paths of one or several images, and texts with `<image>` markers.
+
+The `meta.json` beside the annotations names the folder of each file's images (`convert.image_places`).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ from dataset_tools.sources.base import Pair, Source, identifier, image_list, tex
 
 class Mmpr(Source):
     name = "mmpr"
-    about = "OpenGVLab/MMPR (jsonl; images from --image-root)"
-    columns = ("image", "question", "chosen", "rejected")
+    about = "OpenGVLab/MMPR, v1.1, v1.2 (jsonl in a zip, images in a zip in parts, meta.json)"
+    columns = ("question", "chosen", "rejected")
+    license = "mit"
+    repositories = ("OpenGVLab/MMPR", "OpenGVLab/MMPR-v1.1", "OpenGVLab/MMPR-v1.2")
+    image_columns = ("image",)
     url = "https://huggingface.co/datasets/OpenGVLab/MMPR-v1.2"
     images = "optional"
     citation = """@article{wang2024mmpr,
@@ -26,7 +32,7 @@ class Mmpr(Source):
     def pairs(self, row: Mapping[str, Any]) -> Iterator[Pair]:
         yield Pair(
             id=identifier(row, "id"),
-            images=image_list(row["image"]),
+            images=image_list(row.get("image")),
             prompt=text(row, "question"),
             chosen=text(row, "chosen"),
             rejected=text(row, "rejected"),

@@ -14,6 +14,8 @@ class Povid(Source):
     about = "YiyangAiLab/POVID (json; images from --image-root)"
     columns = ("image", "conversations", "rejected_conversations")
     license = "cc-by-4.0"
+    repositories = ("YiyangAiLab/POVID_preference_data_for_VLLMs",)
+    image_columns = ("image",)
     url = "https://huggingface.co/datasets/YiyangAiLab/POVID_preference_data_for_VLLMs"
     citation = """@article{zhou2024povid,
   title={Aligning Modalities in Vision Large Language Models via Preference Fine-tuning},

@@ -13,6 +13,14 @@ class RlaifV(Source):
     about = "openbmb/RLAIF-V-Dataset (parquet)"
     columns = ("image", "question", "chosen", "rejected", "origin_dataset")
     license = "cc-by-nc-4.0"
+    repositories = (
+        "openbmb/RLAIF-V-Dataset",
+        "HaoyeZhang/RLAIF-V-Dataset",
+        "trl-lib/rlaif-v",
+        "HuggingFaceH4/rlaif-v_formatted",
+    )
+    published = ("RLAIF-V-Dataset*.parquet",)
+    image_columns = ("image",)
     url = "https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset"
     citation = """@article{yu2024rlaifv,
   title={RLAIF-V: Open-Source AI Feedback Leads to Super GPT-4V Trustworthiness},

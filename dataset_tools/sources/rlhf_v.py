@@ -15,6 +15,9 @@ class RlhfV(Source):
     about = "openbmb/RLHF-V-Dataset (parquet)"
     columns = ("image", "text", "origin_dataset")
     license = "cc-by-nc-4.0"
+    repositories = ("openbmb/RLHF-V-Dataset", "HaoyeZhang/RLHF-V-Dataset", "llamafactory/RLHF-V")
+    published = ("RLHF-V-Dataset*.parquet",)
+    image_columns = ("image",)
     url = "https://huggingface.co/datasets/openbmb/RLHF-V-Dataset"
     citation = """@article{yu2023rlhfv,
   title={RLHF-V: Towards Trustworthy MLLMs via Behavior Alignment from Fine-grained Correctional Human

@@ -12,6 +12,7 @@ class Seva(Source):
     name = "seva"
     about = "SeVa pairs (json; images from --image-root)"
     columns = ("question", "chosen", "reject", "image_id")
+    image_columns = ("image_id",)
     url = "https://github.com/Kevinz-code/SeVa"
     citation = """@article{zhu2024seva,
   title={Self-Supervised Visual Preference Alignment},

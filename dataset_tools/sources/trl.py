@@ -1,7 +1,8 @@
 """Any preference set in TRL's layout, vision or text: trl-lib/rlaif-v, HuggingFaceH4/rlaif-v_formatted, ...
 
 `prompt`, `chosen` and `rejected` are texts or lists of messages whose content is a text or a list of
-{type, text}; without a `prompt` column, `chosen` and `rejected` are whole conversations that share it.
+{type, text}. Whole conversations in `chosen` and `rejected` share their prompt; a `prompt` column beside them
+repeats it.
 """
 
 from __future__ import annotations
@@ -11,46 +12,57 @@ from typing import Any
 
 from dataset_tools.sources.base import (
     BadRow,
+    ImageValue,
     Messages,
     Pair,
     Source,
     answer,
+    from_json,
     identifier,
-    image_list,
-    split_answer,
-    turns,
+    images_of,
+    is_conversation,
+    prompt_of,
+    two_answers,
 )
 
 
 class Trl(Source):
     name = "trl"
-    about = "any TRL preference set (trl-lib/rlaif-v, HuggingFaceH4/rlaif-v_formatted)"
+    about = "any TRL preference set (trl-lib/rlaif-v, yifanzhang114/MM-RLHF, PhoenixZ/OmniAlign-V-DPO)"
     columns = ("chosen", "rejected")
     images = "optional"
+    published = ("dpo_pairs.jsonl",)
 
     @classmethod
     def matches(cls, columns: Mapping[str, Any]) -> bool:
-        return {"chosen", "rejected"} <= set(columns) and (
-            "prompt" in columns or isinstance(columns["chosen"], list)
-        )
+        if not {"chosen", "rejected"} <= set(columns):
+            return False
+        return "prompt" in columns or isinstance(from_json(columns["chosen"]), list)
 
     def pairs(self, row: Mapping[str, Any]) -> Iterator[Pair]:
-        if row.get("prompt") is None:
-            prompt, chosen = split_answer(turns(row["chosen"]))
-            other, rejected = split_answer(turns(row["rejected"]))
-            if prompt != other:
-                raise BadRow("there is no prompt, and chosen and rejected differ before their last answer")
+        held: list[ImageValue] = []
+        chosen, rejected = from_json(row["chosen"]), from_json(row["rejected"])
+        if row.get("prompt") is None or (is_conversation(chosen) and is_conversation(rejected)):
+            prompt, better, worse = two_answers(chosen, rejected, held)
+            if row.get("prompt") is not None:
+                _check_prompt(row["prompt"], prompt)
         else:
-            prompt = self._prompt(row["prompt"])
-            chosen, rejected = (answer(row[name], name) for name in ("chosen", "rejected"))
+            prompt = prompt_of(row["prompt"], held)
+            better, worse = answer(chosen, "chosen"), answer(rejected, "rejected")
         yield Pair(
             id=identifier(row, "id"),
-            images=image_list(row["images"] if "images" in row else row.get("image")),
+            images=images_of(row, self.image_columns, held),
             prompt=prompt,
-            chosen=chosen,
-            rejected=rejected,
+            chosen=better,
+            rejected=worse,
         )
 
-    @staticmethod
-    def _prompt(value: Any) -> Messages:
-        return [{"role": "user", "content": value}] if isinstance(value, str) else turns(value)
+
+def _check_prompt(value: Any, prompt: Messages) -> None:
+    """Raise `BadRow` where a prompt column says something else than the conversations beside it."""
+    stated = prompt_of(value, [])
+    said = [message["content"].strip() for message in prompt]
+    if [message["content"].strip() for message in stated] == said:
+        return
+    if len(stated) != 1 or stated[0]["content"].strip() not in said:
+        raise BadRow("the prompt is not the one of the conversations in chosen and rejected")

@@ -1,4 +1,8 @@
-"""MMInstruction/VLFeedback: rated completions of a prompt, paired as Silkie does or best against worst."""
+"""MMInstruction/VLFeedback: rated completions of a prompt, paired as Silkie does or best against worst.
+
+As published, a row names no image: it is `merged_images/{id}.jpg`, which the dataset's loading script says.
+The ids of many rows repeat, so that their picture may be another row's; `convert` leaves all of them out.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dataset_tools.errors import BadRow, SkippedPair
-from dataset_tools.sources.base import Pair, Source, identifier, image_list, text
+from dataset_tools.sources.base import ImageValue, Pair, Source, identifier, image_list, text
 from dataset_tools.sources.pairing import pair_indices
 
 
@@ -16,8 +20,11 @@ class VlFeedback(Source):
     about = "MMInstruction/VLFeedback (jsonl + zip) and its parquet forms"
     columns = ("prompt", "completions")
     url = "https://huggingface.co/datasets/MMInstruction/VLFeedback"
+    repositories = ("MMInstruction/VLFeedback", "davanstrien/VLFeedback", "Zhihui/VLFeedback")
+    published = ("vlfeedback_80k.jsonl",)
     repeats_images = True
-    archives = ("merged_images.zip",)
+    pictures_by = "id"
+    image_columns = ("image", "img_path")
     citation = """@article{li2023silkie,
   title={Silkie: Preference Distillation for Large Visual Language Models},
   author={Li, Lei and Xie, Zhihui and Li, Mukai and Chen, Shunian and Wang, Peiyi and Chen, Liang and
@@ -28,11 +35,12 @@ class VlFeedback(Source):
 
     @classmethod
     def matches(cls, columns: Mapping[str, Any]) -> bool:
-        return set(cls.columns) <= set(columns) and ("img_path" in columns or "image" in columns)
+        rated = set(cls.columns) <= set(columns)
+        return rated and bool({"img_path", "image", "id"} & set(columns))
 
     def pairs(self, row: Mapping[str, Any]) -> Iterator[Pair | SkippedPair]:
         prompt = text(row, "prompt")
-        images = image_list(row["image"] if "image" in row else row.get("img_path"))
+        images = self._images(row)
         answers = completions(row["completions"])
         if len(answers) < 2:
             raise BadRow(f"{len(answers)} completions, at least two are needed")
@@ -50,6 +58,13 @@ class VlFeedback(Source):
                 chosen=answers[best].get("response"),
                 rejected=answers[worst].get("response"),
             )
+
+    def _images(self, row: Mapping[str, Any]) -> list[ImageValue]:
+        for column in self.image_columns:
+            if column in row:
+                return image_list(row[column])
+        name = identifier(row, "id")
+        return [f"merged_images/{name}.jpg"] if name else []
 
 
 def completions(value: Any) -> list[Mapping[str, Any]]:

@@ -262,4 +262,4 @@ def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(source, tmp_path):
     from dataset_tools.convert.locate import locate
 
     with pytest.raises(UsageError, match="does not exist, and it is not a Hub id"):
-        locate(source, None, "train")
+        locate(source, None)

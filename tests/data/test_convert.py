@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from dataset_tools.cli.errors import describe
-from dataset_tools.convert import readers
+from dataset_tools.convert import arrow_files, chunks, readers, text_files
 from dataset_tools.convert import run as conversion_run
 from dataset_tools.convert.conversion import Conversion, Settings
 from dataset_tools.convert.workers import ordered_map
@@ -257,7 +257,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(source, tmp_path, m
             yield result
 
     monkeypatch.setattr(conversion_run, "ordered_map", killing)
-    monkeypatch.setattr(readers, "CHUNK_ROWS", 8)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 8)
     with pytest.raises(DataError, match="worker process ended with exit code -9"):
         run(source, tmp_path / "out", workers=2)
     assert seen and not any(alive(pid) for pid in seen)
@@ -314,10 +314,10 @@ def test_one_huge_row_group_is_read_in_small_pieces(tmp_path, monkeypatch):
 
     rlaif_v(tmp_path / "source", rows=400, defects=False)
     sizes = []
-    original = readers.ParquetFile._chunk
-    monkeypatch.setattr(readers, "CHUNK_BYTES", 30_000)
+    original = arrow_files.ParquetFile._chunk
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 30_000)
     monkeypatch.setattr(
-        readers.ParquetFile,
+        arrow_files.ParquetFile,
         "_chunk",
         lambda self, batch, first, start: sizes.append(batch.num_rows) or original(self, batch, first, start),
     )
@@ -329,7 +329,7 @@ def test_one_huge_row_group_is_read_in_small_pieces(tmp_path, monkeypatch):
 
 def test_each_row_keeps_its_own_image_whatever_the_chunks(tmp_path, monkeypatch):
     fixture = rlaif_v(tmp_path / "source", rows=30)
-    monkeypatch.setattr(readers, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 1)
     run(tmp_path / "source", tmp_path / "out")
     for row in iter_rows(tmp_path / "out"):
         assert [image["bytes"] for image in row["images"]] == fixture.rows[row["id"]].images
@@ -352,9 +352,9 @@ def test_a_json_array_is_read_a_piece_at_a_time(tmp_path):
     items[450]["chosen"] = "long" * 600_000
     path = tmp_path / "array.json"
     path.write_text(json.dumps(items, indent=1))
-    found = [row for chunk, _ in readers.JsonFile(path, "array").chunks(0, 0) for row in chunk.rows()]
+    found = [row for chunk, _ in text_files.JsonFile(path, "array").chunks(0, 0) for row in chunk.rows()]
     assert found == items
-    skipped = [row for chunk, _ in readers.JsonFile(path, "array").chunks(333, 0) for row in chunk.rows()]
+    skipped = [row for chunk, _ in text_files.JsonFile(path, "array").chunks(333, 0) for row in chunk.rows()]
     assert skipped == items[333:]
 
 
@@ -363,7 +363,7 @@ def test_a_broken_json_array_is_an_error_that_names_the_file(text, tmp_path):
     path = tmp_path / "array.json"
     path.write_text(text)
     with pytest.raises(DataError, match="array.json is not a whole JSON array"):
-        list(readers.JsonFile(path, "array").chunks(0, 0))
+        list(text_files.JsonFile(path, "array").chunks(0, 0))
 
 
 def test_a_parquet_file_cut_short_is_an_error_that_names_the_file(source, tmp_path):
@@ -420,9 +420,9 @@ def test_a_member_of_a_damaged_zip_is_refused(tmp_path):
     data = bytearray(archive.read_bytes())
     data[200] ^= 0xFF  # inside the first image
     archive.write_bytes(data)
-    with pytest.raises(DataError, match="no row of 10 could be used"):
+    with pytest.raises(DataError, match="no row of 11 could be used"):
         run(fixture.path, tmp_path / "out")
-    lines = (tmp_path / "out.incomplete" / "rejected.jsonl").read_text()
+    lines = (tmp_path / "out.rejected.jsonl").read_text()
     assert (
         "cannot be read from merged_images.zip: merged_images/a.jpg: it is damaged: the checksum differs"
         in lines

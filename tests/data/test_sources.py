@@ -12,7 +12,7 @@ from dataset_tools.dataset.schema import arrow_schema, invariants, iter_rows
 from dataset_tools.errors import UsageError
 from dataset_tools.sources import REGISTRY, Options, source_class
 from dataset_tools.sources.pairing import pair_indices
-from tests.support.sources import BUILDERS, Fixture
+from tests.support.sources import BUILDERS, Fixture, jpeg, vlfeedback_parquet
 
 
 def convert(fixture: Fixture, out: Path, **settings: object):
@@ -22,11 +22,13 @@ def convert(fixture: Fixture, out: Path, **settings: object):
     return conversion, conversion.run()
 
 
+def listed(out: Path, name: str) -> list[dict[str, str]]:
+    path = out / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def rejected(out: Path) -> dict[str, str]:
-    path = out / "rejected.jsonl"
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = listed(out, "rejected.jsonl")
     assert len({line["id"] for line in lines}) == len(lines)
     return {line["id"]: line["reason"] for line in lines}
 
@@ -46,7 +48,7 @@ def test_every_row_of_a_source_comes_out_or_is_refused_with_a_reason(name, tmp_p
         assert row["chosen"] == [{"role": "assistant", "content": expected.chosen}]
         assert row["rejected"] == [{"role": "assistant", "content": expected.rejected}]
         assert [image["bytes"] for image in row["images"]] == expected.images
-        assert row["source"] == fixture.name
+        assert row["source"] == (fixture.origin or fixture.path.name)
         assert len(row["chosen_sentences"]) > 1
         assert row["chosen_similarity"] is None
         assert invariants(row) == []
@@ -58,6 +60,11 @@ def test_every_row_of_a_source_comes_out_or_is_refused_with_a_reason(name, tmp_p
     assert tally.rows == len(rows)
     assert tally.rejected == len(fixture.bad)
     assert dict(tally.skipped) == fixture.skipped
+    assert len(listed(out, "left_out.jsonl")) == sum(fixture.skipped.values())
+    assert tally.text_only == sum(1 for expected in fixture.rows.values() if not expected.images)
+    assert tally.read == tally.kept_rows + tally.refused_rows + tally.left_out_rows
+    assert set(conversion.left_files) == set(fixture.left)
+    assert all(part in conversion.left_files[name] for name, part in fixture.left.items())
     assert tally.sentences == sum(
         len(row["chosen_sentences"]) + len(row["rejected_sentences"]) for row in rows.values()
     )
@@ -82,7 +89,10 @@ def test_pairs_of_four_completions_follow_silkies_recipe():
 
 
 def test_a_vlfeedback_image_of_several_pairs_is_stored_once_per_row_group(tmp_path):
-    from tests.support.sources import Image, io, jpeg, pq, vlfeedback_parquet
+    import io
+
+    import pyarrow.parquet as pq
+    from PIL import Image
 
     stream = io.BytesIO()
     Image.effect_noise((512, 512), 80).save(stream, "JPEG")
@@ -120,7 +130,7 @@ def test_wrong_columns_name_what_was_found_and_what_was_expected(tmp_path):
     (tmp_path / "odd.jsonl").write_text('{"alpha": 1, "beta": 2}\n')
     with pytest.raises(UsageError, match="alpha, beta, which no known source has") as error:
         Conversion(Settings(str(tmp_path / "odd.jsonl"), tmp_path / "out"))
-    assert "--column prompt=NAME" in str(error.value)
+    assert "--from jsonl --column prompt=PROMPT" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +149,7 @@ def test_a_split_is_chosen_by_the_names_of_the_files(split, expected, tmp_path):
 
 
 def test_the_written_schema_is_the_defined_one(tmp_path):
-    from tests.support.sources import pq
+    import pyarrow.parquet as pq
 
     convert(BUILDERS["mmpr"](tmp_path / "source"), tmp_path / "out")
     written = pq.read_schema(next((tmp_path / "out" / "data").iterdir()))

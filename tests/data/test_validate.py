@@ -110,7 +110,12 @@ def test_export_for_llamafactory_keeps_texts_markers_and_image_bytes(tmp_path):
     # What was exported is a source again, with the same rows.
     Conversion(Settings(str(tmp_path / "plain" / "data.jsonl"), tmp_path / "again")).run()
     for row, again in zip(rows, iter_rows(tmp_path / "again"), strict=True):
-        assert {**again, "images": [image["bytes"] for image in again["images"]]} == {
+        assert again["source"] == "data.jsonl"  # nothing says where its rows were from before
+        assert {
+            **again,
+            "source": row["source"],
+            "images": [image["bytes"] for image in again["images"]],
+        } == {
             **row,
             "images": [image["bytes"] for image in row["images"]],
         }

@@ -1,0 +1,206 @@
+"""Files that are read like a `Path`, wherever they lie: on this disk, on the Hub, in a zip, or in parts.
+
+Each has a `name`, a `suffix`, `stat().st_size` and `open()`. A file on the Hub is read by ranges: no more of
+it travels than is asked for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import IO, Any, BinaryIO, TypeAlias
+
+from dataset_tools.errors import DataError
+
+RANGE_BYTES = 256 << 10
+"""The least that is asked of the Hub at once."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a Hub dataset at one commit."""
+
+    repo: str
+    revision: str
+    path: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.path}"
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def suffix(self) -> str:
+        """The ending of its name."""
+        return PurePosixPath(self.path).suffix
+
+    def stat(self) -> Any:
+        """Its size, as `Path.stat` gives it."""
+        return SimpleNamespace(st_size=self.size)
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """A stream that asks for the ranges it is read in."""
+        from dataset_tools.convert.hub import file_system
+
+        raw = file_system().open(
+            f"datasets/{self.repo}@{self.revision}/{self.path}",
+            mode,
+            block_size=RANGE_BYTES,
+            cache_type="none",
+        )
+        return io.BufferedReader(_Ranges(raw, self.size), RANGE_BYTES)
+
+
+class _Ranges(io.RawIOBase):
+    """A seekable raw stream over a file of the Hub."""
+
+    def __init__(self, file: Any, size: int):
+        self._file, self._size, self._at = file, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + {0: 0, 1: self._at, 2: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        from dataset_tools.convert.hub import cut_off
+
+        wanted = max(min(len(buffer), self._size - self._at), 0)
+        if not wanted:
+            return 0
+        with cut_off():
+            self._file.seek(self._at)
+            data = self._file.read(wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class ZipMember:
+    """A file inside a zip file, read as a stream and never extracted."""
+
+    archive: AnyFile
+    member: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.member}"
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return PurePosixPath(self.member).name
+
+    @property
+    def suffix(self) -> str:
+        """The ending of its name."""
+        return PurePosixPath(self.member).suffix
+
+    def stat(self) -> Any:
+        """Its size unpacked."""
+        return SimpleNamespace(st_size=self.size)
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """A stream of the unpacked bytes."""
+        try:
+            return zipfile.ZipFile(self.archive.open("rb")).open(self.member)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{self} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several files as one, as `cat part_a part_b` makes of them."""
+
+    parts: tuple[AnyFile, ...]
+    name: str
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.parts))
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the whole's name."""
+        return PurePosixPath(self.name).suffix
+
+    def stat(self) -> Any:
+        """The size of all parts."""
+        return SimpleNamespace(st_size=sum(part.stat().st_size for part in self.parts))
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """A stream over all parts."""
+        return io.BufferedReader(_JoinedStream(self.parts), 64 << 10)
+
+
+class _JoinedStream(io.RawIOBase):
+    def __init__(self, parts: tuple[AnyFile, ...]):
+        self._streams = [part.open("rb") for part in parts]
+        self._sizes = [part.stat().st_size for part in parts]
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + {0: 0, 1: self._at, 2: sum(self._sizes)}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        start = 0
+        for stream, size in zip(self._streams, self._sizes, strict=True):
+            if self._at < start + size:
+                stream.seek(self._at - start)
+                data = stream.read(min(len(buffer), start + size - self._at))
+                buffer[: len(data)] = data
+                self._at += len(data)
+                return len(data)
+            start += size
+        return 0
+
+    def close(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        super().close()
+
+
+AnyFile: TypeAlias = Path | HubFile | ZipMember | Joined
+
+
+def open_unpacked(file: AnyFile) -> IO[bytes]:
+    """The file's bytes; those of a `.gz` unpacked while they are read."""
+    stream = file.open("rb")
+    return gzip.open(stream, "rb") if file.suffix == ".gz" else stream  # type: ignore[return-value]
+
+
+def kind_of(name: str) -> str:
+    """The ending that says how a file is read, `.gz` left out: `.jsonl` for `rows.jsonl.gz`."""
+    path = PurePosixPath(name.lower())
+    return PurePosixPath(path.stem).suffix if path.suffix == ".gz" else path.suffix

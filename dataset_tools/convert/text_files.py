@@ -1,0 +1,138 @@
+"""JSON lines, JSON arrays and tables of separated values as streams of chunks."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dataset_tools.convert import chunks
+from dataset_tools.convert.chunks import LINE_BYTES, SAMPLE_ROWS, Chunk, LinesChunk, ObjectsChunk, parse_line
+from dataset_tools.convert.files import AnyFile, kind_of, open_unpacked
+from dataset_tools.convert.pictures import Pictures
+from dataset_tools.errors import BadRow, DataError
+
+_ITEM_START = re.compile(r"[\s,]*")
+
+
+class JsonFile:
+    """A file of JSON lines, or of one JSON array, read a piece at a time."""
+
+    def __init__(self, path: AnyFile, name: str, count: bool = True):
+        self.path, self.name = path, name
+        with open_unpacked(path) as stream:
+            head = stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+        self._array = head.startswith(b"[")
+        self.total: int | None = _count_lines(path) if count and not self._array else None
+
+    def sample(self) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        seen = 0
+        for chunk, _ in self.chunks(0, 0, SAMPLE_ROWS):
+            for found in chunk.rows():
+                if isinstance(found, Mapping):
+                    row.update({key: value for key, value in found.items() if row.get(key) is None})
+                    seen += 1
+                if seen >= SAMPLE_ROWS:
+                    return row
+        return row
+
+    def values(self, column: str, limit: int | None = None) -> Iterator[Any]:
+        """One column's values, of the first `limit` rows; None where it is not there."""
+        for number, (item, _) in enumerate(self._items() if self._array else self._lines()):
+            if limit is not None and number >= limit:
+                return
+            row = item if self._array else parse_line(item)
+            yield row.get(column) if isinstance(row, Mapping) else None
+
+    def chunks(self, skip: int, start: int, most: int | None = None) -> Iterator[tuple[Chunk, Pictures]]:
+        """Chunks from row `skip` of the file on; `start` is the file's first row counted over all files."""
+        items = self._items() if self._array else self._lines()
+        held: list[Any] = []
+        size, number = 0, 0
+        for item, length in items:
+            number += 1
+            if number <= skip:
+                continue
+            held.append(item)
+            size += length
+            if len(held) >= (most or chunks.CHUNK_ROWS) or size >= chunks.CHUNK_BYTES:
+                yield self._chunk(held, number - len(held), start)
+                held, size = [], 0
+        self.total = number
+        if held:
+            yield self._chunk(held, number - len(held), start)
+
+    def _chunk(self, held: list[Any], first: int, start: int) -> tuple[Chunk, Pictures]:
+        kind = ObjectsChunk if self._array else LinesChunk
+        return kind(start + first, self.name, first, len(held), held), Pictures()
+
+    def _lines(self) -> Iterator[tuple[bytes, int]]:
+        with open_unpacked(self.path) as stream:
+            while line := stream.readline(LINE_BYTES):
+                while len(line) == LINE_BYTES and not line.endswith(b"\n"):
+                    rest = stream.readline(LINE_BYTES)
+                    if len(rest) < LINE_BYTES or rest.endswith(b"\n"):
+                        break
+                yield line, len(line)
+
+    def _items(self) -> Iterator[tuple[Any, int]]:
+        decode = json.JSONDecoder().raw_decode
+        with open_unpacked(self.path) as packed, io.TextIOWrapper(packed, "utf-8-sig") as stream:
+            try:
+                text = stream.read(1 << 20)
+                position = text.index("[") + 1
+                while True:
+                    position = _ITEM_START.match(text, position).end()  # type: ignore[union-attr]
+                    if text.startswith("]", position):
+                        return
+                    try:
+                        item, end = decode(text, position)
+                        if end == len(text):
+                            raise ValueError("the array has no end")
+                    except ValueError as error:
+                        left = len(text) - position
+                        more = stream.read(max(1 << 20, left))
+                        if not more or left > LINE_BYTES:
+                            raise DataError(f"{self.path} is not a whole JSON array: {error}") from None
+                        text, position = text[position:] + more, 0
+                        continue
+                    yield item, end - position
+                    position = end
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self.path} is not UTF-8: {error.reason}") from None
+
+
+class TableFile(JsonFile):
+    """A file of comma- or tab-separated values with a header; an empty field is null."""
+
+    def __init__(self, path: AnyFile, name: str, count: bool = True):
+        self.path, self.name, self._array = path, name, True
+        self.total = None
+
+    def _items(self) -> Iterator[tuple[Any, int]]:
+        csv.field_size_limit(LINE_BYTES)
+        tab = kind_of(self.path.name) == ".tsv"
+        with open_unpacked(self.path) as packed, io.TextIOWrapper(packed, "utf-8-sig", newline="") as stream:
+            try:
+                for row in csv.DictReader(stream, delimiter="\t" if tab else ",", strict=True):
+                    if None in row or None in row.values():
+                        yield BadRow("the line has another number of fields than the header"), 1
+                        continue
+                    size = sum(map(len, row.values()))
+                    yield {name: value or None for name, value in row.items()}, size
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise DataError(f"{self.path} is not a readable table: {error}") from None
+
+
+def _count_lines(path: AnyFile) -> int:
+    lines, last = 0, b"\n"
+    with open_unpacked(path) as stream:
+        while block := stream.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines + (last != b"\n")
