@@ -16,8 +16,9 @@ from typing import IO, Any, BinaryIO, TypeAlias
 
 from dataset_tools.errors import DataError
 
-RANGE_BYTES = 256 << 10
-"""The least that is asked of the Hub at once."""
+RANGE_BYTES = 64 << 10
+"""The least that is asked of the Hub at once; twice as much each time that reading goes on where it was."""
+MOST_BYTES = 512 << 10
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ class HubFile:
             block_size=RANGE_BYTES,
             cache_type="none",
         )
-        return io.BufferedReader(_Ranges(raw, self.size), RANGE_BYTES)
+        return io.BufferedReader(_Ranges(raw, self.size), 16 << 10)
 
 
 class _Ranges(io.RawIOBase):
-    """A seekable raw stream over a file of the Hub."""
+    """A seekable raw stream over a file of the Hub, which keeps the last range."""
 
     def __init__(self, file: Any, size: int):
         self._file, self._size, self._at = file, size, 0
+        self._start, self._held, self._next = 0, b"", RANGE_BYTES
 
     def readable(self) -> bool:
         return True
@@ -79,17 +81,24 @@ class _Ranges(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        from dataset_tools.convert.hub import cut_off
-
-        wanted = max(min(len(buffer), self._size - self._at), 0)
-        if not wanted:
-            return 0
-        with cut_off():
-            self._file.seek(self._at)
-            data = self._file.read(wanted)
+        end = self._start + len(self._held)
+        if not self._start <= self._at < end:
+            if self._at >= self._size:
+                return 0
+            self._next = min(2 * self._next, MOST_BYTES) if self._at == end and self._held else RANGE_BYTES
+            self._fetch(min(max(len(buffer), self._next), self._size - self._at))
+        offset = self._at - self._start
+        data = self._held[offset : offset + len(buffer)]
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+    def _fetch(self, count: int) -> None:
+        from dataset_tools.convert.hub import cut_off
+
+        with cut_off():
+            self._file.seek(self._at)
+            self._start, self._held = self._at, self._file.read(count)
 
     def close(self) -> None:
         if not self.closed:

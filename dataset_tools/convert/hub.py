@@ -50,15 +50,7 @@ def look_up(repo: str, revision: str | None) -> Listing:
 
 
 def _from_cache(repo: str, revision: str | None) -> Listing:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise OfflineModeIsEnabled(
-            f"Its cache holds nothing of {repo}{f' at {revision}' if revision else ''}."
-        ) from None
+    folder = _snapshot(repo, revision)
     sizes = {
         item.relative_to(folder).as_posix(): item.stat().st_size
         for item in sorted(folder.rglob("*"))
@@ -77,6 +69,30 @@ def _from_cache(repo: str, revision: str | None) -> Listing:
     from dataset_tools.sources.origin import card_header
 
     return Listing(repo, folder.name, sizes, card_header(folder / "README.md"), folder)
+
+
+def _snapshot(repo: str, revision: str | None) -> Path:
+    """The folder of a dataset in the cache, at a revision, or at the only commit that is there."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.file_download import repo_folder_name
+
+    place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="dataset")
+    commits = sorted(item.name for item in place.glob("snapshots/*") if item.is_dir())
+    reference = place / "refs" / (revision or "main")
+    commit = revision
+    if reference.is_file():
+        commit = reference.read_text(encoding="utf-8").strip()
+    elif revision is None and len(commits) == 1:
+        commit = commits[0]
+    if commit in commits:
+        return place / "snapshots" / str(commit)
+    held = (
+        f"holds {repo} at {', '.join(commits)}: name one with --revision"
+        if commits
+        else f"holds nothing of {repo}"
+    )
+    raise OfflineModeIsEnabled(f"Its cache {held}.")
 
 
 def patiently(call: Callable[[], Result]) -> Result:

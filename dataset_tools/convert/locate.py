@@ -64,7 +64,10 @@ class Located:
         names = sorted({part.path for file in files for part in _on_hub(file)})
         if names:
             assert self.repo and self.revision
-            download(self.repo, self.revision, names)
+            card = (
+                ["README.md"] if "README.md" in self.sizes else []
+            )  # for the licence, where it is read offline
+            download(self.repo, self.revision, names + card)
 
     def archives(self, ending: str) -> list[AnyFile]:
         """Its zip (or tar) files; one that lies in parts (`images.zip_a`, `images.zip.001`) as one."""

@@ -1,7 +1,7 @@
 """The sources that `aspo-data convert` reads, one file each.
 
 To add one, write a subclass of `Source` in a new file (see `rlaif_v.py`: some fifteen lines), add its name
-below, and a fixture of its exact layout in `tests/support/sources.py`.
+below, and a fixture of its exact layout in `tests/support/sources/`.
 """
 
 from __future__ import annotations

@@ -81,6 +81,9 @@ class StandInHub:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.uploaded: list[str] = []
+        self.sent = 0
+        """Bytes of files that were sent."""
+        self._busy: list[int] = []
         self.arrived = threading.Event()
         self.lock = threading.Lock()
         self._cuts: dict[str, list[int]] = {"PUT": [], "GET": []}
@@ -134,6 +137,14 @@ class StandInHub:
         """The same for a download."""
         self._cuts["GET"] += [after] * times
 
+    def be_busy(self, *statuses: int) -> None:
+        """Answer the next requests with these states, and the wish to be asked again at once."""
+        self._busy += statuses
+
+    def take_busy(self) -> int | None:
+        with self.lock:
+            return self._busy.pop(0) if self._busy else None
+
     def mend(self) -> None:
         """No more cuts."""
         for cuts in self._cuts.values():
@@ -170,6 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.requests.append((self.command, path))
         try:
+            busy = self.hub.take_busy()
+            if busy:
+                raise _Failure(busy, "TooManyRequests", "come back later")
             for method, pattern, function in _ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and self.command in method.split("|"):
@@ -240,6 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         cut = self.hub.take_cut("GET", len(body)) if "X-Repo-Commit" in headers else None
+        with self.hub.lock:
+            self.hub.sent += len(body) if "X-Repo-Commit" in headers else 0
         self.wfile.write(body if cut is None else body[:cut])
         if cut is not None:
             self.wfile.flush()

@@ -69,6 +69,7 @@ __all__ = [
     "Fixture",
     "bomb",
     "jpeg",
+    "mmpr_published",
     "jsonl",
     "png",
     "rlaif_v",
