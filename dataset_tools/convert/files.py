@@ -85,7 +85,8 @@ class _Ranges(io.RawIOBase):
         if not self._start <= self._at < end:
             if self._at >= self._size:
                 return 0
-            self._next = min(2 * self._next, MOST_BYTES) if self._at == end and self._held else RANGE_BYTES
+            goes_on = self._at == end and self._held and len(buffer) < RANGE_BYTES
+            self._next = min(2 * self._next, MOST_BYTES) if goes_on else RANGE_BYTES
             self._fetch(min(max(len(buffer), self._next), self._size - self._at))
         offset = self._at - self._start
         data = self._held[offset : offset + len(buffer)]
