@@ -21,7 +21,7 @@ class AspoDatasetConverter(DatasetConverter):
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
         prompt = [{"role": turn["role"], "content": turn["content"]} for turn in example["prompt"]]
         system = prompt.pop(0)["content"] if prompt and prompt[0]["role"] == "system" else ""
-        images = self._find_medias(example.get("images"))
+        images = self._find_medias([_held(image) for image in example.get("images") or []])
         if images and prompt and not any(IMAGE_PLACEHOLDER in (turn["content"] or "") for turn in prompt):
             prompt[0]["content"] = IMAGE_PLACEHOLDER * len(images) + (prompt[0]["content"] or "")
         spans = {side: example.get(f"{side}_sentences") for side in ("chosen", "rejected")}
@@ -43,6 +43,16 @@ class AspoDatasetConverter(DatasetConverter):
 
 def _pairs(spans: list[dict[str, int]] | None) -> list[list[int]] | None:
     return None if spans is None else [[span["start"], span["end"]] for span in spans]
+
+
+def _held(image: Any) -> Any:
+    """An image of a converted dataset, which holds its bytes: a path there may name any file of this machine.
+
+    One without bytes is an empty image, which no row is trained with.
+    """
+    if isinstance(image, dict) and image.get("bytes") is None:
+        return {"bytes": b"", "path": None}
+    return image
 
 
 def undecoded(dataset: Any) -> Any:

@@ -195,10 +195,10 @@ def scored_by(path: Path) -> dict[str, Any]:
     value = (read_footer(path).metadata or {}).get(SCORER_KEY)
     try:
         state = json.loads(value) if value else {}
-        if state and not (isinstance(state["counts"], dict) and isinstance(state["unreadable"], list)):
-            raise ValueError("it lacks counts")
+        if not isinstance(state.get("counts", {}), dict) or not isinstance(state.get("unreadable", []), list):
+            raise ValueError("its counts are none")
         return state
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} says in an odd way who scored it ({error}): fetch or convert it again."
         ) from None
@@ -224,9 +224,9 @@ def _recorded(folder: Path, paths: list[Path], record: dict[str, Any]) -> dict[s
     states = [scored_by(path) for path in paths]
     counts: Counter[str] = Counter()
     for state in states:
-        counts.update(state["counts"])
+        counts.update(state.get("counts") or {})
     scorer = {name: value for name, value in states[0].items() if name not in ("counts", "unreadable")}
-    scorer["rejected"] = all(state["rejected"] for state in states)
+    scorer["rejected"] = all(state.get("rejected") for state in states)
     scorer["counts"] = dict(counts)
     write_record(folder, {**record, "scorer": scorer})
     if counts["images"] and not counts["distinct_images"]:
@@ -234,7 +234,7 @@ def _recorded(folder: Path, paths: list[Path], record: dict[str, Any]) -> dict[s
             f"none of the {counts['images']:,} images could be decoded, so nothing was scored: "
             "`aspo-data validate` names the rows."
         )
-    unreadable = [name for state in states for name in state["unreadable"]][:_NAMED_ROWS]
+    unreadable = [name for state in states for name in state.get("unreadable") or ()][:_NAMED_ROWS]
     return {**scorer, "unreadable": unreadable} if unreadable else scorer
 
 

@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / ".artifacts" / "faults"
 CASES_PER_CHILD = 150
 SECONDS_PER_CASE = 60
+SECONDS_OF_KILLED = 600
+"""Starts four processes one after the other, on a machine that may be busy."""
 MOST_BYTES = 1 << 30
 ROWS: dict[str, dict[str, Any]] = {
     "trl": {"prompt": "Why?", "chosen": "It is so. It was.", "rejected": "No.", "images": ["a.png"]},
@@ -303,7 +305,8 @@ def run_child(
             if event["wrong"]:
                 failures.append({"case": event["ends"], "kind": event["kind"], "wrong": event["wrong"]})
         watch.cancel()
-        watch = threading.Timer(SECONDS_PER_CASE, process.kill)
+        long = running is not None and running["kind"] == "killed"
+        watch = threading.Timer(SECONDS_OF_KILLED if long else SECONDS_PER_CASE, process.kill)
         watch.start()
     watch.cancel()
     process.wait()
