@@ -11,30 +11,30 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-import typer.core
 import typer.main
+
+from dataset_tools.cli.group import SETTINGS, Group
 
 COMMANDS = ("convert", "score", "stats", "preview", "validate", "push", "pull", "export")
 
 
-class Commands(typer.core.TyperGroup):
-    """A command group that imports a command's module when the command is asked for."""
+class Commands(Group):
+    """The commands of this folder."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+    names = COMMANDS
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
+    def load(self, name: str) -> Any:
         from dataset_tools.cli import errors
 
-        function = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        function = getattr(import_module(f"{__name__}.{name}"), name)
         single = typer.Typer(add_completion=False)
-        single.command(cmd_name)(errors.reported(function))
+        single.command(name, context_settings=SETTINGS)(errors.reported(function))
         return typer.main.get_command(single)
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=SETTINGS
+)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,10 +1,11 @@
-"""One table from exception to message and exit code: 0 ok, 1 the data or the run failed, 2 usage."""
+"""One table from exception to message and exit code: 0 ok, 1 failed, 2 usage, 130 Ctrl-C."""
 
 from __future__ import annotations
 
 import errno
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import typer
 
 from dataset_tools import installed
-from dataset_tools.cli.output import echo, redact, warn
+from dataset_tools.cli.output import echo, note, redact, warn
 
 _traceback = False
 _own_process = False
@@ -56,7 +57,7 @@ def _os_error(error: Any, command: str) -> str:
 TABLE: dict[str, tuple[int, str | Callable[[Any, str], str]]] = {
     "dataset_tools.errors.UsageError": (2, "{0}"),
     "dataset_tools.errors.DataError": (1, "{0}"),
-    "builtins.KeyboardInterrupt": (1, _stopped),
+    "builtins.KeyboardInterrupt": (130, _stopped),
     "builtins.MemoryError": (1, "out of memory. Fewer --workers need less."),
     "huggingface_hub.errors.GatedRepoError": (
         1,
@@ -76,6 +77,22 @@ TABLE: dict[str, tuple[int, str | Callable[[Any, str], str]]] = {
     "builtins.ImportError": (1, "{0}"),
     "builtins.OSError": (1, _os_error),
 }
+
+
+NEXT = {
+    "convert": "aspo-data score {out} (or let the host score before training, by aspo_similarity_model)",
+    "score": "aspo-data stats {out}, then aspo-data preview {out} --html preview.html",
+    "stats": "aspo-data preview {out} --html preview.html",
+    "preview": "aspo-data validate {out}",
+    "validate": "train on {out} (`dataset_dir` or, in Axolotl, `path`), or aspo-data push {out} OWNER/NAME",
+    "pull": "aspo-data stats {out}, then train on it",
+}
+"""What mostly follows a command that went well."""
+
+
+def _name_next_step(command: str, arguments: dict[str, Any]) -> None:
+    if command in NEXT and not arguments.get("dry_run") and int(os.environ.get("RANK") or 0) == 0:
+        note("next: " + NEXT[command].format(**arguments))
 
 
 def describe(error: BaseException, command: str) -> tuple[int, str] | None:
@@ -109,7 +126,8 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
             foreign = installed.warning()
             if foreign:
                 warn(foreign)
-            return function(*args, **kwargs)
+            function(*args, **kwargs)
+            _name_next_step(function.__name__, kwargs)
         except (Exception, KeyboardInterrupt) as error:
             if type(error).__module__.partition(".")[0] in ("typer", "click"):
                 raise

@@ -44,9 +44,12 @@ def score(
             "accelerate started one process: it starts several only where it sees several GPUs, or with "
             "--multi_gpu. torchrun --nproc-per-node N -m dataset_tools score shares the work anywhere."
         )
+    rank = int(os.environ.get("RANK", 0))
+    if not rank:
+        # torch and the model take a while; a command that says nothing looks stuck.
+        output.note(f"scoring {out} by {model}: loading the model")
     from dataset_tools.scoring.folder import score_dataset
 
-    rank = int(os.environ.get("RANK", 0))
     with output.Progress("score" if not rank else f"score (process {rank})") as progress:
 
         def begin(rows: int, done: int) -> None:

@@ -149,7 +149,7 @@ def fail(error: BaseException):
         (DataError("row 3"), 1, "error: row 3"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "the disk is full while writing /x/y"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "error: /x: Permission denied."),
-        (KeyboardInterrupt(), 1, "error: stopped. Run the same command again to go on."),
+        (KeyboardInterrupt(), 130, "error: stopped. Run the same command again to go on."),
         (MemoryError(), 1, "Fewer --workers"),
     ],
 )

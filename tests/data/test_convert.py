@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_a_state_that_resume_takes_up(tmp_path):
     assert len(workers) >= 2
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "error: stopped. Run the same command with --resume to go on." in errors
     assert "Traceback" not in errors
     wait(lambda: not any(alive(pid) for pid in workers))
