@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -33,9 +34,5 @@ def stats(
     if picture is not None:
         draw(found, picture)
         output.note(f"picture: {picture}")
-    if as_json:
-        output.result(found, "", as_json)
-    else:
-        from rich.console import Console
-
-        module.show(found, Console(highlight=False))
+    text = "" if as_json else module.table(found, shutil.get_terminal_size((100, 24)).columns)
+    output.result(found, text, as_json)

@@ -173,20 +173,16 @@ def _batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
 
 
 def table(stats: dict[str, Any], width: int = 100) -> str:
-    """The statistics as plain text of that width."""
+    """The statistics as plain text of at most that width."""
     import io
 
     from rich.console import Console
 
     stream = io.StringIO()
-    show(stats, Console(file=stream, width=width, highlight=False))
-    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
-
-
-def show(stats: dict[str, Any], console: Any) -> None:
-    """Print the statistics on a console of rich."""
+    console = Console(file=stream, width=width, highlight=False)
     for part in _parts(stats):
         console.print(part)
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
 
 
 def _parts(stats: dict[str, Any]) -> list[Any]:
