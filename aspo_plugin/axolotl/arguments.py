@@ -22,6 +22,7 @@ STRATEGY_KEYS = ("field_messages", "field_chosen", "field_rejected")
 # What Axolotl's trainer of preferences never reads, with the values that ask for nothing.
 _SUPERVISED = "Axolotl reads it in supervised fine-tuning only, so it would change nothing"
 _SUPERVISED_ONLY: dict[str, tuple[Any, ...]] = {
+    "balance_labels": (False,),
     "do_bench_eval": (False,),
     "do_causal_lm_eval": (False,),
     "eval_table_size": (0,),
@@ -32,6 +33,7 @@ _SUPERVISED_ONLY: dict[str, tuple[Any, ...]] = {
     "min_sample_len": (),
     "neftune_noise_alpha": (0, 0.0),
     "relora": (False,),
+    "use_dft": (False,),
     "use_eaft": (False,),
 }
 
@@ -49,6 +51,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dpo_use_liger_kernel": ((False,), "Liger's fused loss gives no per-token log-probs"),
     "dpo_padding_free": ((False,), "the sentences of a pair are found by its row"),
     "dpo_use_weighting": ((False,), "ASPO brings its own weights"),
+    "dpo_ld_alpha": ((), "ASPO weights tokens by their sentence, not by their position"),
     "dpo_label_smoothing": ((0, 0.0), "the loss of ASPO has no label smoothing"),
     "dpo_loss_type": ((["sigmoid"],), "the loss of ASPO is -log sigmoid of its own margin"),
     "dpo_loss_weights": ((), "ASPO is one loss"),

@@ -8,7 +8,7 @@ import logging
 
 logger = logging.getLogger(__name__)
 
-TESTED = ("0.19.0",)
+TESTED = ("0.19.0", "0.21.0")
 
 PLACES = (
     "axolotl.common.datasets:TrainDatasetMeta",
@@ -19,6 +19,7 @@ PLACES = (
     "axolotl.integrations.base:PluginManager.get_instance",
     "axolotl.loaders:load_processor",
     "axolotl.loaders:load_tokenizer",
+    "axolotl.loaders.utils:load_model_config",
     "axolotl.prompt_strategies.dpo:load",
     "axolotl.train:setup_reference_model",
     "axolotl.utils.data.lock:FileLockLoader",
@@ -34,17 +35,25 @@ PLACES = (
     "axolotl.utils.dict:DictDefault",
     "axolotl.utils.trainer:check_cuda_p2p_ib_support",
 )
+# (first version that has it, place)
+SINCE = (
+    ("0.21.0", "axolotl.core.builders.rl:HFRLTrainerBuilder._is_vision_rl"),
+    ("0.21.0", "axolotl.integrations.base:get_builtin_plugins"),
+)
 
 
 def check_host(touched: tuple[str, ...] = PLACES[:3]) -> None:
     """Raise `RuntimeError` naming the first place of Axolotl that is not where it was.
 
-    By default those that need no trainer imported, for when a config is read; `patches.prepared_splits`,
-    which every command passes before a model loads, asks for all of `PLACES`.
+    By default those that need no trainer imported, for when a config is read; `prepared.prepared_splits`,
+    which every command passes before a model loads, asks for all of `PLACES`, and for those of `SINCE` that
+    the version should have.
     """
     from axolotl import __version__
+    from packaging.version import Version
 
-    for place in touched:
+    newer = [place for since, place in SINCE if touched is PLACES and Version(__version__) >= Version(since)]
+    for place in (*touched, *newer):
         module, _, path = place.partition(":")
         try:
             functools.reduce(getattr, path.split("."), importlib.import_module(module))
@@ -55,6 +64,20 @@ def check_host(touched: tuple[str, ...] = PLACES[:3]) -> None:
             ) from error
     if __version__ not in TESTED and touched is PLACES:
         logger.warning("rl: aspo was tested with Axolotl %s, this is %s", ", ".join(TESTED), __version__)
+
+
+def finds_plugins() -> bool:
+    """Whether Axolotl loads the plugins that installed packages name in the entry-point group of its own."""
+    from axolotl.integrations import base
+
+    return hasattr(base, "get_builtin_plugins")
+
+
+def strategies_keep_images() -> bool:
+    """Whether Axolotl's prompt strategies may give messages, which stand beside images, and not only text."""
+    from axolotl.prompt_strategies.dpo import chat_template
+
+    return hasattr(chat_template, "is_vision_dataset")
 
 
 def file_type(path: str) -> str:

@@ -77,11 +77,6 @@ def prepared_entry(
 
     dataset = pick_split(load(entry), entry)
     if entry.get("type"):
-        if {"image", "images"} & set(dataset.column_names):
-            raise ValueError(
-                f"{entry['path']} has images, which `type: {entry['type']}` of Axolotl would drop. "
-                "Remove `type`: rows with prompt, chosen and rejected messages are read as they are."
-            )
         dataset = transform(entry["type"], index)(dataset)
     settings = cfg.aspo or {}
     model = settings.get("similarity_model")

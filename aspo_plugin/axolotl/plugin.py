@@ -1,4 +1,4 @@
-"""The hooks Axolotl calls. What they do is in `arguments`, `datasets` and `patches` (the rest)."""
+"""The hooks Axolotl calls, each with the file that does its work."""
 
 from __future__ import annotations
 
@@ -11,37 +11,50 @@ class AspoPlugin(BasePlugin):
     """`rl: aspo`: ASPO as a preference method of Axolotl, for vision-language and text-only models."""
 
     def register(self, cfg: Any) -> None:
-        from . import patches
+        from .registration import register
 
-        patches.register(cfg)
+        register(cfg)
 
     def get_input_args(self) -> str:
         return "aspo_plugin.axolotl.arguments.AspoArgs"
 
     def get_training_args(self, cfg: Any) -> dict[str, Any] | None:
-        from . import patches
+        from .training_arguments import training_args
 
-        return patches.training_args(cfg)
+        return training_args(cfg)
 
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[Any]:
-        from . import patches
+        from .training_arguments import callbacks
 
-        return patches.callbacks(cfg)
+        return callbacks(cfg)
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
-        from . import patches
+        from .prepared import load_datasets
 
-        return patches.load_datasets(cfg)
+        return load_datasets(cfg)
 
     def pre_model_load(self, cfg: Any) -> None:
         from . import patches
 
         patches.hold_no_reference(cfg)
+        patches.build_without_host_collator(cfg)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        from . import patches
+        from .config import is_aspo, save_config
+        from .patches import save_adapter_alone
 
-        if patches.is_aspo(cfg):
-            patches.check_trainer(trainer)
-            patches.save_config(cfg)
-            patches.save_adapter_alone(cfg, trainer)
+        if is_aspo(cfg):
+            _check_trainer(trainer)
+            save_config(cfg)
+            save_adapter_alone(cfg, trainer)
+
+
+def _check_trainer(trainer: Any) -> None:
+    """Stop the run where another plugin or setting replaced the trainer."""
+    from aspo_plugin.trl.trainer import AspoMixin
+
+    if not isinstance(trainer, AspoMixin):
+        raise RuntimeError(
+            f"rl: aspo was asked for, but Axolotl built {type(trainer).__name__}: another plugin replaces "
+            "the trainer. Remove it from plugins."
+        )

@@ -1,4 +1,4 @@
-"""Axolotl's DPO trainer with the ASPO loss; `patches.register` names it in `trainer_cls`."""
+"""Axolotl's DPO trainer with the ASPO loss; `registration.register` names it in `trainer_cls`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from aspo_plugin.config import settings_from
 from aspo_plugin.trl.arguments import PREFIX
 from aspo_plugin.trl.trainer import AspoMixin
 
-from . import model_card, patches
+from . import model_card
 from .arguments import NAME
+from .config import current_config, evaluates
+from .processing import processing_class as processing_class_of
 
 
 class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
@@ -32,10 +34,15 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
         args: Any,
         processing_class: Any,
         peft_config: Any = None,
+        data_collator: Any = None,
         **kwargs: Any,
     ) -> None:
-        cfg = patches.current_config()
-        for name, value in asdict(settings_from(dict(cfg.aspo or {}), NAME)).items():
+        cfg = current_config()
+        if cfg.aspo is None:  # a schema that does not know the block drops it
+            raise RuntimeError(
+                "the block aspo was lost on the way to the trainer: its plugin was not loaded."
+            )
+        for name, value in asdict(settings_from(dict(cfg.aspo), NAME)).items():
             setattr(args, PREFIX + name, value)
         trained = None
         if cfg.adapter and peft_config is None:  # `axolotl evaluate` gives the model without its adapter
@@ -45,13 +52,14 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
             # Axolotl gives the config of a given adapter, not its weights.
             model = PeftModel.from_pretrained(model, cfg.lora_model_dir, is_trainable=True)
             peft_config = None  # TRL keeps a frozen copy of the loaded adapter as the reference
-        elif patches.evaluates(cfg):  # `axolotl evaluate` gives the base model, and no reference
+        elif evaluates(cfg):  # `axolotl evaluate` gives the base model, and no reference
             ref_model, model = model, trained_model(cfg, model)
         super().__init__(
             model=model,
             ref_model=ref_model,
             args=args,
-            processing_class=patches.processing_class(cfg, processing_class),
+            data_collator=None,  # ours; a collator of Axolotl's knows no sentences
+            processing_class=processing_class_of(cfg, processing_class),
             peft_config=peft_config,
             **kwargs,
         )
@@ -61,7 +69,7 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
-            model_card.describe(patches.current_config(), self.args.output_dir, self.beta)
+            model_card.describe(current_config(), self.args.output_dir, self.beta)
 
 
 def trained_model(cfg: Any, base: Any) -> Any:

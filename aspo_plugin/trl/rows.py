@@ -44,9 +44,7 @@ def text_pair(row: dict[str, Any], images: int) -> tuple[list[dict[str, str]], s
     Images among the parts of a content become `<image>` markers; `images` is how many the row has.
     """
     if "prompt" not in row:
-        from trl import extract_prompt
-
-        row = {**row, **extract_prompt({"chosen": row["chosen"], "rejected": row["rejected"]})}
+        row = {**row, **_prompt_of(row)}
     prompt = _messages(row["prompt"], "user", images)
     chosen, rejected = (_messages(row[name], "assistant", images) for name in ("chosen", "rejected"))
     if isinstance(row["prompt"], str) and all(isinstance(row[name], str) for name in ("chosen", "rejected")):
@@ -64,6 +62,23 @@ def text_pair(row: dict[str, Any], images: int) -> tuple[list[dict[str, str]], s
     if images and prompt[0]["role"] == PLAIN:
         raise RefusedRow("the prompt is a plain text, but images need messages: [{role: user, content: ...}]")
     return prompt, chosen[0]["content"], rejected[0]["content"]
+
+
+def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
+    """The prompt of a row without that column: what both answers begin with, or the messages before them."""
+    answers = {name: row[name] for name in ("chosen", "rejected")}
+    if all(
+        isinstance(value, str) or isinstance(value, list) and len(value) > 1 for value in answers.values()
+    ):
+        if not (isinstance(row["chosen"], str) and row.get("messages")):
+            from trl import extract_prompt
+
+            return extract_prompt(answers)
+    if not row.get("messages"):
+        raise RefusedRow(
+            "there is no prompt: it stands in a column `prompt` or `messages`, or both answers begin with it"
+        )
+    return {"prompt": row["messages"]}
 
 
 def _messages(value: Any, role: str, images: int) -> list[dict[str, str]]:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from axolotl.utils.dict import DictDefault
 
-from aspo_plugin.axolotl import contract, patches
+from aspo_plugin.axolotl import config, contract, plugin, prepared, registration, training_arguments
 
 BASE = {
     "base_model": "nothing",
-    "plugins": [patches.PLUGIN],
+    "plugins": [config.PLUGIN],
     "rl": "aspo",
     "datasets": [{"path": "somewhere"}],
 }
@@ -19,15 +19,15 @@ BASE = {
 
 def register(**changes: Any) -> DictDefault:
     cfg = DictDefault({key: value for key, value in {**BASE, **changes}.items() if value is not None})
-    patches.register(cfg)
+    registration.register(cfg)
     return cfg
 
 
 def test_the_config_becomes_what_axolotl_runs_and_a_second_call_changes_nothing() -> None:
     cfg = register(aspo={"alpha": 1})
-    assert (cfg.rl, cfg.trainer_cls, cfg.seed) == ("dpo", patches.TRAINER, 42)
+    assert (cfg.rl, cfg.trainer_cls, cfg.seed) == ("dpo", config.TRAINER, 42)
     before = cfg.to_dict()
-    patches.register(cfg)
+    registration.register(cfg)
     assert cfg.to_dict() == before
 
 
@@ -104,11 +104,12 @@ def test_values_that_say_no_are_fine() -> None:
 BAD = {
     **dict.fromkeys(
         (
-            "context_parallel_size dpo_label_smoothing do_bench_eval do_causal_lm_eval dpo_padding_free "
+            "balance_labels context_parallel_size dpo_label_smoothing dpo_ld_alpha do_bench_eval "
+            "do_causal_lm_eval dpo_padding_free "
             "dpo_use_liger_kernel dpo_use_weighting eval_sample_packing eval_table_size group_by_length "
             "lisa_step_interval loss_watchdog_threshold lr_quadratic_warmup min_sample_len "
             "neftune_noise_alpha pad_to_multiple_of precompute_ref_log_probs process_reward_model relora "
-            "reward_model sample_packing skip_prepare_dataset streaming use_eaft beta image_size"
+            "reward_model sample_packing skip_prepare_dataset streaming use_dft use_eaft beta image_size"
         ).split(),
         7,
     ),
@@ -128,6 +129,29 @@ def test_every_option_that_cannot_work_is_refused() -> None:
             register(**{key: value})
 
 
+def test_an_installed_plugin_needs_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is listed from then on: what a listed plugin cannot do stops a run, also in the workers of Ray."""
+    monkeypatch.setattr(contract, "finds_plugins", lambda: True)
+    for plugins in (None, ["another.Plugin"]):
+        cfg = register(plugins=plugins)
+        assert cfg.rl == "dpo" and cfg.plugins == [*(plugins or []), config.PLUGIN]
+    with pytest.raises(
+        ValueError, match="there is a block aspo, but rl is dpo: nothing of ASPO would happen"
+    ):
+        register(plugins=None, rl="dpo", aspo={"alpha": 0.5})
+    monkeypatch.setattr(contract, "finds_plugins", lambda: False)
+    with pytest.raises(ValueError, match=f"needs the line `plugins: .{config.PLUGIN}.` in this version"):
+        register(plugins=None)
+
+
+def test_a_run_whose_settings_were_lost_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aspo_plugin.axolotl import trainer
+
+    monkeypatch.setattr(trainer, "current_config", lambda: DictDefault(rl="dpo"))
+    with pytest.raises(RuntimeError, match="the block aspo was lost"):
+        trainer.AxolotlAspoTrainer(model=None, args=None, processing_class=None)
+
+
 def test_keys_that_nobody_knows_are_named(caplog: pytest.LogCaptureFixture) -> None:
     register(my_own_notes="hello", _anchors={"a": 1})
     assert "my_own_notes: no key of Axolotl, so it changes nothing" in caplog.text
@@ -145,8 +169,17 @@ def test_every_place_of_axolotl_we_rely_on_is_there() -> None:
 
 
 def test_a_place_that_moved_is_named() -> None:
-    with pytest.raises(RuntimeError, match="relies on axolotl.common.datasets:gone, which Axolotl 0.19"):
+    with pytest.raises(RuntimeError, match="relies on axolotl.common.datasets:gone, which Axolotl 0"):
         contract.check_host(("axolotl.common.datasets:gone",))
+
+
+def test_a_place_of_newer_versions_is_asked_for_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "SINCE", (("99.0", "axolotl.train:gone"),))
+    contract.check_host(contract.PLACES)
+    monkeypatch.setattr(contract, "SINCE", (("0.1", "axolotl.train:gone"),))
+    contract.check_host()
+    with pytest.raises(RuntimeError, match="relies on axolotl.train:gone"):
+        contract.check_host(contract.PLACES)
 
 
 def test_a_place_that_moved_stops_each_command_before_the_data_is_read(
@@ -156,7 +189,7 @@ def test_a_place_that_moved_stops_each_command_before_the_data_is_read(
     monkeypatch.setattr(contract, "PLACES", (*contract.PLACES, "axolotl.train:gone"))
     cfg = register()
     with pytest.raises(RuntimeError, match="relies on axolotl.train:gone"):
-        patches.prepared_splits(cfg)
+        prepared.prepared_splits(cfg)
 
 
 @pytest.mark.parametrize("flag", ["--aspo.alpha=0.7", "--aspo_alpha=0.7", "--aspo-alpha"])
@@ -168,15 +201,16 @@ def test_a_flag_that_axolotl_ignores_is_refused(flag: str, monkeypatch: pytest.M
 
 def test_a_trainer_of_someone_else_stops_the_run() -> None:
     with pytest.raises(RuntimeError, match="Axolotl built object"):
-        patches.check_trainer(object())
+        plugin._check_trainer(object())
 
 
 def test_other_kinds_of_rl_are_left_alone() -> None:
     other = DictDefault({"rl": "dpo", "plugins": ["another.Plugin"]})
-    patches.register(other)
+    registration.register(other)
     assert other == {"rl": "dpo", "plugins": ["another.Plugin"]}
-    assert patches.load_datasets(other) is None
-    assert patches.training_args(other) is None
+    registration.register(DictDefault({"base_model": "supervised"}))
+    assert prepared.load_datasets(other) is None
+    assert training_arguments.training_args(other) is None
 
 
 @pytest.mark.parametrize(
@@ -219,5 +253,11 @@ def test_axolotl_validates_what_we_registered(sharding: dict[str, Any]) -> None:
     checked = validate_config(cfg, capabilities=capabilities, env_capabilities={"torch_version": "2.12.1"})
     assert checked.aspo == {"alpha": 1.0, "normalization": "weight", "shared_prefix": "true"}
     assert isinstance(checked.aspo["alpha"], float)
-    assert patches.is_aspo(checked) and checked.rl == "dpo"
+    assert config.is_aspo(checked) and checked.rl == "dpo"
     assert all(checked[key] for key in sharding)
+
+
+def test_the_tested_versions_are_those_of_the_constraint_files() -> None:
+    from tools.tested_versions import rows
+
+    assert sorted(row[1] for row in rows() if row[0] == "Axolotl") == sorted(contract.TESTED)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aspo_plugin.axolotl import patches
+from aspo_plugin.axolotl import prepared
 from tests.support import data
 
 CHOSEN = "A cat sits here. It looks at me. I like it."
@@ -23,8 +23,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
 def splits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """(training, evaluation) of each command that is run."""
     seen: list[Any] = []
-    original = patches.prepared_splits
-    monkeypatch.setattr(patches, "prepared_splits", lambda cfg: seen.append(original(cfg)) or seen[-1])
+    original = prepared.prepared_splits
+    monkeypatch.setattr(prepared, "prepared_splits", lambda cfg: seen.append(original(cfg)) or seen[-1])
     return seen
 
 
@@ -139,7 +139,7 @@ def test_prepared_rows_are_kept_by_all_they_depend_on(
     def name(processing: Any, **more: Any) -> str:
         cfg = {**base, **more}
         cfg["datasets"] = [{**entry, "path": str(datasets / entry["path"])} for entry in cfg["datasets"]]
-        return patches._prepared_name(DictDefault(cfg), processing, "datasets")
+        return prepared._prepared_name(DictDefault(cfg), processing, "datasets")
 
     processing = AutoProcessor.from_pretrained(models / "llava")
     assert name(processing) == name(processing) != name(processing, **changes)
@@ -163,7 +163,7 @@ def test_files_named_apart_are_watched_too(models: Path, datasets: Path, tmp_pat
         file.write_text(text)
         for files in (str(file), [str(file)], {"train": [str(file)]}):
             cfg = {"datasets": [{"path": "json", "data_files": files}], "sequence_len": 9, "aspo": {}}
-            names.append(patches._prepared_name(DictDefault(cfg), processing, "datasets"))
+            names.append(prepared._prepared_name(DictDefault(cfg), processing, "datasets"))
     assert not set(names[:3]) & set(names[3:])
 
 
@@ -206,5 +206,41 @@ def test_pairs_that_are_left_out_are_listed(
 def test_a_strategy_that_axolotl_does_not_have_is_named(command: Any, datasets: Path) -> None:
     with pytest.raises(ValueError, match="type: chatml.intl of datasets is no prompt strategy"):
         command("preprocess", datasets=[{"path": str(datasets / "plain.jsonl"), "type": "chatml.intl"}])
-    with pytest.raises(ValueError, match="has images, which `type: chatml.intel` of Axolotl would drop"):
-        command("preprocess", datasets=[{"path": str(datasets / "many"), "type": "chatml.intel"}])
+    with pytest.raises(ValueError, match="has images, which `type: chatml.default` of Axolotl would drop"):
+        command("preprocess", datasets=[{"path": str(datasets / "many"), "type": "chatml.default"}])
+    with pytest.raises(ValueError, match="`type: chatml.intel` of Axolotl reads .question. of .* columns"):
+        command("preprocess", datasets=[{"path": str(datasets / "plain.jsonl"), "type": "chatml.intel"}])
+
+
+def test_axolotls_own_layout_is_read(command: Any, splits: list[Any], datasets: Path, tmp_path: Path) -> None:
+    """`messages`, and answers that are one message each: as it is, and by Axolotl's own strategy where that
+    keeps images. Repeated pairs are left out, with images as well."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from aspo_plugin.axolotl import contract
+
+    given = pq.read_table(datasets / "trl" / "train-00000.parquet")
+    one = {name: pc.list_element(given[name], 0) for name in ("chosen", "rejected")}
+    rows = pa.table({"images": given["images"], "messages": given["prompt"], **one})
+    own = tmp_path / "own"
+    own.mkdir()
+    pq.write_table(pa.concat_tables([rows, rows.slice(2, 1)]), own / "rows.parquet")
+    common: dict[str, Any] = {"aspo": {"alpha": 0.0}, "dataset_exact_deduplication": True}
+    command("preprocess", **common, datasets=[{"path": str(datasets / "trl")}])
+    command("preprocess", **common, datasets=[{"path": str(own)}])
+    by_strategy = [{"path": str(own), "type": "chat_template.default"}]
+    if contract.strategies_keep_images():
+        command("preprocess", **common, datasets=by_strategy)
+    else:
+        with pytest.raises(ValueError, match="has images, which `type: chat_template.default`"):
+            command("preprocess", **common, datasets=by_strategy)
+    (expected, _), *others = splits
+
+    def content(dataset: Any) -> list[Any]:
+        names = ("prompt", "chosen_ids", "rejected_ids", "sentence_ids")
+        return sorted((*(row[n] for n in names), row["images"][0]["bytes"]) for row in dataset)
+
+    assert all(content(train) == content(expected) for train, _ in others) and len(others) >= 1
+    assert len(expected) == len(rows)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from aspo_plugin.axolotl import contract
+from aspo_plugin.axolotl.config import PLUGIN
 from tests.support.hub import StandInHub
 
 from .conftest import history, write
@@ -79,12 +81,12 @@ def test_the_default_launcher_and_two_processes(
 
 
 def test_preprocess_evaluate_and_merge_use_the_run(command: Any, datasets: Path, monkeypatch: Any) -> None:
-    from aspo_plugin.axolotl import datasets
+    from aspo_plugin.axolotl import prepared
 
     changes = {"test_datasets": [{"path": str(datasets / "eval")}], "eval_steps": 2}
     command("preprocess", **changes)
     with monkeypatch.context() as patch:  # the rows are ready: nothing is prepared again
-        patch.setattr(datasets, "prepared_entry", lambda *args, **kwargs: pytest.fail("prepared twice"))
+        patch.setattr(prepared, "prepared_entry", lambda *args, **kwargs: pytest.fail("prepared twice"))
         out = Path(command("train", **changes))
     state = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())
     trained = [entry for entry in state["log_history"] if "eval_loss" in entry][-1]
@@ -136,6 +138,59 @@ def test_one_sentence_is_axolotls_own_dpo_on_text(
     same(aspo, dpo, rel=2e-5)
     assert max(entry["loss"] for entry in dpo) - min(entry["loss"] for entry in dpo) > 1e-3
     assert all(entry["aspo/single_sentence_share"] == 1 for entry in aspo)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Whether Axolotl finds this package's entry point, which it does from 0.21."""
+    from importlib.metadata import EntryPoint
+
+    import tomllib
+    from axolotl.integrations import base
+
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    group = "axolotl.plugins"
+    points = [EntryPoint(*item, group=group) for item in project["entry-points"][group].items()]
+
+    def switch(on: bool) -> None:
+        monkeypatch.setattr(base, "entry_points", lambda group: points if on else [], raising=False)
+        base.PluginManager._instance = None
+
+    return switch
+
+
+@pytest.mark.skipif(not contract.finds_plugins(), reason="this Axolotl finds no installed plugins")
+def test_an_installed_plugin_trains_without_a_line(train: Any, installed: Any, tmp_path: Path) -> None:
+    installed(True)
+    log = train(plugins=None)
+    assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-4) and "aspo/weight_mean" in log[1]
+    saved = yaml.safe_load((tmp_path / "out" / "aspo_config.yaml").read_text())
+    assert saved["plugins"] == [PLUGIN]
+
+
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_dpo_is_axolotls_own_where_this_package_is_installed(
+    kind: str, train: Any, installed: Any, models: Path, datasets: Path, tmp_path: Path
+) -> None:
+    """Also after a run of ASPO in the same process."""
+    if kind == "images" and not contract.finds_plugins():
+        pytest.skip("this Axolotl trains no preferences with images")
+    changes: dict[str, Any] = {"rl": "dpo", "plugins": None, "aspo": None, "seed": 3}
+    if kind == "text":
+        changes |= {"base_model": str(models / "text"), "adapter": None, "lora_target_modules": None}
+        changes["datasets"] = [{"path": str(datasets / "plain.jsonl"), "split": "train"}]
+    else:
+        changes |= {
+            "datasets": [{"path": str(datasets / "trl"), "split": "train"}],
+            "processor_type": "AutoProcessor",
+        }
+    installed(False)
+    before = train(**changes, output_dir=str(tmp_path / "before"))
+    installed(True)
+    train(output_dir=str(tmp_path / "aspo"))
+    after = train(**changes, output_dir=str(tmp_path / "after"))
+    same(after, before, rel=0)
+    assert not any(name.startswith("aspo/") for entry in after for name in entry)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(train: Any, tmp_path: Path) -> None:
@@ -235,16 +290,17 @@ def test_early_stopping_and_the_best_model(command: Any, datasets: Path) -> None
 def test_arguments_of_every_trainer_are_passed_on() -> None:
     from axolotl.utils.dict import DictDefault
 
-    from aspo_plugin.axolotl import patches
+    from aspo_plugin.axolotl.config import TRAINER
+    from aspo_plugin.axolotl.training_arguments import callbacks, training_args
 
     given = {
         "ddp_find_unused_parameters": False, "ddp_timeout": 7, "metric_for_best_model": "rewards/margins",
         "greater_is_better": True, "load_best_model_at_end": True, "dataloader_drop_last": True,
         "auto_find_batch_size": True, "ddp_bucket_cap_mb": 3, "ddp_broadcast_buffers": False,
     }  # fmt: skip
-    args = patches.training_args(DictDefault({"trainer_cls": patches.TRAINER, "device": "cuda", **given}))
+    args = training_args(DictDefault({"trainer_cls": TRAINER, "device": "cuda", **given}))
     assert args == {"router_aux_loss_coef": 0.0, **given}
-    assert patches.callbacks(DictDefault({"trainer_cls": patches.TRAINER})) == []
+    assert callbacks(DictDefault({"trainer_cls": TRAINER})) == []
 
 
 @pytest.mark.parametrize("option", ["qlora", "reference"])
