@@ -23,6 +23,7 @@ TARGETS = frozenset(
         "model.model_utils.visual",
         "train.dpo",
         "train.dpo.trainer",
+        "v1.config.arg_parser",
         "webui.control",
         "webui.runner",
     )

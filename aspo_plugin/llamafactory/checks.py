@@ -41,6 +41,11 @@ def check_stage_fields(args: Any) -> None:
                 "unset USE_MCA and remove `use_mca`.",
             ),
             (
+                os.environ.get("USE_MEGATRON_BRIDGE", "0").lower() in TRUE_WORDS,
+                "USE_MEGATRON_BRIDGE=1 trains with Megatron Bridge, which has no preference training: "
+                "unset USE_MEGATRON_BRIDGE.",
+            ),
+            (
                 bool(getattr(args, "use_hyper_parallel", False)),
                 "`use_hyper_parallel` only serves `stage: sft` and would have no effect: remove it.",
             ),

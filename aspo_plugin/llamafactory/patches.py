@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -112,6 +114,35 @@ def _train_dpo(module: Any) -> None:
     module.run_dpo = run_dpo
 
 
+def _v1_arguments(module: Any) -> None:
+    """`USE_V1=1` starts another code base, which has no stages and no place for a trainer of ours.
+
+    Relies on: every command of it reading its arguments here. Can go when its `BasePlugin` registries take a
+    trainer, and `stage: aspo` with them.
+    """
+    original = module.get_args
+
+    @functools.wraps(original)
+    def get_args(args: Any = None) -> Any:
+        if _asks_for_aspo(sys.argv[1:] if args is None else args):
+            raise ValueError(
+                "USE_V1=1 starts LLaMA-Factory's v1, which has no `stage: aspo`, and would train something "
+                "else or nothing: unset USE_V1."
+            )
+        return original(args)
+
+    module.get_args = get_args
+
+
+def _asks_for_aspo(args: Any) -> bool:
+    """Whether a config file, flags or a dict say `stage: aspo`."""
+    if isinstance(args, dict):
+        return args.get("stage") == "aspo"
+    files = [Path(word) for word in args[:1] if word.endswith((".yaml", ".yml", ".json"))]
+    texts = [" ".join(args), *(file.read_text(encoding="utf-8") for file in files if file.is_file())]
+    return any(re.search(r"\bstage[\s\"':=]+aspo\b", text) for text in texts)
+
+
 def _dpo_trainer(module: Any) -> None:
     """The host's DPO trainer refuses a `stage: aspo` run, should a way to it lead around our workflow."""
     original = module.CustomDPOTrainer.__init__
@@ -164,6 +195,7 @@ ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
     "model.model_utils.visual": _visual,
     "train.dpo": _train_dpo,
     "train.dpo.trainer": _dpo_trainer,
+    "v1.config.arg_parser": _v1_arguments,
     "webui.control": _webui_control,
     "webui.runner": _webui_runner,
 }

@@ -42,3 +42,10 @@ def test_installing_beside_the_host_changes_nothing() -> None:
     assert closure("aspo-plugin") - closure("llamafactory") == ADDED
     for requirement in needs("aspo-plugin"):
         assert version(requirement.name) in requirement.specifier, requirement
+
+
+def test_the_tested_versions_are_those_of_the_constraint_files() -> None:
+    from aspo_plugin.llamafactory import contract
+    from tools.tested_versions import rows
+
+    assert sorted(row[1] for row in rows() if row[0] == "LLaMA-Factory") == sorted(contract.TESTED)

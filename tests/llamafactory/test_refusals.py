@@ -58,17 +58,43 @@ def test_fields(changes: dict[str, Any], message: str, train: Any) -> None:
         train(**changes)
 
 
-@pytest.mark.parametrize("value", ["1", "true", "Y"])
-def test_megatron_by_environment(value: str, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("USE_MCA", "1"), ("USE_MCA", "true"), ("USE_MCA", "Y"), ("USE_MEGATRON_BRIDGE", "1")]
+)
+def test_megatron_by_environment(name: str, value: str, train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from llamafactory.hparams.finetuning_args import FinetuningArguments
 
     from aspo_plugin.llamafactory.arguments import extend
 
-    monkeypatch.setenv("USE_MCA", value)
-    with pytest.raises(ValueError, match="would bypass ASPO"):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"unset {name}"):
         FinetuningArguments(stage="aspo")
     FinetuningArguments(stage="dpo")
     assert issubclass(extend(FinetuningArguments), FinetuningArguments)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("stage", ["aspo", "dpo"])
+@pytest.mark.parametrize("flags", [False, True], ids=["file", "flags"])
+def test_v1_has_no_stage_aspo(stage: str, flags: bool, tmp_path: Path) -> None:
+    """Also where unknown keys are let through; what else v1 is given is its own matter."""
+    import os
+    import subprocess
+    import sys
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"stage: {stage}\n")
+    command = [str(Path(sys.executable).parent / "llamafactory-cli"), "train"]
+    run = subprocess.run(
+        [*command, *(["--stage", stage] if flags else [str(recipe)])],
+        env={**os.environ, "USE_V1": "1", "ALLOW_EXTRA_KEYS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode != 0
+    refused = "USE_V1=1 starts LLaMA-Factory's v1, which has no `stage: aspo`" in run.stderr
+    assert refused == (stage == "aspo"), run.stderr[-2000:]
 
 
 @pytest.mark.parametrize("option", ["use_kt", "use_unsloth"])
