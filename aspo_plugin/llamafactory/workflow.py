@@ -11,6 +11,7 @@ from llamafactory.extras.ploting import plot_loss
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_ref_model
 
+from aspo_plugin.training.model_needs import name_missing_packages
 from aspo_plugin.training.rejected import RejectedRows
 
 from .arguments import settings_of
@@ -41,6 +42,8 @@ def run_aspo(
 
     tokenizer_module = load_tokenizer(model_args)
     tokenizer = tokenizer_module["tokenizer"]
+    if tokenizer_module["processor"] is None:  # the host logs why, and goes on
+        name_missing_packages(model_args.model_name_or_path, trust_remote_code=model_args.trust_remote_code)
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
     main = training_args.process_index == 0
     sentences = SentenceData(settings, RejectedRows(training_args.output_dir), model_args.cache_dir)

@@ -1,4 +1,4 @@
-"""The reference cache of a `DPOTrainer`. Checked with TRL 1.9.0."""
+"""The reference cache of a `DPOTrainer`."""
 
 from __future__ import annotations
 

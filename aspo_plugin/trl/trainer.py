@@ -1,4 +1,4 @@
-"""`AspoTrainer`: TRL's `DPOTrainer` whose loss is ASPO's. Checked with TRL 1.9.0."""
+"""`AspoTrainer`: TRL's `DPOTrainer` whose loss is ASPO's."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.training.adapters import keep_input_dtype
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
+from aspo_plugin.training.model_needs import missing_packages_named
 from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 from aspo_plugin.training.rejected import RejectedRows
 
@@ -97,9 +98,10 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
             )
         self.aspo_settings = settings_of(args)
         if processing_class is None:
-            processing_class = AutoProcessor.from_pretrained(
-                model_id, trust_remote_code=args.trust_remote_code
-            )
+            with missing_packages_named(model_id):
+                processing_class = AutoProcessor.from_pretrained(
+                    model_id, trust_remote_code=args.trust_remote_code
+                )
         self._aspo_limit = LengthLimit(args.max_length)
         self._rejected = RejectedRows(args.output_dir)
         datasets = {"train": train_dataset, "eval": eval_dataset}

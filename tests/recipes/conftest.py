@@ -48,11 +48,13 @@ def row() -> Any:
     """`with row(recipe, host, architecture, processes):` adds a row to the table."""
 
     @contextmanager
-    def timed(name: str, host: str, architecture: str, processes: str = "1") -> Iterator[None]:
+    def timed(
+        name: str, host: str, architecture: str, processes: str = "1", outcome: str = "trained"
+    ) -> Iterator[None]:
         began, status = time.monotonic(), "FAILED"
         try:
             yield
-            status = "trained"
+            status = outcome
         finally:
             seconds = round(time.monotonic() - began)
             _TABLE.append(table.Row(name, host, architecture, processes, status, seconds))

@@ -34,7 +34,22 @@ BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "siglip": dual.siglip,
 }
 DUAL_ENCODERS = ("clip", "siglip")
-VISION_LANGUAGE = tuple(name for name in BUILDERS if name not in (*DUAL_ENCODERS, "text"))
+
+
+def runs_here(name: str) -> bool:
+    """Whether the installed Transformers can run the model: see `refuse_broken`."""
+    if name != "smolvlm":
+        return True
+    from aspo_plugin.training.model_needs import refuse_broken
+
+    try:
+        refuse_broken(BUILDERS[name]()[0].config)
+    except ValueError:
+        return False
+    return True
+
+
+VISION_LANGUAGE = tuple(name for name in BUILDERS if name not in (*DUAL_ENCODERS, "text") and runs_here(name))
 
 
 def build(name: str, folder: Path | str, dtype: Any = None) -> Path:

@@ -1,0 +1,63 @@
+"""What a model needs beyond its host, said in one line before it loads."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# How Transformers, and models with code of their own, name a package that is missing.
+_NAMES = (r"pip install ([\w.-]+)", r"requires the (\w+) library", r"[Pp]ackage `([\w-]+)` is required")
+
+
+@contextmanager
+def missing_packages_named(model: str) -> Iterator[None]:
+    """While a processor or a model is loaded. Raises `ImportError` with the command that brings a package."""
+    try:
+        yield
+    except ImportError as error:
+        found = next((match for name in _NAMES if (match := re.search(name, str(error)))), None)
+        package = found[1].lower() if found else error.name
+        if package is None:
+            raise
+        raise ImportError(
+            f"{model} needs {package}, which is not installed: pip install {package}"
+        ) from error
+
+
+def name_missing_packages(model: str, **options: Any) -> None:
+    """Where a host went on without a processor that did not load: raise what was missing, if it was."""
+    from transformers import AutoProcessor
+
+    with missing_packages_named(model):
+        try:
+            AutoProcessor.from_pretrained(model, **options)
+        except ImportError:
+            raise
+        except Exception:
+            return  # no model with a processor, or one that the host tells of
+
+
+def refuse_broken(config: Any) -> None:
+    """Raise `ValueError` for a model that the installed Transformers cannot run.
+
+    Transformers 5.20 takes the side of SmolVLM's patches for the number of an image's tokens, so a model runs
+    only where that number divides the other: not SmolVLM2-2.2B with its 81 tokens and patches of 14.
+    """
+    if getattr(config, "model_type", None) != "smolvlm":
+        return
+    import transformers
+    from transformers.models.smolvlm.modeling_smolvlm import SmolVLMModel
+
+    merger = getattr(SmolVLMModel, "inputs_merger", None)
+    vision = config.vision_config
+    tokens = (vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2
+    if merger is None or "vision_config.patch_size" not in inspect.getsource(merger):
+        return
+    if tokens % vision.patch_size:
+        raise ValueError(
+            f"transformers {transformers.__version__} cannot run a SmolVLM of {tokens} tokens an image and "
+            f"patches of {vision.patch_size}: install another version (Axolotl 0.19 brings one that can)."
+        )
