@@ -1,12 +1,15 @@
-# Needs only Python 3.11 and make; everything else is installed into .venv/.
+# Needs make and a Python of 3.11 or later; everything else is installed into .venv/, uv fetches other Pythons.
 #   make demo         the main job from an empty machine: data, scores, training, pictures
 #   make test         all tests, each host's in its own environment
 #   make check        lint, types, and which part may import which
 #   make help         the rest
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first that runs: pyenv puts shims on PATH also for versions that are not switched on.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2>/dev/null && command -v $$p && break; done)
 UV := .venv/tools/bin/uv
 ENVS := data llamafactory axolotl
+# Other versions of the hosts: `make test-hosts`.
+OTHERS := llamafactory-0.9.4 axolotl-0.19 trl-1.16
 STAMPS := $(ENVS:%=.venv/%/.installed)
 
 # No telemetry, no look-ups at the Hub, one thread per process (tests run side by side).
@@ -16,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help env demo test test-data test-llamafactory test-axolotl test-hosts test-recipes test-browser fuzz \
+.PHONY: help env demo test test-data test-llamafactory test-axolotl test-hosts test-newest test-recipes test-browser fuzz \
 	check docs package format constraints clean
 
 help:
@@ -24,6 +27,7 @@ help:
 	@echo "make env          create the environments only"
 	@echo "make test-data, make test-llamafactory, make test-axolotl: one environment's tests"
 	@echo "make test-hosts   the other tested host versions, and their plain stages with the package installed"
+	@echo "make test-newest  the adapters against the newest release of each host; a table, never a failure"
 	@echo "make test-recipes every recipe for two steps on a tiny model; prints a table"
 	@echo "make fuzz         an hour of damaged rows, files, datasets and images (MINUTES=5: five minutes)"
 	@echo "make test-browser pages in a headless Chromium (Debian: apt-get install chromium chromium-driver)"
@@ -38,22 +42,25 @@ help:
 	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check -r constraints/tools.txt
 	@touch $@
 
-# The two hosts pin disjoint versions of transformers and TRL, so each has its own environment.
-.venv/llamafactory/.installed: EXTRA := [llamafactory]
-.venv/axolotl/.installed: EXTRA := [axolotl]
+# The hosts pin disjoint versions of transformers and TRL, so each has its own environment. The first line of a
+# constraint file names the version of Python; a group of pyproject.toml names what the tests need beside the host.
+.venv/data/.installed: GROUP := data
+.venv/llamafactory/.installed: GROUP := llamafactory
+.venv/llamafactory-0.9.4/.installed: GROUP := llamafactory-older
+.venv/axolotl/.installed .venv/axolotl-0.19/.installed: GROUP := axolotl
+.venv/trl-1.16/.installed: GROUP := trl
+.venv/llamafactory/.installed .venv/llamafactory-0.9.4/.installed: EXTRA := [llamafactory]
+.venv/axolotl/.installed .venv/axolotl-0.19/.installed: EXTRA := [axolotl]
+.venv/trl-1.16/.installed: EXTRA := [trl]
 .venv/%/.installed: constraints/%.txt pyproject.toml .venv/tools/.installed
 	@echo "installing .venv/$* (several minutes on a new machine)"
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/$*
-	$(UV) pip install --quiet --python .venv/$*/bin/python --constraint $< --group $* --editable '.$(EXTRA)'
+	$(call install,$*,$$(sed -n 's/^# Python //p' $<),--constraint $<)
 	@touch $@
 
-# Another tested version of a host: its constraint file names it. bitsandbytes and ray serve one test each.
-.venv/llamafactory-0.9.4/.installed: constraints/llamafactory-0.9.4.txt pyproject.toml .venv/tools/.installed
-	@echo "installing .venv/llamafactory-0.9.4"
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/llamafactory-0.9.4
-	$(UV) pip install --quiet --python .venv/llamafactory-0.9.4/bin/python --constraint $< --group test bitsandbytes ray \
-		--editable '.[llamafactory]'
-	@touch $@
+# (name of the environment, version of Python, options of `uv pip install`)
+install = python=$$(sh tools/find_python.sh $(2) $(UV)) \
+	&& $(UV) venv --quiet --allow-existing --python "$$python" .venv/$(1) \
+	&& $(UV) pip install --quiet --python .venv/$(1)/bin/python $(3) --group $(GROUP) --editable '.$(EXTRA)'
 
 env: $(STAMPS)
 
@@ -80,8 +87,18 @@ test-recipes: .venv/llamafactory/.installed .venv/axolotl/.installed
 test-browser: .venv/llamafactory/.installed
 	$(PYTHON) tools/run_tests.py browser
 
-test-hosts: .venv/llamafactory-0.9.4/.installed
+test-hosts: $(OTHERS:%=.venv/%/.installed)
 	$(PYTHON) tools/run_tests.py hosts
+
+# The adapters against whatever is newest today. A table, and no failure: it says what a new version will cost.
+test-newest: .venv/tools/.installed
+	$(MAKE) --always-make .venv/newest-llamafactory .venv/newest-axolotl .venv/newest-trl
+	-$(PYTHON) tools/run_tests.py newest
+
+.venv/newest-%: GROUP = $*
+.venv/newest-%: EXTRA = [$*]
+.venv/newest-%:
+	$(call install,newest-$*,3.12,--upgrade)
 
 # The long part of tests/faults: damaged rows, files, datasets and images, one hour of them.
 fuzz: .venv/data/.installed
@@ -92,6 +109,7 @@ check: .venv/tools/.installed
 	.venv/tools/bin/ruff format --check .
 	.venv/tools/bin/mypy
 	.venv/tools/bin/lint-imports
+	$(PYTHON) tools/tested_versions.py --check
 
 # The site, in .artifacts/site; a broken link fails.
 .venv/docs/.installed: constraints/docs.txt pyproject.toml .venv/tools/.installed
@@ -116,11 +134,15 @@ format: .venv/tools/.installed
 	.venv/tools/bin/ruff check --fix .
 	.venv/tools/bin/ruff format .
 
-# Names and versions only: no addresses, so the files work with any package index.
+# The version of Python, names and versions: no addresses, so the files work with any package index.
 constraints: $(STAMPS)
-	for env in $(ENVS); do $(UV) pip freeze --quiet --exclude-editable --python .venv/$$env/bin/python \
-		| grep -E '^[A-Za-z0-9_.-]+==' > constraints/$$env.txt; done
+	for env in $(ENVS) $(OTHERS); do \
+		test -e .venv/$$env/.installed || continue; \
+		{ .venv/$$env/bin/python -c 'import sys; print("# Python %d.%d" % sys.version_info[:2])'; \
+		$(UV) pip freeze --quiet --exclude-editable --python .venv/$$env/bin/python \
+			| grep -E '^[A-Za-z0-9_.-]+=='; } > constraints/$$env.txt; done
 	.venv/tools/bin/python -m pip freeze --disable-pip-version-check | grep -E '^[A-Za-z0-9_.-]+==' > constraints/tools.txt
+	$(PYTHON) tools/tested_versions.py --write
 
 clean:
 	rm -rf .venv .artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

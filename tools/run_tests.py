@@ -30,7 +30,13 @@ SUITES = {
     "recipes-llamafactory": ("llamafactory", ["tests/recipes"]),
     "recipes-axolotl": ("axolotl", ["tests/recipes"]),
     "browser": ("llamafactory", ["tests/browser"]),
-    "hosts": ("llamafactory-0.9.4", ["tests/llamafactory"]),
+    "llamafactory-0.9.4": ("llamafactory-0.9.4", ["tests/llamafactory"]),
+    "axolotl-0.19": ("axolotl-0.19", ["tests/axolotl"]),
+    "trl-1.9": ("axolotl-0.19", ["tests/trl"]),
+    "trl-1.16": ("trl-1.16", ["tests/core", "tests/trl"]),
+    "newest-llamafactory": ("newest-llamafactory", ["tests/llamafactory"]),
+    "newest-axolotl": ("newest-axolotl", ["tests/axolotl"]),
+    "newest-trl": ("newest-trl", ["tests/trl"]),
 }
 # What each target runs: lanes go side by side, the suites of a lane one after the other.
 TARGETS = {
@@ -40,7 +46,8 @@ TARGETS = {
     "axolotl": [["core-axolotl", "trl", "axolotl"]],
     "recipes": [["recipes-llamafactory"], ["recipes-axolotl"]],
     "browser": [["browser"]],
-    "hosts": [["hosts"]],
+    "hosts": [["llamafactory-0.9.4", "trl-1.16"], ["axolotl-0.19", "trl-1.9"]],
+    "newest": [["newest-llamafactory", "newest-trl"], ["newest-axolotl"]],
 }
 _printing = threading.Lock()
 
