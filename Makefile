@@ -92,7 +92,7 @@ test-hosts: $(OTHERS:%=.venv/%/.installed)
 
 # The adapters against whatever is newest today. A table, and no failure: it says what a new version will cost.
 test-newest: .venv/tools/.installed
-	$(MAKE) --always-make .venv/newest-llamafactory .venv/newest-axolotl .venv/newest-trl
+	-$(MAKE) --keep-going --always-make .venv/newest-llamafactory .venv/newest-axolotl .venv/newest-trl
 	-$(PYTHON) tools/run_tests.py newest
 
 .venv/newest-%: GROUP = $*

@@ -62,6 +62,8 @@ def run_suite(name: str) -> tuple[str, str, float]:
     environment.pop("VIRTUAL_ENV", None)
     environment.pop("PYTHONPATH", None)
     began = time.monotonic()
+    if not (bin_dir / "python").exists():
+        return name, f"FAILED: .venv/{env_name} could not be made", 0.0
     process = subprocess.Popen(
         [str(bin_dir / "python"), "-m", "pytest", "--durations=5", *arguments],
         cwd=ROOT,
