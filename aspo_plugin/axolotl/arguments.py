@@ -38,7 +38,7 @@ _SUPERVISED_ONLY: dict[str, tuple[Any, ...]] = {
 }
 
 # Config key -> (values that are fine, why others are not). A key that is not set is always fine.
-_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "sample_packing": ((False,), "packed rows have no pairs; pairs are batched by micro_batch_size"),
     "eval_sample_packing": ((False,), "packed rows have no pairs"),
     "pad_to_multiple_of": ((), "rows are padded to the longest of the batch"),
@@ -103,7 +103,7 @@ def refuse(cfg: Mapping[str, Any]) -> None:
             f"whose keys are {names}."
         )
     AspoBlock.model_validate(cfg.get("aspo") or {})
-    for key, (allowed, why) in _REFUSED.items():
+    for key, (allowed, why) in REFUSED.items():
         value = cfg.get(key)
         if value is not None and value not in allowed:
             raise ValueError(f"{key}: {value} does not work with rl: aspo, because {why}. Remove the key.")

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from . import contract, patches
-from .arguments import refuse
+from .arguments import REFUSED, refuse
 from .config import PLUGIN, TRAINER, is_aspo
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ def _check_keys(cfg: Any) -> None:
         for key in (name, item.alias, item.validation_alias)
         if isinstance(key, str)
     }
+    known |= REFUSED.keys()  # met with a better message; not every version of Axolotl has all of them
     unknown = [key for key in cfg if key not in known and not key.startswith(("_", "x-", "aspo"))]
     for key in unknown:
         if near := difflib.get_close_matches(key, known, n=1, cutoff=0.8):

@@ -51,6 +51,12 @@ def _apply(dataset: Any, function: Callable[[dict[str, Any]], dict[str, Any]], k
         result = function(sample | dict.fromkeys(images))
         return {name: result[name] for name in ("prompt", "chosen", "rejected")}
 
+    dropped = ValueError(
+        f"{path} has images, which `type: {kind}` of Axolotl would drop. Remove `type`: rows with prompt (or "
+        "messages), chosen and rejected are read as they are."
+    )
+    if images and not strategies_keep_images():
+        raise dropped
     renamed = texts.rename_columns(sources)
     try:
         first = made(renamed[0])
@@ -60,10 +66,7 @@ def _apply(dataset: Any, function: Callable[[dict[str, Any]], dict[str, Any]], k
             f"{', '.join(dataset.column_names)}: name the columns by field_messages, field_chosen and "
             "field_rejected, or take another type."
         ) from error
-    if images and (isinstance(first["prompt"], str) or not strategies_keep_images()):
-        raise ValueError(
-            f"{path} has images, which `type: {kind}` of Axolotl would drop. Remove `type`: rows with prompt "
-            "(or messages), chosen and rejected are read as they are."
-        )
+    if images and isinstance(first["prompt"], str):
+        raise dropped
     mapped = renamed.map(made, remove_columns=list(sources.values()), desc=f"Applying {kind}")
     return concatenate_datasets([mapped, dataset.select_columns(images)], axis=1) if images else mapped

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from axolotl.utils.dict import DictDefault
 
 from aspo_plugin.axolotl import config, contract, plugin, prepared, registration, training_arguments
+from aspo_plugin.config import AspoSettings
 
 BASE = {
     "base_model": "nothing",
@@ -121,9 +123,9 @@ BAD = {
 
 
 def test_every_option_that_cannot_work_is_refused() -> None:
-    from aspo_plugin.axolotl.arguments import _REFUSED
+    from aspo_plugin.axolotl.arguments import REFUSED
 
-    assert _REFUSED.keys() == BAD.keys()
+    assert REFUSED.keys() == BAD.keys()
     for key, value in BAD.items():
         with pytest.raises(ValueError, match=f"^{key}: .*does not work with rl: aspo"):
             register(**{key: value})
@@ -251,7 +253,8 @@ def test_axolotl_validates_what_we_registered(sharding: dict[str, Any]) -> None:
     prepare_plugins(cfg)
     capabilities = {"bf16": True, "fp8": False, "tf32": False, "n_gpu": 2, "compute_capability": "sm_90"}
     checked = validate_config(cfg, capabilities=capabilities, env_capabilities={"torch_version": "2.12.1"})
-    assert checked.aspo == {"alpha": 1.0, "normalization": "weight", "shared_prefix": "true"}
+    defaults = {name: value for name, value in asdict(AspoSettings()).items() if value is not None}
+    assert checked.aspo == defaults | {"alpha": 1.0, "shared_prefix": "true"}
     assert isinstance(checked.aspo["alpha"], float)
     assert config.is_aspo(checked) and checked.rl == "dpo"
     assert all(checked[key] for key in sharding)
