@@ -25,7 +25,9 @@ class JsonFile:
     def __init__(self, path: AnyFile, name: str, count: bool = True):
         self.path, self.name = path, name
         with open_unpacked(path) as stream:
-            head = stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+            head = stream.read(4096)
+        _check_text(path, head)
+        head = head.removeprefix(codecs.BOM_UTF8).lstrip()
         self._array = head.startswith(b"[")
         self.total: int | None = _count_lines(path) if count and not self._array else None
 
@@ -127,6 +129,16 @@ class TableFile(JsonFile):
                     yield {name: value or None for name, value in row.items()}, size
             except (UnicodeDecodeError, csv.Error) as error:
                 raise DataError(f"{self.path} is not a readable table: {error}") from None
+
+
+def _check_text(path: AnyFile, head: bytes) -> None:
+    """Raise `DataError` for what would be read as a file without rows, or as one row."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or head[1:4:2] == b"\0\0":
+        raise DataError(f"{path} is UTF-16, not UTF-8: write it anew, for example with `iconv -f UTF-16`.")
+    if head.startswith(b"\x1f\x8b"):
+        raise DataError(f"{path} is packed with gzip: give it a name that ends in .gz, or unpack it.")
+    if b"\r" in head.strip() and b"\n" not in head:
+        raise DataError(f"the lines of {path} end with carriage returns alone: replace them by line feeds.")
 
 
 def _count_lines(path: AnyFile) -> int:

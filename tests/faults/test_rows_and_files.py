@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -171,6 +172,27 @@ def test_a_line_that_would_take_gigabytes_is_refused(tmp_path: Path, convert: Co
     )
     assert (tally.rows, tally.rejected) == (2, 1)
     assert "longer than" in (tmp_path / "out" / "rejected.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.decode().encode("utf-16"), "UTF-16"),
+        (lambda text: text.decode().encode("utf-16-le"), "UTF-16"),
+        (gzip.compress, "gzip"),
+        (lambda text: text.replace(b"\n", b"\r"), "carriage returns"),
+    ],
+)
+def test_a_file_that_seems_to_hold_no_rows_says_what_it_is(
+    change: Callable[[bytes], bytes], says: str, tmp_path: Path, convert: Convert
+) -> None:
+    path = write_lines(tmp_path / "pairs.jsonl", [GOOD] * 200)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=says):
+        convert(path, tmp_path / "out")
+    packed = tmp_path / "whole.jsonl.gz"
+    packed.write_bytes(gzip.compress(write_lines(path, [GOOD] * 5).read_bytes()))
+    assert convert(packed, tmp_path / "unpacked", number_rows=True).rows == 5
 
 
 def test_many_columns_are_a_short_message(tmp_path: Path, aspo_data: Any) -> None:
