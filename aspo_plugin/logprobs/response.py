@@ -146,6 +146,8 @@ class ResponseLogProbs:
         )
         logps, reason = self._forward(model, given, rows, towers)
         if count:
+            if not again:
+                batch.tower_outputs.clear()
             self.shared = shared
             self.pairs["shared" if shared else "plain"] += len(batch.inputs["input_ids"]) // 2
             for text in (batch.reason, reason):

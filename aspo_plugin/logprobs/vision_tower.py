@@ -48,6 +48,10 @@ class TowerOutputs:
     def take(self, tower: nn.Module) -> list[Any]:
         return self._kept.pop(tower, [])
 
+    def clear(self) -> None:
+        """After the last pass: a reference model of its own has a tower that the policy never runs."""
+        self._kept.clear()
+
     def keep(self, tower: nn.Module, output: Any) -> None:
         self._kept.setdefault(tower, []).append(output)
 
@@ -96,12 +100,11 @@ def _replaced(tower: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 def _once(
     forward: Callable[..., Any], tower: nn.Module, outputs: TowerOutputs, again: bool
 ) -> Callable[..., Any]:
-    earlier = iter(outputs.take(tower))
+    earlier = outputs.take(tower)
 
     def once(*args: Any, **kwargs: Any) -> Any:
-        found = next(earlier, None)
-        if found is None:
-            found = forward(*args, **kwargs)
+        # Handed over, not held: the hidden states of all layers may be in there.
+        found = earlier.pop(0) if earlier else forward(*args, **kwargs)
         if again:
             outputs.keep(tower, copy.copy(found))  # models write into the object that they are given
         return found

@@ -128,6 +128,22 @@ def test_another_batch_or_a_trained_tower_is_computed_anew(backbones):
         assert len(forwards) == expected
 
 
+def test_nothing_is_held_after_the_last_pass(backbones):
+    """A reference model of its own keeps for a policy whose tower is another."""
+    reference, processor = backbones("llava")
+    policy, _ = backbones("llava")
+    for model in (reference, policy):
+        vision_towers(model)[0].requires_grad_(False)
+    batch = pair_batch(policy, processor, pairs=2)
+    logps = ResponseLogProbs(self_check=False)
+    with torch.no_grad():
+        logps(reference, batch.inputs, batch.response_mask, again=True)
+    kept = logps._last[1].tower_outputs._kept
+    assert list(kept) == vision_towers(reference)
+    logps(policy, batch.inputs, batch.response_mask)
+    assert not kept
+
+
 @pytest.mark.parametrize("case", ["adapter", "dropout"])
 def test_a_tower_that_differs_between_policy_and_reference_runs_twice(backbones, case):
     """The reference goes without an adapter in the tower, while PEFT has its gradients switched off."""

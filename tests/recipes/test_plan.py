@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -240,12 +241,29 @@ def test_recipes_fit_the_gpu_they_name(recipe: Recipe) -> None:
 def test_the_page_shows_the_table_as_computed() -> None:
     """After a change of a recipe or of a formula: `python -m tests.recipes.memory --write`."""
     assert table.between(memory.PAGE, memory.BEGIN, memory.END) == memory.table()
+    one_pair = {"llamafactory": "per_device_train_batch_size=1", "axolotl": "micro_batch_size=1"}
     for recipe in catalog.recipes_of("axolotl"):
+        gpus = memory.gpu_of(recipe)[1]
         needs = [
-            sum(planned(RECIPES / host / recipe.path.name, gpus=memory.gpu_of(recipe)[1]).values()) / 2**30
+            sum(planned(RECIPES / host / recipe.path.name, one_pair[host], gpus=gpus).values()) / 2**30
             for host in catalog.HOSTS
         ]
         assert needs[0] == pytest.approx(needs[1], abs=4.1 if "onevision" in recipe.name else 0.3)
+
+
+@pytest.mark.parametrize("recipe", catalog.all_recipes(), ids=lambda recipe: recipe.name)
+def test_thirty_two_pairs_a_step(recipe: Recipe) -> None:
+    """However they are split; the learning rates are for that."""
+    key = {"llamafactory": "per_device_train_batch_size", "axolotl": "micro_batch_size"}[recipe.host]
+    pairs = recipe.values[key] * recipe.values["gradient_accumulation_steps"]
+    assert pairs == 32 if "paper" not in recipe.path.stem else pairs * 8 == 128
+    for file in (RECIPES / "shared" / recipe.host).glob("*-*"):
+        text = file.read_text(encoding="utf-8")
+        if file.suffix in (".args", ".yaml") and "gradient_accumulation_steps" in text:
+            numbers = [
+                re.search(rf"{name}(?:=|: \[)(\d+)", text) for name in (key, "gradient_accumulation_steps")
+            ]
+            assert all(numbers) and int(numbers[0][1]) * int(numbers[1][1]) * 8 == 32, file
 
 
 def test_shared_files_bring_any_model_onto_eight_gpus() -> None:
@@ -261,7 +279,7 @@ def test_shared_files_bring_any_model_onto_eight_gpus() -> None:
     [
         (["lora_rank=128"], "adapters"),
         (["cutoff_len=4096"], "activations"),
-        (["per_device_train_batch_size=2"], "one layer"),
+        (["per_device_train_batch_size=8"], "one layer"),
         (["finetuning_type=full"], "reference model"),
     ],
 )
