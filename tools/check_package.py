@@ -20,8 +20,9 @@ HELD = (
     "aspo_plugin/py.typed",
     "dataset_tools/py.typed",
     "dataset_tools/inspect/preview.html",
+    "dataset_tools/sentences/languages.json",
 )
-COMMANDS = ("aspo-data --help", "aspo-plan --help")
+COMMANDS = ("aspo-data --help", "aspo-plan --help", "aspo --help", "aspo recipes list")
 
 
 def check(archive: Path) -> list[str]:
