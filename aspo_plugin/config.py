@@ -19,7 +19,8 @@ WEIGHT_SCALES = (1.0, 2.0)
 class AspoSettings:
     """What a user may set. `validate` raises `ValueError` with one message per mistake.
 
-    The field metadata holds `help` and, where the values are a closed set, `choices`.
+    The field metadata holds `help`, `choices` where the values are a closed set, and `speed` where the
+    value changes how fast a step is and not what it learns.
     """
 
     alpha: float = field(
@@ -70,13 +71,15 @@ class AspoSettings:
             "help": "Pass image and prompt through the model once per pair: 'auto' (where it is proven "
             "equal), 'true' (required: an error elsewhere) or 'false'.",
             "choices": SHARED_PREFIX,
+            "speed": True,
         },
     )
     reference_cache: str | None = field(
         default=None,
         metadata={
             "help": "Folder that keeps the reference model's per-token log-probs over epochs and runs. "
-            "With it the reference model is not kept in memory."
+            "With it the reference model is not kept in memory.",
+            "speed": True,
         },
     )
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any
 
+from llamafactory.extras import logging
+
 from aspo_plugin.config import AspoSettings, check_beta
+
+logger = logging.get_logger("llamafactory.aspo")
 
 TRUE_WORDS = ("1", "true", "y", "yes")
 
@@ -53,8 +59,72 @@ def check_stage_fields(args: Any) -> None:
     )
 
 
-def check_run(model_args: Any, data_args: Any, settings: AspoSettings) -> None:
-    """What the other arguments tell. Raises `ValueError`."""
+# Keys of the host that another stage or another loss reads: a preference step does not.
+NO_EFFECT = {
+    "data": ("packing",),
+    "model": ("shift_attn", "moe_aux_loss_coef"),
+    "training": ("fp8", "label_smoothing_factor"),
+    "finetuning": (
+        "use_dft_loss",
+        "use_asft_loss",
+        "use_eaft_loss",
+        "compute_accuracy",
+        "simpo_gamma",
+        "kto_chosen_weight",
+        "kto_rejected_weight",
+        "reward_model",
+        "ppo_score_norm",
+        "ppo_whiten_rewards",
+    ),
+}
+
+
+def idle_keys(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> list[str]:
+    """The keys of the recipe that change nothing in an ASPO run."""
+    groups = {
+        "data": data_args,
+        "model": model_args,
+        "training": training_args,
+        "finetuning": finetuning_args,
+    }
+    found = []
+    for group, args in groups.items():
+        defaults = {field.name: field.default for field in dataclasses.fields(args)}
+        for name in NO_EFFECT[group]:
+            value = getattr(args, name, None)
+            if value and value != defaults.get(name):
+                found.append(name)
+    return found
+
+
+def tell_start(model_args: Any, training_args: Any, finetuning_args: Any) -> bool:
+    """Whether the run starts from its own reference; warns of an adapter that makes it start elsewhere."""
+    if finetuning_args.ref_model is not None:
+        return False
+    adapters = model_args.adapter_name_or_path
+    if not training_args.do_train or not adapters or finetuning_args.create_new_adapter:
+        return True
+    base, last = model_args.model_name_or_path, adapters[-1]
+    logger.warning_rank0(
+        f"`adapter_name_or_path: {last}` is trained further, and without `ref_model` the reference is the "
+        "model without it: the run starts away from its reference, and its first step already pulls back to "
+        "it. To start from what the adapter has learnt, set `create_new_adapter: true` (it is merged, and a "
+        f"new one is trained), or `ref_model: {base}` with `ref_model_adapters: {last}` (it is the "
+        "reference, too)."
+    )
+    return False
+
+
+def check_run(
+    model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, settings: AspoSettings
+) -> None:
+    """What the other arguments tell. Raises `ValueError`; warns once of keys that change nothing."""
+    idle = idle_keys(model_args, data_args, training_args, finetuning_args)
+    if idle:
+        logger.warning_rank0(
+            f"{', '.join(f'`{key}`' for key in idle)} changes nothing with `stage: aspo`, as with "
+            "`stage: dpo`: another stage or another loss reads it. Remove it."
+        )
     _fail_on(
         [
             (
@@ -83,6 +153,13 @@ def check_run(model_args: Any, data_args: Any, settings: AspoSettings) -> None:
                 f"`aspo_reference_cache: {settings.reference_cache}` is filled by a pass over the whole set "
                 "before training, which `streaming: true` never holds: turn one of the two off.",
             ),
+            (
+                data_args.streaming
+                and training_args.dataloader_num_workers < 1
+                and any(attribute.load_from == "file" for _, attribute in _datasets(data_args)),
+                "`streaming: true` needs `dataloader_num_workers` of 1 or more: LLaMA-Factory cuts a local "
+                "dataset into as many parts. Set `dataloader_num_workers: 1`, or turn streaming off.",
+            ),
         ]
     )
     check_ranking(data_args)
@@ -90,16 +167,19 @@ def check_run(model_args: Any, data_args: Any, settings: AspoSettings) -> None:
 
 def check_ranking(data_args: Any) -> None:
     """Every dataset must have ranking data. Raises `ValueError` naming those that do not."""
-    from llamafactory.data.parser import get_dataset_list
-
-    names = [*(data_args.dataset or []), *(data_args.eval_dataset or [])]
-    attributes = get_dataset_list(names, data_args.dataset_dir)
-    plain = [name for name, attribute in zip(names, attributes, strict=True) if not attribute.ranking]
+    plain = [name for name, attribute in _datasets(data_args) if not attribute.ranking]
     if plain:
         raise ValueError(
             f"dataset {', '.join(plain)} is not marked as ranking data, and ASPO compares a chosen with a "
             'rejected response: choose a dataset that has both, with `"ranking": true` in dataset_info.json.'
         )
+
+
+def _datasets(data_args: Any) -> Iterator[tuple[str, Any]]:
+    from llamafactory.data.parser import get_dataset_list
+
+    names = [*(data_args.dataset or []), *(data_args.eval_dataset or [])]
+    yield from zip(names, get_dataset_list(names, data_args.dataset_dir), strict=True)
 
 
 def no_similarities(name: str, alpha: float) -> ValueError:
@@ -121,9 +201,10 @@ def no_rejected(name: str) -> ValueError:
     )
 
 
-def check_tokenized(dataset_module: dict[str, Any], path: str | None, settings: AspoSettings) -> None:
-    """Refuse tokenized data (`tokenized_path`) that was written without sentences. Raises `ValueError`."""
-    for split in dataset_module.values():
+def check_data(dataset_module: dict[str, Any], path: str | None, settings: AspoSettings) -> None:
+    """Look at the tokenized data of a run. Raises `ValueError` for data that another stage tokenized
+    (`tokenized_path`), and for what would train plain DPO by accident."""
+    for name, split in dataset_module.items():
         for part in split.values() if isinstance(split, dict) else [split]:
             columns = next(iter(part)).keys()
             if "chosen_sentence_ids" not in columns or "chosen_similarity" not in columns:
@@ -137,9 +218,30 @@ def check_tokenized(dataset_module: dict[str, Any], path: str | None, settings: 
                     "another `tokenized_path`, and the run writes one with the rejected responses' sentences."
                 )
             if path is not None and settings.alpha > 0 and hasattr(part, "data"):
-                images, similarity = (part.data.column(name) for name in ("images", "chosen_similarity"))
+                images, similarity = (part.data.column(key) for key in ("images", "chosen_similarity"))
                 if has_value(images) and not has_value(similarity):
                     raise no_similarities(f"in `tokenized_path: {path}`", settings.alpha)
+            if settings.alpha == 1 and name == "train_dataset":
+                check_weights(part)
+
+
+# A streamed dataset is judged by its first rows: its whole is not known before training.
+STREAM_PEEK = 64
+
+
+def check_weights(dataset: Any) -> None:
+    """Refuse `aspo_alpha: 1` for a training set without one similarity: every weight would be 0."""
+    if hasattr(dataset, "data"):
+        known = has_value(dataset.data.column("chosen_similarity"))
+    else:
+        values = (value for row in dataset.take(STREAM_PEEK) for value in row["chosen_similarity"])
+        known = any(value is not None and value == value for value in values)
+    if not known:
+        raise ValueError(
+            "`aspo_alpha: 1` weights sentences by their similarity to an image alone, and no training row "
+            "has one (a set of text, video or audio): this would train plain DPO. Set `aspo_alpha: 0`, which "
+            "weights by perplexity, or `stage: dpo`."
+        )
 
 
 def has_value(column: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,7 @@ from llamafactory.data import PairwiseDataCollatorWithPadding
 from llamafactory.extras.constants import IGNORE_INDEX
 from torch import Tensor
 
-from aspo_plugin.llamafactory.upright import upright
-from aspo_plugin.logprobs.pair_batch import images_once
+from aspo_plugin.logprobs.pair_batch import IMAGE_INPUTS, PLACEHOLDER, images_once
 from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 
 
@@ -36,7 +36,8 @@ class SentencePairCollator(PairwiseDataCollatorWithPadding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        template = upright(self.template)  # type: ignore[has-type]
+        template = copy.copy(self.template)  # type: ignore[has-type]
+        template.mm_plugin = copy.copy(template.mm_plugin)
         template.mm_plugin._get_mm_inputs = processed_once(template.mm_plugin._get_mm_inputs)
         self.template = template
 
@@ -49,7 +50,12 @@ class SentencePairCollator(PairwiseDataCollatorWithPadding):
         if self.reference_keys:
             kinds = ("images", "videos", "audios")
             digests = [media_digest(*(feature[kind] for kind in kinds)) for feature in features]
-        batch = images_once(super().__call__(features))
+        seen = any(feature["images"] or feature["videos"] for feature in features)
+        batch = super().__call__(features)
+        if seen:
+            batch = images_once(batch)
+        elif any(key in IMAGE_INPUTS for key in batch):
+            batch[PLACEHOLDER] = True  # the host's blank image, which no row attends to
         inner = batch.get("data", batch)  # MiniCPM-V nests what the model takes
         batch["sentence_ids"] = scatter(ids, inner["attention_mask"][: len(features)])
         batch["similarity"] = padded([feature["chosen_similarity"] for feature in features])

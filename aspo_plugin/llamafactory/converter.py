@@ -34,8 +34,8 @@ class AspoDatasetConverter(DatasetConverter):
             "_system": system,
             "_tools": "",
             "_images": images,
-            "_videos": None,
-            "_audios": None,
+            "_videos": self._find_medias(example.get("videos")),
+            "_audios": self._find_medias(example.get("audios")),
             **{f"_{side}_sentences": _pairs(found) for side, found in spans.items()},
             **{f"_{side}_similarity": example.get(f"{side}_similarity") for side in spans},
         }

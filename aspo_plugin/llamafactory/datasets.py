@@ -21,11 +21,25 @@ from aspo_plugin.config import AspoSettings
 from aspo_plugin.training.rejected import RejectedRows, keep, kept
 from dataset_tools.sentences import SPLITTER_VERSION
 
-from .converter import undecoded
+from .columns import check_columns
+from .converter import NAME, undecoded
 from .encode import REASONS, SentencePairProcessor, logger
 from .similarity import attach_similarities, check_similarities
 
 NO_IMAGE = {"bytes": None, "path": None}  # refuses its row
+UNREAD: dict[str, Any] = {
+    "_prompt": [],
+    "_response": [],
+    "_system": "",
+    "_tools": "",
+    "_images": None,
+    "_videos": None,
+    "_audios": None,
+    "_chosen_sentences": [],
+    "_chosen_similarity": None,
+    "_rejected_sentences": None,
+    "_rejected_similarity": None,
+}
 
 
 @dataclass
@@ -39,11 +53,18 @@ class SentenceConverter:
     media_dir: str
     dataset: str
     numbers: np.ndarray | None = None
-    version: str = f"{__version__}/3, {SPLITTER_VERSION}"
+    version: str = f"{__version__}/4, {SPLITTER_VERSION}"
 
     def __call__(self, example: dict[str, Any], index: int | None = None) -> dict[str, Any]:
+        try:
+            row = {**self._read(example), "_fault": None}
+        except Exception as error:
+            # Whatever a row's shape makes the converter raise, it is that row which cannot be read.
+            row = {**UNREAD, "_fault": f"{type(error).__name__}: {error}"}
+        return {**row, "_origin": self._origin(example, index)}
+
+    def _read(self, example: dict[str, Any]) -> dict[str, Any]:
         row = self.inner(example)
-        row["_origin"] = self._origin(example, index)
         row["_images"] = [self._stored(image) for image in row["_images"] or []] or None
         for name in ("_chosen_similarity", "_rejected_similarity", "_rejected_sentences"):
             row.setdefault(name, None)
@@ -81,7 +102,8 @@ def _aligned_features(dataset: Any, attribute: Any) -> Any:
     text = Value("string")
     turns = [{"role": text, "content": text}]
 
-    def listed(column: str | None) -> Any:
+    def listed(kind: str) -> Any:
+        column = kind if attribute.formatting == NAME else getattr(attribute, kind)
         feature = dataset.features.get(column) if column else None
         if feature is None:
             return Value("null")
@@ -94,11 +116,12 @@ def _aligned_features(dataset: Any, attribute: Any) -> Any:
             "_system": text,
             "_tools": text,
             "_images": [{"bytes": Value("binary"), "path": text}],
-            "_videos": listed(attribute.videos),
-            "_audios": listed(attribute.audios),
+            "_videos": listed("videos"),
+            "_audios": listed("audios"),
             **{f"_{side}_sentences": [[Value("int32")]] for side in ("chosen", "rejected")},
             **{f"_{side}_similarity": [Value("float32")] for side in ("chosen", "rejected")},
             "_origin": _origin_features(),
+            "_fault": text,
         }
     )
 
@@ -161,10 +184,14 @@ class SentenceData:
         dataset = undecoded(dataset)
         inner = get_dataset_converter(dataset_attr.formatting, dataset_attr, data_args)
         options = _map_options(data_args, training_args, "Splitting sentences")
-        columns = list(next(iter(dataset)).keys())
+        name = known_as(dataset_attr, data_args)
+        first = next(iter(dataset), None)
+        if first is None:
+            raise ValueError(f"dataset {name} has no rows.")
+        check_columns(first, dataset_attr, name)
+        columns = list(first)
         if not data_args.streaming:
             options["features"] = _aligned_features(dataset, dataset_attr)
-        name = known_as(dataset_attr, data_args)
         converter = SentenceConverter(inner, str(data_args.media_dir), name, numbers)
         # Several shards of a stream are counted each for itself.
         counted = not data_args.streaming or dataset.n_shards == 1
@@ -246,7 +273,11 @@ class SentenceData:
         report(refused, len(rows), what, self.rejected.path)
         kept = [i for i, row in enumerate(rows) if row is None]
         if not kept:
-            explained = "; ".join(f"{count} × {REASONS[reason]}" for reason, count in refused.most_common())
+            first = {row["reason"]: row["detail"] for row in reversed(rows)}
+            explained = "; ".join(
+                f"{count} × {REASONS[reason]}" + (f" (as {first[reason]})" if first[reason] else "")
+                for reason, count in refused.most_common()
+            )
             raise ValueError(
                 f"no {what} row is left to train on: {explained}. Each row is listed in {self.rejected.path}."
             )

@@ -5,18 +5,24 @@ from __future__ import annotations
 import copy
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llamafactory.data.mm_plugin import BasePlugin
 from llamafactory.data.processor.pairwise import PairwiseDatasetProcessor
 from llamafactory.data.processor.processor_utils import infer_seqlen
 from llamafactory.data.template import ReasoningTemplate
 from llamafactory.extras import logging
-from llamafactory.extras.constants import IGNORE_INDEX, IMAGE_PLACEHOLDER
+from llamafactory.extras.constants import (
+    AUDIO_PLACEHOLDER,
+    IGNORE_INDEX,
+    IMAGE_PLACEHOLDER,
+    VIDEO_PLACEHOLDER,
+)
 
 from aspo_plugin import __version__
 from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
-from aspo_plugin.llamafactory.upright import upright
 from aspo_plugin.method.sentence_sums import SHARED
 from aspo_plugin.training.image_check import UnreadableImage, readable_size
 from aspo_plugin.training.rejected import EXCERPT
@@ -28,15 +34,23 @@ logger = logging.get_logger("llamafactory.aspo")
 REASONS = {
     "turns": "the prompt does not end with a user's turn, or a response is missing",
     "empty": "a response is empty",
+    "unread": "the row is not as dataset_info.json describes it",
     "image": "an image cannot be read",
-    "markers": f"the number of {IMAGE_PLACEHOLDER} markers differs from the number of images",
+    "media": "a video or a sound cannot be read, or the template takes none",
+    "markers": f"the number of {IMAGE_PLACEHOLDER}, {VIDEO_PLACEHOLDER} or {AUDIO_PLACEHOLDER} markers "
+    "differs from the number of images, videos or sounds",
     "image_tokens": "`cutoff_len` would cut image tokens: raise it, or lower `image_max_pixels`",
+    "media_tokens": "`cutoff_len` would cut tokens of a video or a sound: raise it, or lower `video_maxlen` "
+    "or `video_max_pixels`",
     "too_long": "`cutoff_len` leaves no token of the prompt or of a response: raise it",
     "rewritten": "the template rewrites the response so that its sentences cannot be found in the tokens",
     "similarity": "there are more or fewer similarities than sentences, or one is infinite",
 }
-_IMAGE_TOKENS = (
+MARKERS = {"images": IMAGE_PLACEHOLDER, "videos": VIDEO_PLACEHOLDER, "audios": AUDIO_PLACEHOLDER}
+_MEDIA_TOKENS = (
     "image_token",
+    "video_token",
+    "audio_token",
     "image_break_token",
     "image_end_token",
     "boi_token",
@@ -74,7 +88,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
     """
 
     # Part of the fingerprint under which `datasets` keeps the result; bump when a row's columns change.
-    version: str = f"{__version__}/3"
+    version: str = f"{__version__}/4"
     weight_rejected: bool = False
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -89,18 +103,18 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         return {name: [row[name] for row in rows] for name in names}
 
     def _row(self, example: dict[str, Any]) -> dict[str, Any]:
+        if example["_fault"]:
+            raise RowRefused("unread", example["_fault"])
         prompt, response = example["_prompt"], example["_response"]
         contents = [turn["content"] for turn in (*prompt, *response)]
         if len(prompt) % 2 != 1 or len(response) < 2 or any(content is None for content in contents):
             raise RowRefused("turns")
         if not all(turn["content"].strip() for turn in response):
             raise RowRefused("empty")
-        images = example["_images"] or []
+        media = {kind: example[f"_{kind}"] or [] for kind in MARKERS}
         for turn in response[:2]:
-            markers = sum(message["content"].count(IMAGE_PLACEHOLDER) for message in (*prompt, turn))
-            if markers != len(images):
-                raise RowRefused("markers", f"{markers} markers, {len(images)} images")
-        for image in images:
+            self._check_markers((*prompt, turn), media)
+        for image in media["images"]:
             try:
                 readable_size(image)
             except UnreadableImage as error:
@@ -110,8 +124,9 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         source_len, target_len = infer_seqlen(len(prompt_ids), target, self.data_args.cutoff_len)
         if source_len < 1 or target_len < 1:
             raise RowRefused("too_long", _length(prompt_ids, target))
-        if images and self._cuts_images(prompt_ids, source_len):
-            raise RowRefused("image_tokens", _length(prompt_ids, target))
+        if any(media.values()) and self._cuts_media(prompt_ids, source_len):
+            only_images = not media["videos"] and not media["audios"]
+            raise RowRefused("image_tokens" if only_images else "media_tokens", _length(prompt_ids, target))
         sentences = self._sentences(example, 0, chosen_ids, rejected_ids, source_len, target_len)
         if self.weight_rejected:
             sentences |= self._sentences(example, 1, rejected_ids, chosen_ids, source_len, target_len)
@@ -139,25 +154,41 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
     def _whole(self, example: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:
         """Token ids of prompt, chosen and rejected by the host's own encoding, before the length limit."""
         whole = copy.copy(self)
-        whole.template = upright(self.template)
         whole.data_args = copy.copy(self.data_args)
         whole.data_args.cutoff_len = sys.maxsize
-        medias = (example[name] or [] for name in ("_images", "_videos", "_audios"))
-        chosen, chosen_labels, rejected, _ = PairwiseDatasetProcessor._encode_data_example(
-            whole, example["_prompt"], example["_response"], example["_system"], example["_tools"], *medias
-        )
+        medias = [example[f"_{kind}"] or [] for kind in MARKERS]
+        given = (example["_prompt"], example["_response"], example["_system"], example["_tools"])
+        try:
+            chosen, chosen_labels, rejected, _ = PairwiseDatasetProcessor._encode_data_example(
+                whole, *given, *medias
+            )
+        except Exception as error:
+            # The host decodes videos and sounds here, and each decoder has its own errors.
+            if not medias[1] and not medias[2]:
+                raise
+            raise RowRefused("media", f"{type(error).__name__}: {error}") from error
         length = next((i for i, label in enumerate(chosen_labels) if label != IGNORE_INDEX), len(chosen))
         return chosen[:length], chosen[length:], rejected[length:]
 
-    def _cuts_images(self, prompt_ids: list[int], length: int) -> bool:
+    def _check_markers(self, turns: Sequence[dict[str, str]], media: dict[str, list[Any]]) -> None:
+        plugin = self.template.mm_plugin
+        for kind, marker in MARKERS.items():
+            markers = sum(turn["content"].count(marker) for turn in turns)
+            if markers == len(media[kind]):
+                continue
+            # A template without media leaves `<video>` and `<audio>` in a text alone.
+            if kind == "images" or media[kind] or type(plugin) is not BasePlugin:
+                raise RowRefused("markers", f"{markers} {marker} markers, {len(media[kind])} {kind}")
+
+    def _cuts_media(self, prompt_ids: list[int], length: int) -> bool:
         if length >= len(prompt_ids):
             return False
-        names = {getattr(self.template.mm_plugin, "image_token", None)}
-        names |= {getattr(self.processor, name, None) for name in _IMAGE_TOKENS}
+        parts = (self.template.mm_plugin, self.processor)
+        names = {getattr(part, name, None) for part in parts for name in _MEDIA_TOKENS}
         ids = {self.tokenizer.convert_tokens_to_ids(name) for name in names if isinstance(name, str)}
         ids |= {getattr(self.processor, "image_token_id", None)}
         ids -= {None, self.tokenizer.unk_token_id}
-        # A model whose image tokens we cannot name: assume that the cut hits them.
+        # A model whose media tokens we cannot name: assume that the cut hits them.
         return not ids & set(prompt_ids) or bool(ids & set(prompt_ids[length:]))
 
     def _sentences(

@@ -8,7 +8,7 @@ from typing import Any
 
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
-from aspo_plugin.training.model_card import RECORD, add_section, dataset_row
+from aspo_plugin.training.model_card import RECORD, add_section, dataset_row, scorer_of
 
 TAGS = ["aspo"]
 ARGS_FILE = "aspo_args.json"
@@ -32,6 +32,11 @@ def dataset_sources(data_args: Any) -> list[tuple[str, str]]:
     if isinstance(folder, str) and (Path(folder) / RECORD).is_file():
         return [dataset_row(folder)]
     return [dataset_row(name) for name in data_args.dataset or []]
+
+
+def scorers(data_args: Any) -> dict[str, Any] | None:
+    """What scored the sentences of the folder that is trained on."""
+    return scorer_of(data_args.dataset_dir) if isinstance(data_args.dataset_dir, str) else None
 
 
 def save_args(

@@ -13,12 +13,9 @@ from llamafactory.extras import logging
 from aspo_plugin.config import AspoSettings
 from aspo_plugin.training.randomness import same_randomness
 
-from .checks import has_value, no_rejected, no_similarities
+from .checks import STREAM_PEEK, has_value, no_rejected, no_similarities
 
 logger = logging.get_logger("llamafactory.aspo")
-
-# A streamed dataset is judged by its first rows: its whole is not known before training.
-STREAM_PEEK = 64
 
 
 def check_similarities(dataset: Any, name: str, settings: AspoSettings) -> None:
@@ -113,12 +110,13 @@ def attach_similarities(dataset: Any, model: str, cache_dir: str | None, device:
         logger.info_rank0(f"Scoring {len(missing)} responses with {model}; kept in {path}.")
         rows = ((row["_images"], sentences_of(row)) for row in (dataset[i] for i in missing))
         # Loading a model draws random numbers in transformers 4; a run that reads its scores draws none.
-        with path.open("a", encoding="utf-8") as file, same_randomness():
+        # Unbuffered, so that each line is one write: another run may add to the file at the same time.
+        with path.open("ab", buffering=0) as file, same_randomness():
             scorer = SentenceScorer(model, device=device)
             scored = tqdm(scorer.score(rows), total=len(missing), desc="Scoring sentences")
             for i, similarity in zip(missing, scored, strict=True):
                 known[keys[i]] = similarity
-                file.write(json.dumps([keys[i], similarity]) + "\n")
+                file.write(json.dumps([keys[i], similarity]).encode() + b"\n")
         del scorer, scored
         free_device_memory()
     values = dataset.data.column("_chosen_similarity").to_pylist()

@@ -21,14 +21,19 @@ from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.training.adapters import keep_input_dtype
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
+from aspo_plugin.training.first_step import check_first_step, training_precision
 from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
+from aspo_plugin.training.resume import SameObjective
 
 from .model_card import describe
 
 SIMILARITIES = ("similarity", "rejected_similarity")
+FIRST_STEP_REMEDY = (
+    "Change what makes them differ, or name the reference yourself (`ref_model`, `ref_model_adapters`)."
+)
 
 
-class AspoTrainer(ExactResume, CustomDPOTrainer):
+class AspoTrainer(SameObjective, ExactResume, CustomDPOTrainer):
     """`get_batch_loss_metrics` computes the loss; everything else is the host's.
 
     Logged beside the loss: the host's `rewards/*` and `logps/*`, and `aspo/*` (see `method.metrics`). The
@@ -38,11 +43,20 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
     trains_aspo = True  # `patches` lets no other DPO trainer of the host begin a `stage: aspo` run
 
     def __init__(
-        self, *args: Any, settings: AspoSettings, fingerprint: dict[str, str] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        settings: AspoSettings,
+        fingerprint: dict[str, str] | None = None,
+        starts_from_reference: bool = False,
+        **kwargs: Any,
     ) -> None:
-        """`fingerprint`: what the reference's log-probs depend on, where they are cached."""
+        """`fingerprint`: what the reference's log-probs depend on, where they are cached.
+
+        `starts_from_reference`: the first step's margin is 0, or the run stops there.
+        """
         super().__init__(*args, **kwargs)
         self.settings = settings
+        self.first_step = starts_from_reference and not self.args.neftune_noise_alpha  # not looked at yet
         disable_attention_dropout(self.model)  # the host switches off what modules hold
         keep_input_dtype(self.model)
         self.response_logps = ResponseLogProbs(
@@ -80,6 +94,10 @@ class AspoTrainer(ExactResume, CustomDPOTrainer):
         else:
             ref_logps = self.reference_logps(model, inputs, response_mask, again=True)
         logps = self.response_logps(model, inputs, response_mask)
+        if self.first_step and train_eval == "train":
+            self.first_step = False
+            if self.state.global_step == 0:
+                check_first_step(logps, ref_logps, response_mask, training_precision(self), FIRST_STEP_REMEDY)
         chosen, rejected = logps.chunk(2)
         ref_chosen, ref_rejected = ref_logps.chunk(2)
         output = aspo_loss(

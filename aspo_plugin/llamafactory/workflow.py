@@ -13,13 +13,14 @@ from llamafactory.train.trainer_utils import create_ref_model
 
 from aspo_plugin.training.model_needs import name_missing_packages
 from aspo_plugin.training.rejected import RejectedRows
+from aspo_plugin.training.resume import check_resumed, objective
 
-from .arguments import settings_of
-from .checks import check_run, check_tokenized
+from .arguments import PREFIX, settings_of
+from .checks import check_data, check_run, tell_start
 from .collator import SentencePairCollator
 from .contract import check_host, host_version, sentence_data
 from .datasets import SentenceData
-from .model_card import TAGS, dataset_sources, save_args
+from .model_card import TAGS, dataset_sources, save_args, scorers
 from .reference import reference_fingerprint
 from .trainer import AspoTrainer
 
@@ -34,7 +35,13 @@ def run_aspo(
     """Train and evaluate as the arguments say. Wrong combinations raise `ValueError` before a model loads."""
     check_host()
     settings = settings_of(finetuning_args)
-    check_run(model_args, data_args, settings)
+    check_run(model_args, data_args, training_args, finetuning_args, settings)
+    learns = objective(
+        settings, PREFIX + "{}", pref_beta=finetuning_args.pref_beta, scorer=scorers(data_args)
+    )
+    if training_args.do_train and training_args.resume_from_checkpoint:
+        check_resumed(training_args.resume_from_checkpoint, learns)
+    from_reference = tell_start(model_args, training_args, finetuning_args)
 
     if data_args.streaming:
         # Dispatching would cut a batch of pairs between processes by rows; each reads its own rows instead.
@@ -53,7 +60,7 @@ def run_aspo(
         dataset_module = get_dataset(
             template, model_args, data_args, training_args, stage="rm", **tokenizer_module
         )
-    check_tokenized(dataset_module, data_args.tokenized_path, settings)
+    check_data(dataset_module, data_args.tokenized_path, settings)
     if main and data_args.tokenized_path is not None:
         sentences.remember(data_args.tokenized_path)
 
@@ -79,6 +86,7 @@ def run_aspo(
 
     trainer = AspoTrainer(
         settings=settings,
+        starts_from_reference=from_reference,
         fingerprint=reference_fingerprint(
             model_args, data_args, training_args, finetuning_args, tokenizer_module
         )
@@ -93,6 +101,7 @@ def run_aspo(
         **dataset_module,
         **tokenizer_module,
     )
+    trainer.follow(learns)
     sources = dataset_sources(data_args)
     if trainer.is_world_process_zero():
         save_args(training_args.output_dir, finetuning_args, host_version(), sentences.counts, sources)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from aspo_plugin.logprobs.self_check import any_rank, weight_dtype
+from aspo_plugin.logprobs.self_check import any_rank
 from aspo_plugin.reference_cache.fill import FillReport, fill
 from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
+from aspo_plugin.training.first_step import training_precision
 from aspo_plugin.training.randomness import same_randomness
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class CachedReference(TrainerCallback):
                     return fill(
                         self.cache,
                         self._batches(loader(), may_run_out=times > 1),
-                        precision=_precision(trainer),
+                        precision=training_precision(trainer),
                         device=trainer.accelerator.device,
                         dataset=_identity(dataset),
                     )
@@ -157,11 +158,6 @@ def _loaders(trainer: Any, args: Any, times: int) -> Iterator[None]:
     finally:
         for owner, name, value in before:
             setattr(owner, name, value)
-
-
-def _precision(trainer: Any) -> torch.dtype:
-    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
-    return mixed or weight_dtype(trainer.model)
 
 
 def _identity(dataset: Any) -> str:

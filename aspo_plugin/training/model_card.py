@@ -45,6 +45,12 @@ def dataset_row(path: str, revision: str | None = None) -> tuple[str, str]:
     return name, revision or source.get("revision") or "not recorded"
 
 
+def scorer_of(path: str) -> dict[str, Any] | None:
+    """What scored the sentences of a folder of `aspo-data`; None where that is not known."""
+    record = Path(path) / RECORD
+    return json.loads(record.read_text(encoding="utf-8")).get("scorer") if record.is_file() else None
+
+
 def add_section(
     output_dir: str | Path, settings: Mapping[str, Any], datasets: Sequence[tuple[str, str]]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def dataset_scorer(model: str, folder: Path | str) -> Callable[[Dataset], Datase
             )
             scorer = SentenceScorer(model)
             scores = scorer.score((images or [], sentences) for images, sentences in _sentences(dataset))
-            partial = file.with_suffix(".partial")
+            # Another run may score the same set at the same time.
+            partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
             partial.parent.mkdir(parents=True, exist_ok=True)
             column: Similarities = [
                 values if any(v is not None for v in values) else None for values in scores

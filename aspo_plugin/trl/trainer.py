@@ -26,9 +26,11 @@ from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.training.adapters import keep_input_dtype
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
+from aspo_plugin.training.first_step import check_first_step, training_precision
 from aspo_plugin.training.model_needs import missing_packages_named
 from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 from aspo_plugin.training.rejected import RejectedRows
+from aspo_plugin.training.resume import SameObjective, objective
 
 from .arguments import AspoConfig, refuse_options, settings_of
 from .collator import AspoVisionCollator
@@ -46,7 +48,7 @@ _SIMILARITIES = ("similarity", "rejected_similarity")
 _ASPO_KEYS = ("completion_mask", "sentence_ids", "rejected_sentence_ids", *_SIMILARITIES, KEYS)
 
 
-class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
+class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
     """What ASPO changes in a `DPOTrainer`, for TRL's own and for hosts' subclasses of it.
 
     The datasets may be prepared (`prepare_dataset`) or not. The logs have TRL's `rewards/*` and `logps/*`,
@@ -137,6 +139,30 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
         if cached:
             self._cached = cached_reference(self, str(self.aspo_settings.reference_cache))
             self.add_callback(self._cached)
+        self._first_step = self._starts_from(ref_model)
+        self.follow(objective(self.aspo_settings, self._setting_name, beta=self.beta))
+
+    def _starts_from(self, ref_model: Any) -> str:
+        """How sure it is that the policy begins as its reference: "sure", "likely" (two models of one name),
+        or "" where it does not, or noise and dropout tell them apart anyway."""
+        if self.args.neftune_noise_alpha or not self.args.disable_dropout:
+            return ""
+        if ref_model is None:
+            return "sure"
+        given = ref_model if isinstance(ref_model, str) else get_config_model_id(ref_model.config)
+        return "likely" if given == get_config_model_id(self.model.config) else ""
+
+    def _check_first_step(self, policy: Tensor, reference: Tensor, mask: Tensor) -> None:
+        sure, self._first_step = self._first_step, ""
+        if sure and self.state.global_step == 0:
+            check_first_step(
+                policy,
+                reference,
+                mask,
+                training_precision(self),
+                "Begin with a new adapter, or name the model that the run starts from as its reference.",
+                stop=sure == "sure",
+            )
 
     def _prepare(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
         if dataset is None:
@@ -209,6 +235,8 @@ class AspoMixin(ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: 
         else:
             reference = self._reference_logps(model, model_inputs, mask, again=True)
         policy = self._logps(model, model_inputs, mask)
+        if mode == "train" and self._first_step:
+            self._check_first_step(policy, reference, mask)
         chosen, rejected = policy.chunk(2)
         ref_chosen, ref_rejected = reference.chunk(2)
         output = aspo_loss(

@@ -12,7 +12,7 @@ def assert_same(found, expected):
     for got, want in zip(found, expected, strict=True):
         for name in SAME:
             if name in want:
-                assert got[name] == pytest.approx(want[name], abs=2e-5), name
+                assert got[name] == pytest.approx(want[name], rel=2e-7, abs=2e-5), name
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

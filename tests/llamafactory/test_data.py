@@ -12,6 +12,7 @@ import pytest
 
 from aspo_plugin.method.sentence_sums import SHARED
 from tests.support import backbones, data
+from tests.support.pairs import picture
 
 from .conftest import write_sets
 
@@ -211,7 +212,7 @@ def test_refused_rows_are_counted_and_listed(load: Any, tmp_path: Path, warnings
             assert rows[record["row"]]["chosen"][0]["content"].startswith(record["chosen"])
             assert record["message"]
         found = {record["reason"]: record for record in records}
-        assert found["markers"]["detail"] == "2 markers, 1 images"
+        assert found["markers"]["detail"] == "2 <image> markers, 1 images"
         assert "similarities" in found["similarity"]["detail"] and found["image"]["detail"]
         assert sum("refused 1 of 11 training rows" in warning for warning in warnings) == 4
         assert sum(str(module["rejected"].path) in warning for warning in warnings) == 1
@@ -318,6 +319,8 @@ def test_a_template_that_rewrites_the_answer(load: Any, tmp_path: Path) -> None:
         ]
         row["chosen"][0]["content"] = thought + text
         row["chosen_sentences"] = [{"start": a, "end": b} for a, b in spans]
+    rows[0]["chosen_similarity"] = [0.11, 0.22, 0.33, 0.44]
+    rows[1]["chosen_similarity"] = [0.55, 0.66, 0.77]
     write_sets(tmp_path, {"thinking": rows})
     plain = load(tmp_path, "thinking", template="qwen3")
     assert [max(row["chosen_sentence_ids"]) + 1 for row in plain["train_dataset"]] == [4, 3]
@@ -326,6 +329,13 @@ def test_a_template_that_rewrites_the_answer(load: Any, tmp_path: Path) -> None:
     tokenizer = without["tokenizer"]
     expected = told(data.rows(2, 13, text_only=True, sentences=3)[0])
     assert same_sentences(sentences_in(without["train_dataset"][0], tokenizer), expected)
+    # A similarity stays with its sentence where one before it was removed.
+    for module, expected in (
+        (plain, [[0.11, 0.22, 0.33, 0.44], [0.55, 0.66, 0.77]]),
+        (without, [[0.22, 0.33, 0.44], [0.55, 0.66, 0.77]]),
+    ):
+        found = [row["chosen_similarity"] for row in module["train_dataset"]]
+        assert [pytest.approx(values) for values in expected] == found
 
 
 @pytest.mark.parametrize("template", ["qwen3_vl", "qwen3_5"])
@@ -351,32 +361,28 @@ def test_an_empty_thinking_block_belongs_to_no_sentence(template: str, load: Any
         load(tmp_path, "thinking", template=template, model_name_or_path=model, cutoff_len=4)
 
 
-def photograph(turned: bool = False) -> bytes:
+def photograph() -> bytes:
     """A JPEG that decoding and encoding again changes: noise over a gradient, subsampled colours."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
     ramp = np.linspace(0, 200, 96)[None, :, None] + generator.normal(0, 30, (72, 96, 3))
     stream = io.BytesIO()
-    exif = Image.Exif()
-    if turned:
-        exif[0x0112] = 6  # stored sideways, as telephones do
-    Image.fromarray(ramp.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85, exif=exif)
+    Image.fromarray(ramp.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
     return stream.getvalue()
 
 
-@pytest.mark.parametrize(("formatting", "turned"), [("aspo", False), ("sharegpt", False), ("aspo", True)])
-def test_a_jpeg_reaches_the_processor_as_stored_and_upright(
-    formatting: str, turned: bool, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("formatting", ["aspo", "sharegpt"])
+def test_a_jpeg_reaches_the_processor_as_stored(
+    formatting: str, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datasets import Dataset, Features, Image, Value
     from llamafactory.data.mm_plugin import BasePlugin
     from PIL import Image as Pictures
-    from PIL import ImageOps
 
     from aspo_plugin.llamafactory.collator import SentencePairCollator
 
-    jpeg = photograph(turned)
+    jpeg = photograph()
     [row] = data.rows(1, 14)
     row["images"] = [{"bytes": jpeg, "path": "photo.jpg"}]
     if formatting == "aspo":
@@ -407,8 +413,7 @@ def test_a_jpeg_reaches_the_processor_as_stored_and_upright(
         template=module["template"], tokenizer=module["tokenizer"], processor=module["processor"]
     )
     collator([module["train_dataset"][0]])
-    stored = np.asarray(ImageOps.exif_transpose(Pictures.open(io.BytesIO(jpeg))))
-    assert stored.shape[:2] == ((96, 72) if turned else (72, 96))
+    stored = np.asarray(Pictures.open(io.BytesIO(jpeg)))
     assert seen and all(np.array_equal(pixels, stored) for pixels in seen)
 
 
@@ -437,3 +442,48 @@ def test_images_are_processed_once_only_where_a_plugin_says_no_more() -> None:
     assert once([picture] * 2, [], [], None) == {"pixel_values": [picture] * 2}
     assert once([picture] * 2, [], [], None, valid_image_nums_ls=[1, 1]) == {"pixel_values": [picture] * 2}
     assert calls == [(1, {}), (2, {"valid_image_nums_ls": [1, 1]})]
+
+
+def test_media_of_a_video_set(load: Any, tmp_path: Path) -> None:
+    """Markers of videos are counted, a cut never goes through one, and what cannot be read costs its row."""
+    model = str(backbones.build("qwen2_5_vl", tmp_path / "model"))
+    frames = []
+    for seed in range(4):
+        frames.append(str(tmp_path / f"{seed}.png"))
+        picture(seed, 64, 64).save(frames[-1])
+    row = {
+        "conversations": [{"from": "human", "value": "<video>What happens here?"}],
+        "chosen": {"from": "gpt", "value": "A dog runs. It is brown."},
+        "rejected": {"from": "gpt", "value": "Nothing happens at all."},
+        "images": [],
+        "videos": [frames],
+    }
+    unmarked = {**row, "conversations": [{"from": "human", "value": "What happens here?"}]}
+    rows = [row, unmarked, {**row, "videos": []}, {**row, "videos": [[str(tmp_path / "none.png")]]}]
+    (tmp_path / "video.json").write_text(json.dumps(rows))
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    entry = {"file_name": "video.json", "ranking": True, "formatting": "sharegpt"}
+    entry["columns"] = {**columns, "images": "images", "videos": "videos"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"video": entry}))
+    options = {"template": "qwen2_vl", "model_name_or_path": model, "aspo_alpha": 0}
+    module = load(tmp_path, "video", **options)
+    [trained] = module["train_dataset"]
+    assert trained["videos"] == [frames]
+    records = {record["row"]: record for record in module["rejected"].records()}
+    assert [records[number]["reason"] for number in (1, 2, 3)] == ["markers", "markers", "media"]
+    assert records[1]["detail"] == "0 <video> markers, 1 videos"
+    assert records[2]["detail"] == "1 <video> markers, 0 videos"
+    longest = len(trained["chosen_input_ids"])
+    token = module["tokenizer"].convert_tokens_to_ids("<|video_pad|>")
+    assert trained["chosen_input_ids"].count(token) >= 4
+    with pytest.raises(ValueError, match="would cut tokens of a video or a sound.*video_maxlen"):
+        load(tmp_path, "video", **options, cutoff_len=longest // 2)
+
+
+def test_an_aspo_folder_may_hold_videos(load: Any, tmp_path: Path) -> None:
+    """`formatting: aspo` with a `videos` column: a marker is never trained as a literal text."""
+    row = data.rows(1, 3, text_only=True)[0]
+    row["prompt"][0]["content"] = "<video>" + row["prompt"][0]["content"]
+    write_sets(tmp_path, {"marked": [row]})
+    with pytest.raises(ValueError, match="1 <video> markers, 0 videos"):
+        load(tmp_path, "marked")

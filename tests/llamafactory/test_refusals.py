@@ -45,6 +45,7 @@ FIELDS = [
         r"aspo_alpha, aspo_normalization has no",
     ),
     ({"packing": True, "neat_packing": True}, r"neat_packing"),
+    ({"streaming": True}, r"streaming: true` needs `dataloader_num_workers` of 1 or more.*_workers: 1`"),
     (
         {"streaming": True, "aspo_similarity_model": "clip"},
         r"aspo_similarity_model: clip.*streaming: true.*aspo-data score",
@@ -175,6 +176,161 @@ def test_nothing_left(train: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 × a response is empty.*aspo_rejected.jsonl"):
         train(dataset_dir=str(tmp_path), dataset="empty")
     assert len((tmp_path / "out" / "aspo_rejected.jsonl").read_text().splitlines()) == 2
+
+
+def test_only_similarities_where_there_are_none(train: Any, tmp_path: Path) -> None:
+    """`aspo_alpha: 1` on text, video or audio would train plain DPO."""
+    message = r"aspo_alpha: 1` .* no training row has one.*plain DPO.*aspo_alpha: 0`"
+    with pytest.raises(ValueError, match=message):
+        train(dataset="text", aspo_alpha=1)
+    with pytest.raises(ValueError, match=message):
+        train(dataset="text", aspo_alpha=1, streaming=True, dataloader_num_workers=1)
+    kept = str(tmp_path / "tokenized")
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(dataset="text", tokenized_path=kept)
+    with pytest.raises(ValueError, match=message):
+        train(dataset="text", tokenized_path=kept, aspo_alpha=1)
+    for changes in ({"dataset": "many,text"}, {"dataset": "many", "eval_dataset": "text", "do_eval": True}):
+        with pytest.raises(AssertionError, match="a model was loaded"):
+            train(**changes, aspo_alpha=1)
+
+
+def test_keys_that_change_nothing_are_named_once(train: Any, warnings: list[str]) -> None:
+    idle = {
+        "packing": True,
+        "shift_attn": True,
+        "moe_aux_loss_coef": 0.1,
+        "use_dft_loss": True,
+        "compute_accuracy": True,
+        "label_smoothing_factor": 0.1,
+        "kto_chosen_weight": 2.0,
+    }
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(**idle)
+    [warning] = [text for text in warnings if "changes nothing with `stage: aspo`" in text]
+    assert all(f"`{key}`" in warning for key in idle)
+    warnings.clear()
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(packing=False, kto_chosen_weight=1.0, label_smoothing_factor=0.0)
+    assert not any("changes nothing" in text for text in warnings)
+
+
+def test_every_key_that_changes_nothing_is_one_of_the_host() -> None:
+    import dataclasses
+
+    from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments, TrainingArguments
+
+    from aspo_plugin.llamafactory.checks import NO_EFFECT
+
+    classes = {
+        "data": DataArguments,
+        "model": ModelArguments,
+        "training": TrainingArguments,
+        "finetuning": FinetuningArguments,
+    }
+    for group, names in NO_EFFECT.items():
+        assert set(names) <= {field.name for field in dataclasses.fields(classes[group])}, group
+
+
+ALPACA = {"instruction": "Hi", "input": "", "chosen": "Hello. Good day.", "rejected": "No."}
+TURN = {"from": "human", "value": "Hi"}
+SHAREGPT = {
+    "conversations": [TURN],
+    "chosen": {"from": "gpt", "value": "Hello."},
+    "rejected": {"from": "gpt", "value": "No."},
+}
+BOTH = {"chosen": "chosen", "rejected": "rejected"}
+SHAPES = {
+    "no column for the answers": (ALPACA, {}, r'`"columns"` name no `"chosen"`'),
+    "a column that is not there": (
+        ALPACA,
+        {"columns": {**BOTH, "prompt": "question"}},
+        r'no column `question`, which `"prompt"`.*columns are instruction, input, chosen',
+    ),
+    "texts for messages": (
+        {**SHAREGPT, "chosen": "Hello."},
+        {"formatting": "sharegpt", "columns": {**BOTH, "messages": "conversations"}},
+        r'column `chosen` .* holds a text, but `"formatting": "sharegpt"` expects one message',
+    ),
+    "messages for texts": (
+        {**ALPACA, "rejected": [TURN]},
+        {"columns": {**BOTH, "prompt": "instruction"}},
+        r"column `rejected` .* holds a list, but .* expects a text",
+    ),
+    "other names in a message": (
+        {**SHAREGPT, "conversations": [{"role": "user", "content": "Hi"}]},
+        {"formatting": "sharegpt", "columns": {**BOTH, "messages": "conversations"}},
+        r'has no `from`: its keys are role, content. Set `"tags"',
+    ),
+    "a text for messages": (
+        {**SHAREGPT, "conversations": "Hi"},
+        {"formatting": "sharegpt", "columns": {**BOTH, "messages": "conversations"}},
+        "column `conversations` .* holds a text, but .* expects a list of messages",
+    ),
+    "a folder of another kind": (
+        {"question": "Hi", "chosen": "Hello."},
+        {"formatting": "aspo"},
+        "no column `prompt`, which `formatting: aspo`",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_columns_and_shapes_are_named(kind: str, train: Any, tmp_path: Path) -> None:
+    row, entry, message = SHAPES[kind]
+    (tmp_path / "odd.json").write_text(json.dumps([row] * 3))
+    info = {"odd": {"file_name": "odd.json", "ranking": True, **entry}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=f"dataset odd.*{message}|{message}"):
+        train(dataset_dir=str(tmp_path), dataset="odd", aspo_alpha=0)
+
+
+def test_a_row_of_another_shape_is_refused(train: Any, tmp_path: Path, warnings: list[str]) -> None:
+    """One odd row costs that row: the run goes on, and the row is listed with what was wrong with it."""
+    by_robot = {**SHAREGPT, "chosen": {"from": "robot", "value": "Hello."}}
+    (tmp_path / "odd.json").write_text(json.dumps([SHAREGPT, by_robot, SHAREGPT]))
+    columns = {**BOTH, "messages": "conversations"}
+    entry = {"file_name": "odd.json", "ranking": True, "formatting": "sharegpt", "columns": columns}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"odd": entry}))
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(dataset_dir=str(tmp_path), dataset="odd", aspo_alpha=0)
+    [line] = (tmp_path / "out" / "aspo_rejected.jsonl").read_text().splitlines()
+    refused = json.loads(line)
+    assert (refused["row"], refused["reason"]) == (1, "unread") and "robot" in refused["detail"]
+
+
+def test_an_adapter_that_is_trained_further_is_told(
+    train: Any, tmp_path: Path, warnings: list[str], models: Path
+) -> None:
+    adapter = {"adapter_name_or_path": str(tmp_path / "adapter")}
+    for more, told in (
+        ({}, True),
+        ({"create_new_adapter": True}, False),
+        ({"ref_model": str(models / "llava"), "ref_model_adapters": str(tmp_path / "adapter")}, False),
+    ):
+        warnings.clear()
+        with pytest.raises(AssertionError, match="a model was loaded"):
+            train(**adapter, **more)
+        found = [text for text in warnings if "starts away from its reference" in text]
+        assert len(found) == told
+        assert all("create_new_adapter: true" in text and "ref_model_adapters" in text for text in found)
+
+
+def test_resuming_with_another_objective(train: Any, tmp_path: Path) -> None:
+    from aspo_plugin.training.resume import remember
+
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    remember(checkpoint, {"aspo_alpha": 0.5, "aspo_normalization": "weight", "pref_beta": 0.1})
+    resumed = {"resume_from_checkpoint": str(checkpoint)}
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(**resumed)
+    for changes, message in (
+        ({"aspo_alpha": 0.6}, r"aspo_alpha was 0\.5, now 0\.6"),
+        ({"pref_beta": 0.2}, r"pref_beta was 0\.1, now 0\.2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(**resumed, **changes)
 
 
 def test_a_missing_place_is_named(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,9 @@ def test_resuming_changes_nothing(train: Any, tmp_path: Path, finetuning_type: s
         assert {key: before[key] for key in compared} == {key: after[key] for key in compared}
     weights = [load_file(folder / saved) for folder in (tmp_path / "out", again)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    # Every checkpoint knows what it was trained for.
+    with pytest.raises(ValueError, match=r"aspo_alpha was 0\.5, now 0\.9.*delete .*aspo_settings\.json"):
+        train(**common, output_dir=str(again), aspo_alpha=0.9)
 
 
 def test_similarity_model_scores_once(

@@ -52,6 +52,39 @@ def test_the_shared_prefix_is_taken_where_it_is_asked_for(setting: Any, share: f
     assert [entry["aspo/shared_prefix_share"] for entry in train(aspo_shared_prefix=setting)] == [share] * 2
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_start_away_from_the_reference_stops(
+    kind: str, train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an adapter does that rewrites the base, or new weights drawn at random."""
+    from aspo_plugin.llamafactory import workflow
+    from aspo_plugin.training.first_step import FirstStepError
+
+    load = workflow.load_model
+
+    def moved(*args: Any) -> Any:
+        model = load(*args)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name or kind == "full" and "lm_head" in name:
+                    parameter += 0.05 * torch.randn_like(parameter)
+        return model
+
+    monkeypatch.setattr(workflow, "load_model", moved)
+    with pytest.raises(FirstStepError, match=r"differ by .* per token.*`ref_model`"):
+        train(finetuning_type=kind)
+
+
+def test_an_adapter_that_is_trained_further_trains(train: Any, tmp_path: Path) -> None:
+    """As in the host's DPO: away from the reference, which is the model without it."""
+    train(stage="dpo", output_dir=str(tmp_path / "adapter"), learning_rate=0.01)
+    common = {"adapter_name_or_path": str(tmp_path / "adapter"), "dataset": "one", "max_steps": 1}
+    dpo = train(**common, stage="dpo", output_dir=str(tmp_path / "dpo"))
+    aspo = train(**common, output_dir=str(tmp_path / "aspo"))
+    assert abs(dpo[0]["rewards/margins"]) > 1e-3
+    assert aspo[0]["loss"] == pytest.approx(dpo[0]["loss"], rel=1e-5)
+
+
 def test_noise_on_the_embeddings_goes_the_plain_way(train: Any) -> None:
     """NEFTune draws anew in every forward, so that no path could be checked against another."""
     plain, noisy = train(), train(neftune_noise_alpha=50, overwrite_output_dir=True)

@@ -1,0 +1,175 @@
+"""Every batch of the host's plugins is trained as by its DPO: text alone, images, videos, and mixed."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aspo_plugin.llamafactory.collator import processed_once
+from tests.support import backbones
+from tests.support.pairs import picture
+
+from .conftest import LOGGED_DIGITS, Train
+
+# Architecture -> the host's template.
+TEMPLATES = {
+    "llava": "llava",
+    "llava_next": "llava_next",
+    "llava_next_mistral": "llava_next_mistral",
+    "llava_next_video": "llava_next_video",
+    "llava_onevision": "llava_next_qwen",
+    "granite_vision": "granite3_vision",
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_vl",
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl_nothink",
+    "qwen3_5": "qwen3_5",
+    "qwen3_5_moe": "qwen3_5_nothink",
+    "glm4v": "glm4v",
+    "glm4v_moe": "glm4_5v",
+    "glm_ocr": "glm_ocr",
+    "internvl": "intern_vl",
+    "gemma3": "gemma3",
+    "gemma4": "gemma4",
+    "mistral3": "mistral_small",
+    "pixtral": "pixtral",
+    "lfm2_vl": "lfm2_vl",
+    "minicpm_v_4_6": "minicpm_v_4_6",
+    "paligemma": "paligemma",
+    "smolvlm": "smolvlm",
+    "instructblip": "instructblip",
+}
+WITH_VIDEO = ("llava_next_video", "qwen", "glm4v", "internvl", "gemma4")
+ONE_IMAGE = ("instructblip",)  # a prompt of this model has one
+
+
+def known() -> list[str]:
+    here = {*backbones.BUILDERS, *getattr(backbones, "today", list)()}
+    return [name for name in TEMPLATES if name in here]
+
+
+def bound(
+    signature: inspect.Signature, seen: list[inspect.BoundArguments], *args: Any, **options: Any
+) -> dict[str, Any]:
+    """Stands in for a plugin's `_get_mm_inputs`: TypeError for what it does not take."""
+    seen.append(signature.bind(None, *args, **options))
+    return {"pixels": list(args[0])}
+
+
+def test_plugins_are_called_as_the_host_calls_them() -> None:
+    """With what each class takes, and nothing more: `imglens` is known to some, options to others."""
+    from llamafactory.data.mm_plugin import PLUGINS
+
+    with_lengths = 0
+    for name, plugin in PLUGINS.items():
+        signature = inspect.signature(plugin._get_mm_inputs)
+        seen: list[inspect.BoundArguments] = []
+
+        once = processed_once(partial(bound, signature, seen))
+        image, other = object(), object()
+        extra = list(signature.parameters)[5:]
+        # Text alone (the host's blank image, or none), an image, another, a video and a sound.
+        for media in (
+            ([], [image]),
+            ([image, image],),
+            ([image, other],),
+            ([], ["video"]),
+            ([], [], ["sound"]),
+        ):
+            given = [*media, [], [], []][:3]
+            assert once(*given, "processor")["pixels"] == given[0], name
+        if "imglens" in extra:
+            with_lengths += 1
+            assert once([image, image], [], [], "processor", [1, 1])["pixels"] == [image, image]
+            assert seen[-1].arguments["imglens"] == [1] and seen[-1].arguments["images"] == [image]
+            assert once([image, other], [], [], "processor", [2, 0])["pixels"] == [image, other]
+            assert seen[-1].arguments["imglens"] == [2, 0]
+        for option in set(extra) - {"imglens"}:
+            once([image, image], [], [], "processor", **{option: "given"})
+            assert seen[-1].arguments["images"] == [image, image]
+    assert with_lengths and len(PLUGINS) > 15
+
+
+def test_images_of_a_pair_are_processed_once() -> None:
+    calls = []
+
+    def process(images: list[Any], *rest: Any) -> dict[str, Any]:
+        calls.append(len(images))
+        return {"pixels": list(images)}
+
+    image, other = object(), object()
+    assert processed_once(process)([image, other] * 2, [], [], None)["pixels"] == [image, other] * 2
+    processed_once(process)([image, other, other, image], [], [], None)
+    assert calls == [2, 4]
+
+
+def mixed_set(folder: Path, video: bool, several: bool) -> Path:
+    """Six rows of one-sentence answers: text, an image, text, two images, a video (or an image), an image."""
+    pictures = []
+    for seed, size in enumerate([(64, 56), (56, 72), (64, 64), (72, 56)]):
+        pictures.append(folder / f"{seed}.png")
+        picture(seed, *size).save(pictures[-1])
+    images, frames = list(map(str, pictures)), []
+    for seed in range(4):
+        frames.append(str(folder / f"frame-{seed}.png"))
+        picture(10 + seed, 64, 64).save(frames[-1])
+
+    def row(question: str, number: int, images: list[str], videos: list[list[str]]) -> dict[str, Any]:
+        marks = "<image>" * len(images) + "<video>" * len(videos)
+        answer = {"from": "gpt", "value": f"It shows {number} dogs on a white table"}
+        other = {"from": "gpt", "value": "There is nothing"}
+        turns = [{"from": "human", "value": marks + question}]
+        made = {"conversations": turns, "chosen": answer, "rejected": other, "images": images}
+        return {**made, "videos": videos} if video else made
+
+    rows = [
+        row("Who is it?", 1, [], []),
+        row("What is it?", 2, images[:1], []),
+        row("How many are there?", 3, [], []),
+        row("Compare them.", 4, images[1:3] if several else images[1:2], []),
+        row("What happens?", 5, images[:1] if not video else [], [frames] if video else []),
+        row("Describe it.", 6, images[3:], []),
+    ]
+    (folder / "mixed.json").write_text(json.dumps(rows))
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"}
+    entry = {"file_name": "mixed.json", "formatting": "sharegpt", "ranking": True}
+    entry["columns"] = {**columns, "videos": "videos"} if video else columns
+    (folder / "dataset_info.json").write_text(json.dumps({"mixed": entry}))
+    return folder
+
+
+@pytest.mark.parametrize("architecture", known())
+def test_mixed_sets_train_as_by_the_hosts_dpo(architecture: str, train: Train, tmp_path: Path) -> None:
+    """Batches of one row, so that some are text alone: the same log-probs, losses and gradients."""
+    model = backbones.build(architecture, tmp_path / "model")
+    video = architecture.startswith(WITH_VIDEO)
+    common = {
+        "model_name_or_path": str(model),
+        "template": TEMPLATES[architecture],
+        "dataset_dir": str(mixed_set(tmp_path, video, architecture not in ONE_IMAGE)),
+        "dataset": "mixed",
+        "cutoff_len": 4096,
+        "video_maxlen": 4,
+        "per_device_train_batch_size": 1,
+        "max_steps": 6,
+        "disable_shuffling": True,
+        "lora_target": "all",
+    }
+    dpo = train(**common, stage="dpo", output_dir=str(tmp_path / "dpo"))
+    aspo = train(**common, aspo_alpha=0, output_dir=str(tmp_path / "aspo"))
+    assert not (tmp_path / "aspo" / "aspo_rejected.jsonl").exists()
+    assert len(dpo) == len(aspo) == 6
+    for ours, theirs in zip(aspo, dpo, strict=True):
+        # Sums of log-probs are rounded: float32 on sums of a few hundred.
+        rounding = 1e-7 * (abs(theirs["logps/chosen"]) + abs(theirs["logps/rejected"])) + 2 * LOGGED_DIGITS
+        for key in ("loss", "rewards/chosen", "rewards/rejected"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=rounding), (ours["step"], key)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=5e-4), ours["step"]
+        for key in ("logps/chosen", "logps/rejected"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5), (ours["step"], key)
+    assert abs(dpo[-1]["loss"] - dpo[0]["loss"]) > 1e-5
