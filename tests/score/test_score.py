@@ -131,7 +131,7 @@ def test_a_stopped_run_goes_on_with_the_shards_left(out, encoder, monkeypatch):
 
     monkeypatch.setattr(module, "score_shard", stopping)
     result = score(out, encoder("clip"))
-    assert result.exit_code == 1 and "Run the same command again" in result.stderr
+    assert result.exit_code == 130 and "Run the same command again" in result.stderr
     assert [bool(scored_by(path)) for path in shards(out)] == [True, True, False, False]
     assert read_record(out)["scorer"] is None
     calls[:] = ["", "", ""]
