@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from llamafactory.data import PairwiseDataCollatorWithPadding
 from llamafactory.extras.constants import IGNORE_INDEX
 from torch import Tensor
 
+from aspo_plugin.llamafactory.upright import upright
 from aspo_plugin.logprobs.pair_batch import IMAGE_INPUTS, PLACEHOLDER, images_once
 from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 
@@ -36,8 +36,7 @@ class SentencePairCollator(PairwiseDataCollatorWithPadding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        template = copy.copy(self.template)  # type: ignore[has-type]
-        template.mm_plugin = copy.copy(template.mm_plugin)
+        template = upright(self.template)  # type: ignore[has-type]
         template.mm_plugin._get_mm_inputs = processed_once(template.mm_plugin._get_mm_inputs)
         self.template = template
 

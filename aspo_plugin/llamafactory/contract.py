@@ -48,6 +48,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "MMPluginMixin._get_mm_inputs",
         ("images", "videos", "audios", "processor", "imglens"),
     ),
+    ("data.mm_plugin", "MMPluginMixin._preprocess_image", ("image",)),
     ("train.dpo", "run_dpo", ("model_args", "data_args", "training_args", "finetuning_args", "callbacks")),
     ("train.dpo.trainer", "CustomDPOTrainer.get_batch_loss_metrics", ("model", "batch", "train_eval")),
     ("train.dpo.trainer", "CustomDPOTrainer.prediction_step", ("model", "inputs", "prediction_loss_only")),

@@ -23,6 +23,7 @@ from llamafactory.extras.constants import (
 
 from aspo_plugin import __version__
 from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
+from aspo_plugin.llamafactory.upright import upright
 from aspo_plugin.method.sentence_sums import SHARED
 from aspo_plugin.training.image_check import UnreadableImage, readable_size
 from aspo_plugin.training.rejected import EXCERPT
@@ -154,6 +155,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
     def _whole(self, example: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:
         """Token ids of prompt, chosen and rejected by the host's own encoding, before the length limit."""
         whole = copy.copy(self)
+        whole.template = upright(self.template)
         whole.data_args = copy.copy(self.data_args)
         whole.data_args.cutoff_len = sys.maxsize
         medias = [example[f"_{kind}"] or [] for kind in MARKERS]

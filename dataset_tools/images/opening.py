@@ -30,6 +30,12 @@ class UnusableImage(ValueError):
     kind = "not an image"
 
 
+class TooDeep(UnusableImage):
+    """Its grey values have 16 or 32 bits: as RGB, nearly all of them would be white, or black."""
+
+    kind = "an image of more than 8 bits a pixel"
+
+
 class TooManyPixels(UnusableImage):
     """Its header promises more pixels than allowed."""
 
@@ -46,6 +52,8 @@ def open_undecoded(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Imag
     if isinstance(image, Mapping):
         image = image["bytes"] if image.get("bytes") is not None else image.get("path") or b""
     if isinstance(image, Image.Image):
+        if image.mode == "F" or image.mode.startswith("I"):
+            raise TooDeep(f"it has grey values of mode {image.mode}: scale them to 8 bits first")
         return image
     data = file_bytes(image) if isinstance(image, str | Path) else image
     if not len(memoryview(data)):
@@ -63,7 +71,16 @@ def open_undecoded(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Imag
     if opened.width * opened.height > max_pixels:
         opened.close()
         raise TooManyPixels(f"it has {opened.width} x {opened.height} pixels, more than {max_pixels:,}")
+    _check_depth(opened)
     return opened
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Raise `TooDeep` for grey values that `convert("RGB")` would cut off at 255 instead of scaling."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        mode = image.mode
+        image.close()
+        raise TooDeep(f"it has grey values of mode {mode}: save it with 8 bits, scaled by its own range")
 
 
 def open_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -23,12 +23,6 @@ _HUB_LICENSES = frozenset(
     "cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 "
     "cc-by-nc-sa-4.0 cc-by-nd-4.0 odc-by odbl pddl gpl-3.0 llama2 llama3 gemma openrail other unknown".split()
 )
-# Copies of non-commercial sets whose own cards say nothing.
-_COPIES = {
-    "trl-lib/rlaif-v": "cc-by-nc-4.0",
-    "huggingfaceh4/rlaif-v_formatted": "cc-by-nc-4.0",
-    "llamafactory/rlhf-v": "cc-by-nc-4.0",
-}
 _URL = re.compile(r"https?://[\w.~:/?#@!$&*+,;=%-]+")
 _MOST_REASONS = 20
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -40,12 +34,12 @@ def license_of(record: dict[str, Any]) -> str:
     A copy of a non-commercial source stays non-commercial, whatever the copy's own card says. "unknown" where
     no licence is stated.
     """
-    from dataset_tools.sources import REGISTRY, source_class
+    from dataset_tools.sources.origin import licence_of_repository
 
     source = record["source"]
-    stated, name = source.get("license"), source.get("name")
-    known = source_class(name).license if name in REGISTRY else None
-    known = known or _COPIES.get((source.get("location") or "").lower())
+    stated = source.get("license")
+    places = [source.get("location") or "", *(source.get("source_datasets") or [])]
+    known = source.get("origin_license") or next(filter(None, map(licence_of_repository, places)), None)
     if known and _is_non_commercial(known) and not _is_non_commercial(stated or ""):
         return known
     return stated or known or "unknown"

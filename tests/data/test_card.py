@@ -38,8 +38,16 @@ def record(**source: Any) -> dict[str, Any]:
         ({"license": "apache-2.0"}, "cc-by-nc-4.0"),
         ({"license": "cc-by-4.0"}, "cc-by-nc-4.0"),
         ({"license": "cc-by-nc-sa-4.0"}, "cc-by-nc-sa-4.0"),
-        ({"name": "povid", "license": None}, "cc-by-4.0"),
-        ({"name": "vlfeedback", "license": None}, "unknown"),
+        (
+            {"name": "povid", "location": "YiyangAiLab/POVID_preference_data_for_VLLMs", "license": None},
+            "cc-by-4.0",
+        ),
+        ({"name": "povid", "location": "povid", "license": None}, "unknown"),
+        (
+            {"location": "me/copy", "source_datasets": ["openbmb/RLAIF-V-Dataset"], "license": "mit"},
+            "cc-by-nc-4.0",
+        ),
+        ({"name": "vlfeedback", "location": "MMInstruction/VLFeedback", "license": None}, "unknown"),
         ({"name": "trl", "location": "trl-lib/rlaif-v", "license": None}, "cc-by-nc-4.0"),
         ({"name": "trl", "location": "me/mine", "license": "mit"}, "mit"),
     ],

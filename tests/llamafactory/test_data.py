@@ -361,28 +361,32 @@ def test_an_empty_thinking_block_belongs_to_no_sentence(template: str, load: Any
         load(tmp_path, "thinking", template=template, model_name_or_path=model, cutoff_len=4)
 
 
-def photograph() -> bytes:
+def photograph(turned: bool = False) -> bytes:
     """A JPEG that decoding and encoding again changes: noise over a gradient, subsampled colours."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
     ramp = np.linspace(0, 200, 96)[None, :, None] + generator.normal(0, 30, (72, 96, 3))
     stream = io.BytesIO()
-    Image.fromarray(ramp.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
+    exif = Image.Exif()
+    if turned:
+        exif[0x0112] = 6  # stored sideways, as telephones do
+    Image.fromarray(ramp.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85, exif=exif)
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("formatting", ["aspo", "sharegpt"])
-def test_a_jpeg_reaches_the_processor_as_stored(
-    formatting: str, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("formatting", "turned"), [("aspo", False), ("sharegpt", False), ("aspo", True)])
+def test_a_jpeg_reaches_the_processor_as_stored_and_upright(
+    formatting: str, turned: bool, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datasets import Dataset, Features, Image, Value
     from llamafactory.data.mm_plugin import BasePlugin
     from PIL import Image as Pictures
+    from PIL import ImageOps
 
     from aspo_plugin.llamafactory.collator import SentencePairCollator
 
-    jpeg = photograph()
+    jpeg = photograph(turned)
     [row] = data.rows(1, 14)
     row["images"] = [{"bytes": jpeg, "path": "photo.jpg"}]
     if formatting == "aspo":
@@ -413,7 +417,8 @@ def test_a_jpeg_reaches_the_processor_as_stored(
         template=module["template"], tokenizer=module["tokenizer"], processor=module["processor"]
     )
     collator([module["train_dataset"][0]])
-    stored = np.asarray(Pictures.open(io.BytesIO(jpeg)))
+    stored = np.asarray(ImageOps.exif_transpose(Pictures.open(io.BytesIO(jpeg))))
+    assert stored.shape[:2] == ((96, 72) if turned else (72, 96))
     assert seen and all(np.array_equal(pixels, stored) for pixels in seen)
 
 
