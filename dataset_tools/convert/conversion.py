@@ -107,7 +107,7 @@ class Conversion:
 
     def prepare(self) -> None:
         """Download what the conversion reads, and look for ids that repeat where that matters."""
-        if not self._prepared:
+        if not self._prepared and not self._done():
             if self.settings.limit is None:
                 self.located.fetch([file for file, _ in self.recognised.files])
             self._prepared = self._reading(self.settings.limit)
@@ -229,10 +229,9 @@ class Conversion:
                     break
         return tally, example
 
-    def run(self, advance: Callable[[int], None] = lambda rows: None) -> Tally:
-        """Convert everything into OUT. `advance` is told how many rows of the source were done."""
-        out = self.out
-        place = Workplace(out, self.settings.split)
+    def _done(self) -> Tally | None:
+        """The counts of an OUT that `--resume` finds whole. Raises `UsageError` where OUT is in the way."""
+        out, place = self.out, Workplace(self.out, self.settings.split)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             if self.settings.resume and is_complete(out) and not place.exists():
                 return Tally.from_dict(read_record(out)["counts"])
@@ -241,6 +240,14 @@ class Conversion:
             raise UsageError(
                 f"{place.folder} holds an unfinished conversion: add --resume to go on with it, or remove it."
             )
+        return None
+
+    def run(self, advance: Callable[[int], None] = lambda rows: None) -> Tally:
+        """Convert everything into OUT. `advance` is told how many rows of the source were done."""
+        tally = self._done()
+        if tally:
+            return tally
+        place = Workplace(self.out, self.settings.split)
         self.prepare()
         assert self._prepared
         with self._images(whole=self.settings.limit is None) as images, place:

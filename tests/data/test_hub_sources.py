@@ -100,6 +100,15 @@ def test_what_the_bare_command_makes_of_mmpr_on_the_hub(hub, tmp_path):
     assert read_record(tmp_path / "out")["source"]["name"] == "mmpr"
 
 
+def test_an_out_that_is_in_the_way_is_met_before_anything_is_downloaded(hub, tmp_path):
+    rlaif_v(tmp_path / "set", rows=30, defects=False)
+    hub.publish("user/set", tmp_path / "set")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    assert "exists already" in convert(hub, tmp_path / "home", "user/set", tmp_path / "out", code=2)
+    assert not list((tmp_path / "home").rglob("*.parquet"))
+
+
 def test_a_busy_hub_is_asked_again(hub, tmp_path):
     rlaif_v(tmp_path / "set", rows=4, defects=False)
     hub.publish("user/set", tmp_path / "set")
