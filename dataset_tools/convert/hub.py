@@ -142,9 +142,13 @@ def cached(repo: str, revision: str, name: str) -> Path | None:
 
 def download(repo: str, revision: str, names: list[str]) -> Path:
     """Fetch files at one commit into the Hub's cache, those that are not there; returns the folder."""
+    return download_matching(repo, revision, [glob.escape(name) for name in names])
+
+
+def download_matching(repo: str, revision: str, patterns: list[str]) -> Path:
+    """The same for all files that match one of some patterns: a long list of names would take for ever."""
     from huggingface_hub import snapshot_download
 
-    patterns = [glob.escape(name) for name in names]
     with cut_off():
         folder = patiently(
             lambda: snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)

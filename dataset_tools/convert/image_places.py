@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dataset_tools.convert.files import AnyFile, HubFile, Joined
-from dataset_tools.convert.hub import cut_off, patiently
+from dataset_tools.convert.hub import cut_off, download_matching, patiently
 from dataset_tools.convert.locate import Located
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.images.archives import Archive, TarArchive
@@ -69,7 +70,10 @@ def image_store(located: Located, image_roots: list[Path], embedded: bool, whole
     if located.folder is None and loose:
         assert located.repo and located.revision
         if whole:
-            located.fetch([located.file(name) for name in loose])
+            places = sorted({(PurePosixPath(name).parent, PurePosixPath(name).suffix) for name in loose})
+            patterns = [f"{glob.escape(str(parent))}/*{ending}" for parent, ending in places]
+            patterns = [pattern.removeprefix("./") for pattern in patterns]
+            download_matching(located.repo, located.revision, patterns)
         roots.append(HubFolder(located.repo, located.revision, frozenset(loose)))
     return ImageStore(roots, opened)
 

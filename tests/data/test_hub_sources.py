@@ -22,7 +22,7 @@ from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import iter_rows
 from dataset_tools.errors import UsageError
 from tests.support.hub import StandInHub, apply_environment
-from tests.support.sources import mmpr_published, rlaif_v, vlfeedback
+from tests.support.sources import mmpr_published, png, rlaif_v, vlfeedback
 from tests.support.sources.base import IMAGE, write_lines
 
 
@@ -98,6 +98,21 @@ def test_what_the_bare_command_makes_of_mmpr_on_the_hub(hub, tmp_path):
     }
     assert found["text_only"] == 1
     assert read_record(tmp_path / "out")["source"]["name"] == "mmpr"
+
+
+@pytest.mark.parametrize("more", [(), ("--limit", "2")])
+def test_images_that_lie_in_the_repository_are_found(more, hub, tmp_path):
+    pair = {"prompt": "What?", "chosen": "A cat. It sleeps.", "rejected": "A dog. It runs."}
+    (tmp_path / "set" / "photos" / "[a]").mkdir(parents=True)
+    for name in ("photos/[a]/1.png", "photos/2.png"):
+        (tmp_path / "set" / name).write_bytes(png(int(name[-5])))
+    rows = [{**pair, "image": name} for name in ("photos/[a]/1.png", "photos/2.png", "photos/3.png")]
+    write_lines(tmp_path / "set" / "train.jsonl", rows)
+    hub.publish("user/set", tmp_path / "set")
+    arguments = ("user/set", tmp_path / "out", "--workers", "1", "--max-bad", "50%", *more)
+    found = convert(hub, tmp_path / "home", *arguments)
+    assert [row["images"][0]["bytes"] for row in iter_rows(tmp_path / "out")] == [png(1), png(2)]
+    assert found["rejected"] == (0 if more else 1)
 
 
 def test_an_out_that_is_in_the_way_is_met_before_anything_is_downloaded(hub, tmp_path):
