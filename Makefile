@@ -19,7 +19,8 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help env demo test test-data test-llamafactory test-axolotl test-hosts test-newest test-recipes test-browser fuzz \
+.PHONY: help env demo study study-quick study-check test test-data test-llamafactory test-axolotl test-hosts \
+	test-newest test-recipes test-browser fuzz \
 	check docs package format constraints clean
 
 help:
@@ -28,6 +29,7 @@ help:
 	@echo "make test-data, make test-llamafactory, make test-axolotl: one environment's tests"
 	@echo "make test-hosts   the other tested host versions, and their plain stages with the package installed"
 	@echo "make test-newest  the adapters against the newest release of each host; a table, never a failure"
+	@echo "make study        where ASPO helps and where not: writes docs/study.md; make study-check: its gain is kept"
 	@echo "make test-recipes every recipe for two steps on a tiny model; prints a table"
 	@echo "make fuzz         an hour of damaged rows, files, datasets and images (MINUTES=5: five minutes)"
 	@echo "make test-browser pages in a headless Chromium (Debian: apt-get install chromium chromium-driver)"
@@ -68,6 +70,16 @@ env: $(STAMPS)
 
 demo: .venv/llamafactory/.installed
 	.venv/llamafactory/bin/python -m demo
+
+# Resumes: every run is a line of study/runs.jsonl.
+study: .venv/llamafactory/.installed
+	.venv/llamafactory/bin/python -m study
+
+study-quick: .venv/llamafactory/.installed
+	.venv/llamafactory/bin/python -m study --quick
+
+study-check: .venv/llamafactory/.installed
+	.venv/llamafactory/bin/python -m study.check
 
 test: $(STAMPS)
 	$(PYTHON) tools/run_tests.py

@@ -1,109 +1,207 @@
-"""The main job, end to end: draw data, convert, score, train with `stage: aspo`, and say what happened."""
+"""The main job end to end, in a small world whose truth is known: own answers to pairs, `aspo-data`, training
+with `stage: dpo` and `stage: aspo`, and how many false sentences each model says afterwards."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from demo.models import train_small_clip
-from demo.pictures import write_rlaif_v
+from demo.data import scored_sentences, with_random_similarities, write_rlaif_v
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path(".artifacts/demo")  # relative to ROOT, as the recipe writes it
+TAUGHT = ROOT / "study" / "taught"
+DATASET, RANDOM = OUT / "dataset", OUT / "random"
+
+# Name in the table -> what it changes in demo/recipe.yaml.
+RUNS = {
+    "DPO": ["stage=dpo", "aspo_alpha=null", "aspo_normalization=null"],
+    "ASPO, alpha 1": ["aspo_alpha=1"],
+    "ASPO, alpha 0.5": ["aspo_alpha=0.5"],
+    "ASPO, alpha 0": ["aspo_alpha=0"],
+    "random weights": ["aspo_alpha=1", f"dataset_dir={RANDOM}"],
+}
 
 
 def say(text: str) -> None:
     print(text, flush=True)
 
 
-def run(*command: str) -> None:
-    """Run one of the commands a user would type; stop the demo if it fails."""
+def run(*command: str, log: Path | None = None) -> None:
+    """Run one of the commands a user would type, its output shown or in `log`; stop where it fails."""
     say(f"$ {' '.join(command)}")
     scripts = Path(sys.executable).parent
-    environment = dict(os.environ, PATH=f"{scripts}{os.pathsep}{os.environ['PATH']}")
-    for name in ("DO_NOT_TRACK", "HF_HUB_OFFLINE"):
+    environment = dict(os.environ, PATH=f"{scripts}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=str(ROOT))
+    for name in ("DO_NOT_TRACK", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):
         environment.setdefault(name, "1")
-    subprocess.run([str(scripts / command[0]), *command[1:]], cwd=ROOT, env=environment, check=True)
+    with open(log or os.devnull, "w") as file:
+        output = file if log is not None else None
+        done = subprocess.run(
+            [str(scripts / command[0]), *command[1:]], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+    if done.returncode:
+        tail = log.read_text()[-3000:] if log is not None else ""
+        raise SystemExit(f"{tail}\n{command[0]} failed with exit code {done.returncode}")
 
 
-def similarity_report(false: set[str]) -> None:
-    import pyarrow.parquet as pq
-
-    true_scores, false_scores, counts = [], [], []
-    for file in sorted((OUT / "dataset").rglob("*.parquet")):
-        columns = ["id", "chosen", "chosen_sentences", "chosen_similarity"]
-        for row in pq.read_table(file, columns=columns).to_pylist():
-            text, number = row["chosen"][0]["content"], row["id"].rsplit(":")[-1].rsplit("-")[-1]
-            counts.append(len(row["chosen_sentences"]))
-            for span, score in zip(row["chosen_sentences"], row["chosen_similarity"], strict=True):
-                wrong = f"{number}:{text[span['start'] : span['end']]}" in false
-                (false_scores if wrong else true_scores).append(score)
-    say(f"  chosen answers  {len(counts)}, {sum(counts) / len(counts):.1f} sentences each")
-    for name, scores in (("true", true_scores), ("false", false_scores)):
-        mean = sum(scores) / len(scores)
-        say(f"  {name + ' sentences':<15} {len(scores)}, mean similarity to their picture {mean:.3f}")
+def folder_of(name: str) -> Path:
+    return OUT / "runs" / name.lower().replace(", ", "-").replace(" ", "-")
 
 
-def training_report() -> None:
-    history = json.loads((OUT / "adapter/trainer_state.json").read_text())["log_history"]
-    steps = [entry for entry in history if "loss" in entry]
-    keys = {
-        "loss": "loss",
-        "margin": "rewards/margins",
-        "weight mean": "aspo/weight_mean",
-        "spread": "aspo/weight_spread",
-        "worst's share": "aspo/lowest_similarity_weight_share",
-        "similarity": "aspo/similarity_mean",
-        "perplexity": "aspo/perplexity_mean",
-        "factor": "aspo/factor_mean",
-    }
-    say("  step  " + "  ".join(f"{name:>11}" for name in keys))
-    for entry in steps[:: max(1, len(steps) // 8)]:
-        say(f"  {entry['step']:>4}  " + "  ".join(f"{entry[key]:>11.4f}" for key in keys.values()))
-    say(f"  pictures: {', '.join(str(p) for p in sorted((OUT / 'adapter').glob('*.png')))}")
-    say(f"  adapter:  {OUT / 'adapter' / 'adapter_model.safetensors'}")
+def train_all() -> None:
+    """Two runs at a time: each takes one core."""
+
+    def one(item: tuple[str, list[str]]) -> str:
+        name, changes = item
+        folder = folder_of(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["llamafactory-cli", "train", "demo/recipe.yaml", *changes, f"output_dir={folder}"]
+        run(*command, log=folder / "log.txt")
+        return name
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        for number, name in enumerate(pool.map(one, RUNS.items()), 1):
+            say(f"  {number}/{len(RUNS)}  {name} trained, {time.monotonic() - began:.0f} s")
+
+
+def models(base: Any) -> Iterator[tuple[str, Any]]:
+    """The base model, then each that was trained."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    yield "before training", base
+    for name in RUNS:
+        yield name, AutoModelForImageTextToText.from_pretrained(folder_of(name), dtype=torch.float32).eval()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--rows", type=int, default=160, help="preference pairs to draw")
-    parser.add_argument("--clip-steps", type=int, default=200, help="training steps of the small CLIP")
+    parser.add_argument("--pairs", type=int, default=512, help="preference pairs")
+    parser.add_argument("--scenes", type=int, default=200, help="held-out scenes that the models describe")
     options = parser.parse_args()
     os.chdir(ROOT)
     shutil.rmtree(OUT, ignore_errors=True)
     began = time.monotonic()
 
-    say(f"\n1/6  drawing {options.rows} preference pairs in RLAIF-V's parquet layout")
-    false = write_rlaif_v(OUT / "raw", options.rows, seed=0)
+    say("\n1/6  a small LLaVA and a small CLIP, taught beforehand (python -m study.teach writes them anew)")
+    shutil.copytree(TAUGHT, OUT / "world")
+    import torch
 
-    say("\n2/6  splitting the answers into sentences")
-    run("aspo-data", "convert", str(OUT / "raw"), str(OUT / "dataset"), "--from", "rlaif-v")
+    from study.pairs import load, seva
 
-    say("\n3/6  teaching a small CLIP the shapes (a real run uses openai/clip-vit-large-patch14-336)")
-    train_small_clip(
-        OUT / "clip", options.clip_steps, lambda n, of, loss: say(f"  step {n}/{of}  loss {loss:.3f}")
-    )
+    torch.set_num_threads(1)
+    world = load(OUT / "world")
 
-    say("\n4/6  scoring each sentence against its picture")
-    run("aspo-data", "score", str(OUT / "dataset"), "--model", str(OUT / "clip"))
-    similarity_report(false)
+    say(f"\n2/6  {options.pairs} pairs: its answer to a scene against its answer to the noised scene")
+    pairs = seva(world, options.pairs, seed=1)
+    write_rlaif_v(OUT / "raw", pairs)
+    for side, truth in pairs.truth.items():
+        flat = [true for row in truth for true in row]
+        say(f"  {side:<9} {len(flat)} sentences, {100 * (1 - sum(flat) / len(flat)):.0f}% of them false")
 
-    say("\n5/6  training a small LLaVA with stage: aspo")
-    from tests.support.backbones import build
+    say("\n3/6  splitting the answers into sentences, and scoring each against its picture")
+    run("aspo-data", "convert", str(OUT / "raw"), str(DATASET), "--from", "rlaif-v")
+    run("aspo-data", "score", str(DATASET), "--model", str(OUT / "world/clip"))
+    run("aspo-data", "validate", str(DATASET))
+    for name, scores in zip(("true", "false"), scored_sentences(DATASET, pairs), strict=True):
+        say(f"  {name:<5} sentences: mean similarity {sum(scores) / len(scores):.3f}")
+    with_random_similarities(DATASET, RANDOM, seed=1)
 
-    build("llava", OUT / "llava")
-    run("llamafactory-cli", "train", "demo/recipe.yaml")
+    say("\n4/6  training: DPO, ASPO at three alphas, and ASPO on random numbers for similarities")
+    train_all()
+
+    say("\n5/6  each model describes scenes that none has seen")
+    rows, shown = measured(world, options.scenes)
 
     say("\n6/6  what happened")
-    similarity_report(false)
-    training_report()
-    say(f"\ndone in {time.monotonic() - began:.0f} s")
+    report(rows)
+    from demo.page import write_page, write_picture
+
+    write_page(OUT / "page.html", rows, shown, weighted(world, pairs))
+    write_picture(OUT / "picture.png", rows, "false sentences, %")
+    say(f"\npage:    {OUT / 'page.html'}\npicture: {OUT / 'picture.png'}")
+    say(f"done in {time.monotonic() - began:.0f} s")
+
+
+def measured(world: Any, number: int) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The table's rows, and some held-out scenes with what each model says of them."""
+    import torch
+
+    from study.answers import Answerer, features, pixels
+    from study.measure import told
+    from study.teach import drawn
+
+    scenes, pictures = drawn(number, 30_000_000)
+    seen = features(world.model, pixels(world.processor, pictures))
+    rows: list[dict[str, Any]] = []
+    said: dict[str, list[str]] = {}
+    for name, model in models(world.model):
+        answerer = Answerer(model, world.tokenizer)
+        values: dict[str, Any] = {"name": name}
+        for column, temperature in (("false sentences, %", 1.0), ("greedy, %", 0.0)):
+            answers, entropy = answerer.sample(seen, temperature, torch.Generator().manual_seed(5))
+            texts = [answerer.text(row) for row in answers]
+            found = told(texts, scenes)
+            values[column] = f"{100 * found['false']:.1f}"
+            if temperature:
+                said[name] = texts
+                extra = {
+                    "habit, %": f"{100 * found['habit']:.1f}",
+                    "objects named, %": f"{100 * found['coverage']:.0f}",
+                    "sentences": f"{found['sentences']:.1f}",
+                    "entropy": f"{entropy:.2f}",
+                }
+        rows.append(values | extra)
+        say(f"  {name}")
+    chosen = [name for name in ("DPO", "ASPO, alpha 1", "ASPO, alpha 0.5") if name in said]
+    examples = [
+        (pictures[i], scenes[i], {name: said[name][i] for name in chosen}) for i in range(min(8, len(scenes)))
+    ]
+    return rows, examples
+
+
+def weighted(world: Any, pairs: Any) -> list[Any]:
+    """Some chosen answers with the weights that alpha 1, 0.5 and 0 give their sentences before training."""
+    import torch
+
+    from aspo_plugin.method.sentence_sums import sentence_sums
+    from aspo_plugin.method.weights import fused_weights
+    from study.answers import Answerer
+
+    answerer = Answerer(world.model, world.tokenizer)
+    places = [i for i, truth in enumerate(pairs.truth["chosen"]) if len(truth) > 3 and not all(truth)][:6]
+    found = []
+    for i in places:
+        with torch.no_grad():
+            logps = answerer.logps(pairs.seen[[i]], torch.tensor([pairs.tokens["chosen"][i]]))
+        ids = torch.tensor([pairs.ids["chosen"][i]])
+        similarity = torch.tensor([pairs.similarity["chosen"][i]])
+        counts = sentence_sums(torch.ones_like(logps), ids, similarity.size(1))
+        nll = -sentence_sums(logps, ids, similarity.size(1)) / counts
+        weights = {
+            f"alpha {alpha:g}": fused_weights(similarity, nll, counts > 0, alpha)[0][0].tolist()
+            for alpha in (1.0, 0.5, 0.0)
+        }
+        found.append((pairs.pictures[i], pairs.scenes[i], pairs.texts["chosen"][i], weights))
+    return found
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    header = {name: "" if name == "name" else name for name in rows[0]}
+    widths = {name: max(len(str(row[name])) for row in [header, *rows]) for name in header}
+    for row in [header, *rows]:
+        say("  " + "  ".join(f"{row[name]!s:<{width}}" for name, width in widths.items()))
+    say("  habit: answers that say `There is a large red circle.` of a scene without one, as taught.")
+    say("  One seed, one start: docs/study.md has more, and says what part is only sharper sampling.")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ SUITES = {
     "faults": ("data", ["tests/faults"]),
     "core": ("llamafactory", ["tests/core"]),
     "score": ("llamafactory", ["tests/score"]),
+    "study": ("llamafactory", ["tests/study"]),
     "llamafactory": ("llamafactory", ["tests/llamafactory"]),
     "core-axolotl": ("axolotl", ["tests/core"]),
     "trl": ("axolotl", ["tests/trl"]),
@@ -40,9 +41,9 @@ SUITES = {
 }
 # What each target runs: lanes go side by side, the suites of a lane one after the other.
 TARGETS = {
-    "all": [["data", "faults", "core", "llamafactory"], ["axolotl", "core-axolotl", "trl", "score"]],
+    "all": [["data", "faults", "core", "llamafactory"], ["axolotl", "core-axolotl", "trl", "score", "study"]],
     "data": [["data", "faults"]],
-    "llamafactory": [["core", "score", "llamafactory"]],
+    "llamafactory": [["core", "score", "study", "llamafactory"]],
     "axolotl": [["core-axolotl", "trl", "axolotl"]],
     "recipes": [["recipes-llamafactory"], ["recipes-axolotl"]],
     "browser": [["browser"]],

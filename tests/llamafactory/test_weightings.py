@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +71,22 @@ def test_rejected_similarities_are_needed_before_a_model_loads(
 ) -> None:
     from aspo_plugin.llamafactory import workflow
 
-    common = {"dataset_dir": str(scored), "max_steps": 1, "aspo_weight_rejected": True}
-    path = tmp_path / "tokenized"
-    load = workflow.load_model
-    with monkeypatch.context() as patched:
-        patched.setattr(workflow, "load_model", lambda *_: pytest.fail("a model was loaded"))
-        with pytest.raises(ValueError, match="dataset chosen has images but no similarities of its rejected"):
-            train(**common, dataset="chosen")
-    assert workflow.load_model is load
-    shutil.rmtree(path, ignore_errors=True)
-    with pytest.raises((SystemExit, ValueError)):
-        train(**{**common, "aspo_weight_rejected": False}, dataset="both", tokenized_path=str(path))
-        train(**common, dataset="both", tokenized_path=str(path))
+    common = {"dataset_dir": str(scored), "max_steps": 1, "tokenized_path": str(tmp_path / "tokenized")}
+    train(**common, dataset="both", output_dir=str(tmp_path / "plain"))
+    monkeypatch.setattr(workflow, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match="data tokenized without `aspo_weight_rejected`"):
+        train(**common, dataset="both", aspo_weight_rejected=True)
+    common.pop("tokenized_path")
+    with pytest.raises(ValueError, match="dataset chosen has images but no similarities of its rejected"):
+        train(**common, dataset="chosen", aspo_weight_rejected=True)
+
+
+def test_tokenized_rejected_sentences_weight_nothing_where_the_setting_is_off(
+    train: Any, scored: Path, tmp_path: Path
+) -> None:
+    common = {"dataset_dir": str(scored), "dataset": "both", "tokenized_path": str(tmp_path / "tokenized")}
+    weighted = train(**common, aspo_weight_rejected=True, output_dir=str(tmp_path / "weighted"))
+    off = train(**common, output_dir=str(tmp_path / "off"))
+    plain = train(**{**common, "tokenized_path": None}, output_dir=str(tmp_path / "plain"))
+    assert off[1]["rewards/rejected"] == pytest.approx(plain[1]["rewards/rejected"], rel=1e-5)
+    assert weighted[1]["rewards/rejected"] != pytest.approx(plain[1]["rewards/rejected"], rel=1e-3)

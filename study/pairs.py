@@ -1,0 +1,150 @@
+"""Preference pairs of a taught world: the model's own answer to a picture against its answer to the noised
+one (SeVa), with the similarity and the truth of every sentence."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset_tools.sentences import split_sentences
+
+from .answers import Answerer, features, pixels
+from .scenes import Scene
+from .sentences import Fact, answer, describe, parse, true_facts
+from .teach import drawn
+
+# Of 1. At .5 the answers to noised pictures are so bad that every method learns the same.
+SEVA_NOISE = 0.2
+
+
+@dataclass
+class World:
+    """A taught starting point, loaded."""
+
+    model: Any
+    tokenizer: Any
+    processor: Any
+    scorer: Any
+    scorer_processor: Any
+
+
+@dataclass
+class Pairs:
+    """Pairs as tokens, and what is known of each sentence. `*_ids`: sentence of each token."""
+
+    seen: Tensor
+    scenes: list[Scene]
+    pictures: np.ndarray
+    texts: dict[str, list[str]]
+    tokens: dict[str, list[list[int]]]
+    ids: dict[str, list[list[int]]] = field(default_factory=dict)
+    truth: dict[str, list[list[bool]]] = field(default_factory=dict)
+    similarity: dict[str, list[list[float]]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def load(folder: Path) -> World:
+    """The world that `teach` wrote."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, CLIPProcessor
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    model = AutoModelForImageTextToText.from_pretrained(folder / "llava", dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder / "llava")
+    scorer = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
+    return World(
+        model, processor.tokenizer, processor, scorer, CLIPProcessor.from_pretrained(folder / "clip")
+    )
+
+
+def noised(pictures: np.ndarray, deviation: float, seed: int) -> np.ndarray:
+    """The pictures with Gaussian noise on every pixel, of `deviation` of the range."""
+    noise = np.random.default_rng(seed).normal(0, deviation * 255, pictures.shape)
+    return (pictures + noise).clip(0, 255).round().astype(np.uint8)
+
+
+def seva(world: World, number: int, seed: int) -> Pairs:
+    """`number` pairs of own answers, to the clean picture (chosen) and the noised one; equal ones dropped."""
+    scenes, pictures = drawn(number + number // 2, 500_000 + seed)
+    answerer = Answerer(world.model, world.tokenizer)
+    both = []
+    for shift, shown in enumerate((pictures, noised(pictures, SEVA_NOISE, seed))):
+        seen = features(world.model, pixels(world.processor, shown))
+        both.append(answerer.sample(seen, 1.0, torch.Generator().manual_seed(2 * seed + shift))[0])
+    end = world.tokenizer.eos_token_id
+    kept = [
+        i
+        for i, (a, b) in enumerate(zip(*both, strict=True))
+        if a != b and all(len(row) > 3 and row[-1] == end for row in (a, b))
+    ][:number]
+    chosen, rejected = ([answerer.text(rows[i]) for i in kept] for rows in both)
+    return _annotated(world, [scenes[i] for i in kept], pictures[kept], chosen, rejected)
+
+
+def written(world: World, number: int, seed: int, false_shares: tuple[float, float] = (0.25, 0.5)) -> Pairs:
+    """Pairs by template: chosen and rejected sentences are false with these probabilities."""
+    scenes, pictures = drawn(number, 500_000 + seed)
+    rng = random.Random(seed)
+    texts: list[list[str]] = [[], []]
+    for things in scenes:
+        told: list[list[Fact]] = [describe(things, rng, rng.randint(3, 7), share) for share in false_shares]
+        for side, facts in enumerate(told):
+            texts[side].append(answer(facts))
+    return _annotated(world, scenes, pictures, texts[0], texts[1])
+
+
+def _annotated(
+    world: World, scenes: list[Scene], pictures: np.ndarray, chosen: list[str], rejected: list[str]
+) -> Pairs:
+    from aspo_plugin.alignment.sentence_ids import sentence_ids
+
+    answerer = Answerer(world.model, world.tokenizer)
+    texts = {"chosen": chosen, "rejected": rejected}
+    tokens = {side: [answerer.encode(text) for text in found] for side, found in texts.items()}
+    seen = features(world.model, pixels(world.processor, pictures))
+    pairs = Pairs(seen, scenes, pictures, texts, tokens)
+    for side, found in texts.items():
+        spans = [split_sentences(text) for text in found]
+        pairs.ids[side] = [
+            sentence_ids(world.tokenizer, row, text, span)
+            for row, text, span in zip(tokens[side], found, spans, strict=True)
+        ]
+        pairs.truth[side] = [
+            [fact in true_facts(things) for fact in parse(text)]
+            for text, things in zip(found, scenes, strict=True)
+        ]
+        sentences = [[text[a:b] for a, b in span] for text, span in zip(found, spans, strict=True)]
+        pairs.similarity[side] = similarities(world, pictures, sentences)
+    return pairs
+
+
+@torch.no_grad()
+def similarities(world: World, pictures: np.ndarray, sentences: list[list[str]]) -> list[list[float]]:
+    """The cosine of each sentence and its picture, as `aspo-data score` computes it."""
+    values = pixels(world.processor, pictures)
+    images = _unit(torch.cat([_pooled(world.scorer.get_image_features(part)) for part in values.split(256)]))
+    owners = torch.tensor([i for i, own in enumerate(sentences) for _ in own])
+    flat = [text for own in sentences for text in own]
+    found: list[float] = []
+    for start in range(0, len(flat), 512):
+        words = world.scorer_processor.tokenizer(flat[start : start + 512], return_tensors="pt", padding=True)
+        text = _unit(_pooled(world.scorer.get_text_features(**words)))
+        found += (text * images[owners[start : start + 512]]).sum(-1).tolist()
+    values_of = iter(found)
+    return [[next(values_of) for _ in own] for own in sentences]
+
+
+def _pooled(output: Any) -> Tensor:
+    return output if torch.is_tensor(output) else output.pooler_output  # transformers 5 gives an output
+
+
+def _unit(values: Tensor) -> Tensor:
+    return values / values.norm(dim=-1, keepdim=True)

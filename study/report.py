@@ -1,0 +1,232 @@
+"""Writes docs/study.md and its picture from the lines that `study.run` wrote.
+
+python -m study.report RUNS.jsonl --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .measure import TEMPERATURES
+from .run import done
+from .sentences import SLOTS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, PICTURE = ROOT / "docs" / "study.md", ROOT / "docs" / "study.png"
+BEGIN, END = "<!-- tables of python -m study.report -->", "<!-- end of the tables -->"
+COLUMNS = (
+    *("false, %", "minus DPO, temperature 1", "0.7", "greedy", "matched entropy", "objects not there"),
+    *("habit, %", "entropy", "objects named", "sentences"),
+)
+Unit = tuple[int, int]
+Runs = dict[str, dict[Unit, dict[str, Any]]]
+
+
+def grouped(path: Path) -> dict[str, Runs]:
+    """Test runs by setting, method and unit (world, seed)."""
+    found: dict[str, Runs] = defaultdict(lambda: defaultdict(dict))
+    for record in done(path).values():
+        if record["split"] == "test":
+            world = "habit world" if record["habit_world"] else "plain world"
+            unit = (record["world"], record["seed"])
+            found[f"{world}, {record['source']} pairs"][record["method"]][unit] = record
+    return found
+
+
+def at(record: dict[str, Any], column: str, temperature: float = 1.0) -> float:
+    """A measure of a run at one temperature."""
+    return float(record["measures"][f"{temperature:g}"][column])
+
+
+def matched(record: dict[str, Any], entropy: float) -> float:
+    """The share of false sentences where the answers are drawn with this entropy: on the line between the two
+    nearest temperatures. NaN where no temperature reaches it."""
+    points = sorted((at(record, "entropy", t), at(record, "false", t)) for t in TEMPERATURES)
+    for (low, a), (high, b) in itertools.pairwise(points):
+        if low <= entropy <= high:
+            return a + (b - a) * (entropy - low) / max(high - low, 1e-9)
+    return math.nan
+
+
+def common_entropy(runs: Runs, unit: Unit) -> float:
+    """The lowest entropy that any method has at temperature 1: every other reaches it by cooling."""
+    return min(at(units[unit], "entropy") for units in runs.values() if unit in units)
+
+
+def interval(differences: list[float]) -> tuple[float, float, float]:
+    """Mean, half width of its 95% interval, and p of no difference (paired t)."""
+    from scipy import stats
+
+    values = np.array([d for d in differences if not math.isnan(d)])
+    if len(values) < 2 or values.std(ddof=1) == 0:
+        return float(values.mean()) if len(values) else math.nan, math.nan, math.nan
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    degrees = len(values) - 1
+    p = 2 * stats.t.sf(abs(values.mean()) / error, degrees)
+    return float(values.mean()), float(stats.t.ppf(0.975, degrees) * error), float(p)
+
+
+def holm(values: list[float]) -> list[float]:
+    """p-values corrected for their number (Holm); NaN stays."""
+    known = sorted((p, i) for i, p in enumerate(values) if not math.isnan(p))
+    corrected, highest = [math.nan] * len(values), 0.0
+    for rank, (p, place) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        corrected[place] = highest
+    return corrected
+
+
+def compared(runs: Runs) -> list[dict[str, Any]]:
+    """Each method against DPO, paired by unit."""
+    rows = []
+    for method, units in runs.items():
+        both = [unit for unit in units if unit in runs["dpo"]]
+        pairs = [(units[unit], runs["dpo"][unit]) for unit in both]
+        entropy = [common_entropy(runs, unit) for unit in both]
+        row: dict[str, Any] = {"method": method, "units": len(both)}
+        for name, column, temperature in (
+            ("t1", "false", 1.0), ("t07", "false", 0.7), ("greedy", "false", 0.0), ("chair", "chair", 1.0)
+        ):  # fmt: skip
+            row[name] = interval(
+                [100 * (at(a, column, temperature) - at(b, column, temperature)) for a, b in pairs]
+            )
+        row["matched"] = interval(
+            [100 * (matched(a, e) - matched(b, e)) for (a, b), e in zip(pairs, entropy, strict=True)]
+        )
+        for name in ("false", "entropy", "coverage", "sentences", "habit"):
+            row[f"mean_{name}"] = float(np.mean([at(a, name) for a, _ in pairs]))
+        row["mean_greedy"] = float(np.mean([at(a, "false", 0.0) for a, _ in pairs]))
+        rows.append(row)
+    for name in ("t1", "t07", "greedy", "chair", "matched"):
+        others = [row for row in rows if row["method"] not in ("dpo", "base")]
+        for row, p in zip(others, holm([row[name][2] for row in others]), strict=True):
+            row[f"{name}_p"] = p
+    return rows
+
+
+def told(value: tuple[float, float, float], p: float | None) -> str:
+    """`-4.2 ± 0.9`, with a star where the corrected p is under .05."""
+    mean, half, _ = value
+    if math.isnan(mean):
+        return "–"
+    star = "*" if p is not None and p < 0.05 else ""
+    return f"{mean:+.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}") + star
+
+
+def tables(path: Path) -> str:
+    """All tables, as Markdown."""
+    parts = []
+    for setting, runs in sorted(grouped(path).items()):
+        if "dpo" not in runs:
+            continue
+        rows = compared(runs)
+        facts = [record["pairs"] for units in runs.values() for record in units.values()]
+        mean = {k: float(np.mean([f[k] for f in facts])) for k in facts[0]}
+        share = {k: f"{100 * v:.0f}%" for k, v in mean.items()}
+        worlds = sorted({unit[0] for units in runs.values() for unit in units})
+        parts += [
+            f"### {setting[0].upper()}{setting[1:]}",
+            "",
+            f"{rows[0]['units']} units ({len(worlds)} starts, {', '.join(map(str, worlds))}). "
+            f"{mean['pairs']:.0f} pairs of {mean['sentences']:.1f} sentences; false: "
+            f"{share['chosen_false']} of the chosen, {share['rejected_false']} of the rejected ones. In one "
+            "answer the scorer puts a true "
+            f"sentence above a false one in {share['auc_similarity']} of cases.",
+            "",
+            "| | " + " | ".join(COLUMNS) + " |",
+            "|---" * (len(COLUMNS) + 1) + "|",
+        ]
+        for row in rows:
+            dpo = row["method"] == "dpo"
+            kinds = ("t1", "t07", "greedy", "matched", "chair")
+            cells = [
+                f"{100 * row['mean_false']:.1f}",
+                *("" if dpo else told(row[kind], row.get(f"{kind}_p")) for kind in kinds),
+                f"{100 * row['mean_habit']:.0f}",
+                f"{row['mean_entropy']:.2f}",
+                f"{100 * row['mean_coverage']:.0f}%",
+                f"{row['mean_sentences']:.1f}",
+            ]
+            parts.append(f"| {row['method']} | {' | '.join(cells)} |")
+        parts += ["", *_kinds(runs), ""]
+    return "\n".join(parts)
+
+
+def _kinds(runs: Runs) -> list[str]:
+    """Share of false sentences of each kind, and how often the kind is said."""
+    kinds = [*SLOTS, "other"]
+    lines = [f"| false / said, % | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    for method, units in runs.items():
+        counts = {kind: np.zeros(2) for kind in kinds}
+        for record in units.values():
+            for kind, found in record["measures"]["1"]["kinds"].items():
+                counts[kind] += (found["said"], found["false"])
+        total = sum(count[0] for count in counts.values())
+        cells = [
+            f"{100 * false / said:.0f} / {100 * said / total:.0f}" if said else "– / 0"
+            for said, false in counts.values()
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def picture(path: Path, target: Path) -> None:
+    """False sentences minus DPO, with intervals, at temperature 1 and at matched entropy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    settings = {name: compared(runs) for name, runs in sorted(grouped(path).items()) if "dpo" in runs}
+    figure, axes = plt.subplots(
+        1, len(settings), figsize=(7.2 * len(settings), 5), squeeze=False, layout="constrained"
+    )
+    for axis, (name, rows) in zip(axes[0], settings.items(), strict=True):
+        rows = [row for row in rows if row["method"] not in ("dpo", "base")][::-1]
+        for shift, (kind, label, colour) in enumerate(
+            (("t1", "temperature 1", "#2f6fdb"), ("matched", "matched entropy", "#d8842f"))
+        ):
+            means = [row[kind][0] for row in rows]
+            halves = [0 if math.isnan(row[kind][1]) else row[kind][1] for row in rows]
+            places = np.arange(len(rows)) + 0.15 - 0.3 * shift
+            axis.errorbar(means, places, xerr=halves, fmt="o", color=colour, label=label, capsize=2)
+        axis.set_yticks(np.arange(len(rows)), [row["method"] for row in rows])
+        axis.axvline(0, color="#8a8f98", linewidth=1)
+        axis.set_xlabel("false sentences minus DPO, points (95% interval)")
+        axis.set_title(name)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    figure.savefig(target, dpi=150)
+    plt.close(figure)
+
+
+def write(path: Path) -> None:
+    """Put the tables into docs/study.md, and the picture beside it."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, after = page.split(BEGIN)[0], page.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{tables(path)}\n{END}{after}", encoding="utf-8")
+    picture(path, PICTURE)
+    print(f"wrote {PAGE} and {PICTURE}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/study.md")
+    options = parser.parse_args()
+    print(tables(options.runs))
+    if options.write:
+        write(options.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The runs: each a line of JSON, so that a stopped study goes on where it was.
+
+python -m study.run OUT --worlds 201 202 203 --habit 0.6 --methods dpo "aspo 1"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .answers import features, pixels
+from .measure import auc, measure
+from .pairs import Pairs, World, load, seva, written
+from .teach import Lessons, drawn, teach
+from .train import METHODS, Budget, train
+
+PAIRS = 768
+TEST_SCENES, VALIDATION_SCENES = 300, 400
+# Of the search: learning rate and beta.
+GRID = ((1.5e-4, 0.1), (3e-4, 0.1), (3e-4, 0.5), (6e-4, 0.5))
+SOURCES = {"seva": seva, "written": written}
+
+
+def world_at(folder: Path, seed: int, habit: float) -> Path:
+    """The folder of a taught world; taught now where it is not there."""
+    place = folder / f"world-{seed}"
+    if not (place / "lessons.json").is_file():
+        teach(place, seed, Lessons(habit=habit), lambda text: print(f"world {seed}: {text}", flush=True))
+    return place
+
+
+def key(job: dict[str, Any]) -> str:
+    names = ("world", "source", "seed", "method", "split", "learning_rate", "beta")
+    return json.dumps([job.get(name) for name in names])
+
+
+def done(path: Path) -> dict[str, dict[str, Any]]:
+    """The runs of a file, by key; a half-written last line is left out."""
+    found = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        found[key(record)] = record
+    return found
+
+
+class Setting:
+    """One world, one source of pairs, one seed: pairs and scenes to measure on, made once."""
+
+    def __init__(self, world: World, number: int, source: str, seed: int, split: str, pairs: int) -> None:
+        self.world, self.seed = world, seed
+        self.pairs: Pairs = SOURCES[source](world, pairs, 1000 * number + seed)
+        # Validation and test scenes never meet, and no pair is drawn from either.
+        first = 10_000_000 if split == "validation" else 20_000_000
+        many = VALIDATION_SCENES if split == "validation" else TEST_SCENES
+        self.scenes, pictures = drawn(many, first + 1000 * number + seed)
+        self.seen = features(world.model, pixels(world.processor, pictures))
+
+    def facts(self) -> dict[str, Any]:
+        """What the pairs are like."""
+        truth = self.pairs.truth
+        flat = {side: [t for row in rows for t in row] for side, rows in truth.items()}
+        return {
+            "pairs": len(self.pairs),
+            **{f"{side}_false": 1 - sum(values) / len(values) for side, values in flat.items()},
+            "sentences": len(flat["chosen"]) / len(self.pairs),
+            "auc_similarity": auc(self.pairs.similarity["chosen"], truth["chosen"]),
+        }
+
+    def run(self, name: str, budget: Budget) -> dict[str, Any]:
+        if name == "base":
+            model, trained = self.world.model, {}
+        else:
+            model, trained = train(self.world, self.pairs, METHODS[name], budget, self.seed)
+        with torch.no_grad():
+            found = measure(model, self.world.tokenizer, self.seen, self.scenes, self.seed)
+        return {"measures": found, "training": trained}
+
+
+def run_jobs(jobs: list[dict[str, Any]], folder: Path, path: Path, habit: float, pairs: int = PAIRS) -> None:
+    """Run what the file does not have yet. Jobs of one setting stand together."""
+    known = done(path)
+    waiting = [job for job in jobs if key(job) not in known]
+    print(f"{len(jobs)} runs, {len(waiting)} to do", flush=True)
+    current: tuple[Any, ...] | None = None
+    setting: Setting | None = None
+    for number, job in enumerate(waiting, 1):
+        began = time.process_time()
+        place = (job["world"], job["source"], job["seed"], job["split"])
+        if setting is None or place != current:
+            world = load(world_at(folder, job["world"], habit))
+            setting = Setting(world, job["world"], job["source"], job["seed"], job["split"], pairs)
+            current = place
+        budget = Budget(job["learning_rate"], job["beta"]) if job["method"] != "base" else Budget()
+        record = {**job, "habit_world": habit > 0, **setting.run(job["method"], budget)}
+        record |= {"pairs": setting.facts(), "seconds": round(time.process_time() - began, 1)}
+        if job["method"] != "base":
+            record["settings"] = {**asdict(METHODS[job["method"]]), **asdict(budget)}
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        warm, greedy = (record["measures"][t] for t in ("1", "0"))
+        print(
+            f"{number}/{len(waiting)}  world {job['world']} seed {job['seed']} {job['source']} "
+            f"{job['method']}, {job['learning_rate']}, {job['beta']}: false {warm['false']:.3f}, greedy "
+            f"{greedy['false']:.3f}  entropy {warm['entropy']:.2f}  {record['seconds']} s",
+            flush=True,
+        )
+
+
+def job(
+    world: int, source: str, seed: int, method: str, split: str, rate: float, beta: float
+) -> dict[str, Any]:
+    """One run's description."""
+    names = ("world", "source", "seed", "method", "split", "learning_rate", "beta")
+    return dict(zip(names, (world, source, seed, method, split, rate, beta), strict=True))
+
+
+def search(
+    folder: Path, path: Path, world: int, source: str, methods: list[str], habit: float
+) -> dict[str, Any]:
+    """The same grid for every method, on validation scenes of a world of its own; the best of each: fewest
+    false sentences at temperature 1 among those that keep 95% of the base's coverage."""
+    jobs = [job(world, source, 1, "base", "validation", 0.0, 0.0)]
+    jobs += [job(world, source, 1, m, "validation", *point) for m in methods for point in GRID]
+    run_jobs(jobs, folder, path, habit)
+    records = [record for k, record in done(path).items() if k in {key(j) for j in jobs}]
+    floor = 0.95 * next(r for r in records if r["method"] == "base")["measures"]["1"]["coverage"]
+    best = {}
+    for method in methods:
+        own = [r for r in records if r["method"] == method]
+        fit = [r for r in own if r["measures"]["1"]["coverage"] >= floor] or own
+        chosen = min(fit, key=lambda r: r["measures"]["1"]["false"])
+        best[method] = (chosen["learning_rate"], chosen["beta"])
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder of the worlds and of runs.jsonl")
+    parser.add_argument("--worlds", type=int, nargs="+", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--habit", type=float, default=0.0)
+    parser.add_argument("--source", choices=sorted(SOURCES), default="seva")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--search", type=int, help="the world to search learning rate and beta in")
+    parser.add_argument("--rate", type=float, default=Budget.learning_rate)
+    parser.add_argument("--beta", type=float, default=Budget.beta)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "runs.jsonl"
+    best = {}
+    if options.search is not None:
+        best = search(options.out, path, options.search, options.source, options.methods, options.habit)
+        print(f"found on validation scenes: {best}", flush=True)
+    jobs = [
+        job(world, options.source, seed, method, "test", *best.get(method, (options.rate, options.beta)))
+        for world in options.worlds
+        for seed in options.seeds
+        for method in ["base", *options.methods]
+    ]
+    run_jobs(jobs, options.out, path, options.habit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Preference training in-process: the method's own `aspo_loss` over the small LLaVA, without a host.
+
+`tests/study` compares a run with LLaMA-Factory's. The vision tower is frozen, and its features are kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aspo_plugin.method.loss import aspo_loss
+
+from .answers import Answerer
+from .pairs import Pairs, World
+
+
+@dataclass(frozen=True)
+class Method:
+    """One column of the study. `signal`: what stands for the similarity, `clip`, `truth`, `random`, or `none`
+    (which is DPO)."""
+
+    name: str
+    signal: str = "clip"
+    alpha: float = 1.0
+    normalization: str = "weight"
+    weighting: str = "paper"
+    scale: float = 2.0
+    weight_rejected: bool = False
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("dpo", signal="none"),
+        *(Method(f"aspo {alpha:g}", alpha=alpha) for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        Method("true weights", signal="truth"),
+        Method("random weights", signal="random"),
+        Method("aspo 0.5, reward", alpha=0.5, normalization="reward"),
+        Method("aspo 0.5, none", alpha=0.5, normalization="none"),
+        Method("centred 0.5", alpha=0.5, weighting="centred"),
+        Method("centred 1", weighting="centred"),
+        Method("centred 1, scale 1", weighting="centred", scale=1.0),
+        Method("centred_bounded 1", weighting="centred_bounded"),
+        Method("rejected weighted 1", weight_rejected=True),
+        Method("centred 1, rejected weighted", weighting="centred", weight_rejected=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The same for every method."""
+
+    learning_rate: float = 3e-4
+    beta: float = 0.1
+    epochs: int = 2
+    batch: int = 32
+
+
+def signals(pairs: Pairs, method: Method, seed: int) -> dict[str, list[list[float]]]:
+    """What the method takes for similarities, of both responses."""
+    rng = random.Random(seed)
+    found: dict[str, list[list[float]]] = {}
+    for side in ("chosen", "rejected"):
+        if method.signal == "clip":
+            found[side] = pairs.similarity[side]
+        elif method.signal == "truth":
+            found[side] = [[float(true) for true in row] for row in pairs.truth[side]]
+        elif method.signal == "random":
+            found[side] = [[rng.random() for _ in row] for row in pairs.truth[side]]
+        else:
+            found[side] = [[0.0] * len(row) for row in pairs.truth[side]]
+    return found
+
+
+def train(
+    world: World, pairs: Pairs, method: Method, budget: Budget, seed: int
+) -> tuple[Any, dict[str, float]]:
+    """A trained copy of the world's model, and the loss and accuracy of its last quarter."""
+    model = copy.deepcopy(world.model).train()
+    policy, reference = Answerer(model, world.tokenizer), Answerer(world.model, world.tokenizer)
+    given = signals(pairs, method, seed)
+    trained = [p for name, p in model.named_parameters() if "vision_tower" not in name]
+    optimizer = torch.optim.AdamW(trained, budget.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    rng = random.Random(seed)
+    kept: dict[str, list[Tensor]] = {}
+    for side in ("chosen", "rejected"):
+        kept[side] = []
+        for start in range(0, len(pairs), 128):
+            rows = pairs.tokens[side][start : start + 128]
+            with torch.no_grad():
+                logps = reference.logps(pairs.seen[start : start + 128], reference.pad(rows))
+            kept[side] += [logp[: len(row)] for logp, row in zip(logps, rows, strict=True)]
+    steps = budget.epochs * (len(pairs) // budget.batch)
+    seen: list[tuple[float, float]] = []
+    for _ in range(budget.epochs):
+        order = list(range(len(pairs)))
+        rng.shuffle(order)
+        for start in range(0, len(order) - budget.batch + 1, budget.batch):
+            rows = order[start : start + budget.batch]
+            output = _loss(policy, pairs, given, kept, rows, method, budget.beta)
+            warm = min(1.0, (len(seen) + 1) / 5)
+            rate = warm * (0.45 * (1 + math.cos(math.pi * len(seen) / steps)) + 0.1)
+            for group in optimizer.param_groups:
+                group["lr"] = budget.learning_rate * rate
+            optimizer.zero_grad()
+            output.losses.mean().backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            right = (output.chosen_rewards > output.rejected_rewards).float().mean()
+            seen.append((float(output.losses.mean()), float(right)))
+    last = seen[-max(1, len(seen) // 4) :]
+    return model.eval(), {
+        "loss": sum(loss for loss, _ in last) / len(last),
+        "accuracy": sum(right for _, right in last) / len(last),
+    }
+
+
+def _loss(
+    policy: Answerer,
+    pairs: Pairs,
+    given: dict[str, list[list[float]]],
+    kept: dict[str, list[Tensor]],
+    rows: list[int],
+    method: Method,
+    beta: float,
+) -> Any:
+    sides = ("chosen", "rejected")
+    tokens = [policy.pad([pairs.tokens[side][i] for i in rows]) for side in sides]
+    width = max(part.size(1) for part in tokens)
+    both = torch.cat(
+        [nn.functional.pad(t, (0, width - t.size(1)), value=policy.tokenizer.pad_token_id) for t in tokens]
+    )
+    logps = policy.logps(pairs.seen[rows + rows], both).chunk(2)
+    references = [
+        torch.stack([nn.functional.pad(kept[s][i], (0, width - len(kept[s][i]))) for i in rows])
+        for s in sides
+    ]
+    ids = [
+        torch.tensor([[*pairs.ids[s][i], *[-1] * (width - len(pairs.ids[s][i]))] for i in rows])
+        for s in sides
+    ]
+    similar = []
+    for side in sides:
+        most = max(len(given[side][i]) for i in rows)
+        similar.append(
+            torch.tensor([[*given[side][i], *[math.nan] * (most - len(given[side][i]))] for i in rows])
+        )
+    rejected = {"rejected_sentence_ids": ids[1], "rejected_similarity": similar[1]}
+    return aspo_loss(
+        logps[0],
+        logps[1],
+        references[0],
+        references[1],
+        ids[0],
+        similar[0],
+        beta=beta,
+        alpha=1.0 if method.signal in ("none", "truth", "random") else method.alpha,
+        normalization=method.normalization,
+        weighting=method.weighting,
+        weight_scale=method.scale,
+        **(rejected if method.weight_rejected else {}),
+    )
