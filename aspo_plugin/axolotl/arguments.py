@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from aspo_plugin.config import AspoSettings, canonical, check_beta, settings_from
+from aspo_plugin.training.rewritten_base import rewrites_base, wrong_reference
 
 from .contract import file_type
 
@@ -107,6 +108,7 @@ def refuse(cfg: Mapping[str, Any]) -> None:
         value = cfg.get(key)
         if value is not None and value not in allowed:
             raise ValueError(f"{key}: {value} does not work with rl: aspo, because {why}. Remove the key.")
+    _check_reference(cfg)
     trl = cfg["trl"] if isinstance(cfg.get("trl"), Mapping) else {}
     for key, beta in (("rl_beta", cfg.get("rl_beta")), ("trl: beta", trl.get("beta"))):
         if isinstance(beta, int | float):  # others, and a `trl` that is no block, are the schema's to refuse
@@ -129,6 +131,18 @@ def refuse(cfg: Mapping[str, Any]) -> None:
     for key in ("datasets", "test_datasets"):
         for entry in cfg.get(key) or []:
             _check_entry(key, dict(entry))
+
+
+def _check_reference(cfg: Mapping[str, Any]) -> None:
+    """With an adapter the reference is the base model, which some initialisations rewrite."""
+    if not cfg.get("adapter") or cfg.get("rl_adapter_ref_model"):
+        return
+    init, peft = cfg.get("peft_init_lora_weights"), cfg.get("peft")
+    if rewrites_base(init):
+        raise wrong_reference(init, "peft_init_lora_weights")
+    loftq = peft.get("loftq_config") if isinstance(peft, Mapping) else None
+    if isinstance(loftq, Mapping) and loftq.get("loftq_bits"):
+        raise wrong_reference("loftq", "the initialisation of peft: loftq_config")
 
 
 def _check_entry(key: str, entry: dict[str, Any]) -> None:

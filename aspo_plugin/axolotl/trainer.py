@@ -25,6 +25,10 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
     _tag_names = ["axolotl", "aspo"]
     tag_names = ["axolotl", "aspo"]
     _setting_name = NAME
+    _template_remedy = (
+        "set `chat_template: jinja` and a `chat_template_jinja` that writes eos_token behind the assistant's "
+        "text, as recipes/axolotl/llava-1.5-7b.yaml does"
+    )
 
     def __init__(
         self,

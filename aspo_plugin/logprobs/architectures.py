@@ -14,14 +14,16 @@ from aspo_plugin.logprobs.output_layer import unwrap
 
 VISION_MODELS = frozenset(
     "llava llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe internvl gemma3 paligemma "
-    "idefics3 smolvlm mllama instructblip".split()
+    "idefics2 idefics3 smolvlm mllama instructblip glm4v glm4v_moe glm_ocr mistral3 llava_next_video "
+    "deepseek_vl deepseek_vl_hybrid paddleocr_vl aya_vision".split()
 )
 TEXT_MODELS = frozenset(
     "llama mistral qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text qwen3_vl_text qwen3_vl_moe_text gemma gemma2 "
-    "gemma3_text mllama_text_model".split()
+    "gemma3_text mllama_text_model glm4v_text glm4v_moe_text glm_ocr_text ministral3 granite "
+    "paddleocr_vl_text cohere2".split()
 )
 # These models pick a mask per layer from a dict and lose the window if they are given one tensor.
-MASK_PER_LAYER = frozenset("qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text gemma2 gemma3_text".split())
+MASK_PER_LAYER = frozenset("qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text gemma2 gemma3_text cohere2".split())
 LAYERS = {"full_attention", "sliding_attention"}
 
 

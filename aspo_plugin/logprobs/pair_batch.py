@@ -3,7 +3,9 @@
 For collators: a batch whose rejected rows have the same images as its chosen rows may carry the chosen
 rows' image tensors alone, marked by `batch[IMAGES_ONCE] = True`. `images_once` makes such a batch of an
 ordinary one; a collator that processes the chosen rows' images only and sets the mark saves that work
-too. `ResponseLogProbs` takes both kinds of batch, and repeats the images where it needs ordinary rows.
+too. In place of True the mark may be the names of these inputs, which then need not be known here
+(`image_inputs`). `ResponseLogProbs` takes both kinds of batch, and repeats the images where it needs
+ordinary rows.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ TOKEN_INPUTS = frozenset(
 IMAGE_INPUTS = frozenset(
     "pixel_values pixel_attention_mask image_grid_thw image_sizes aspect_ratio_ids aspect_ratio_mask "
     "qformer_input_ids qformer_attention_mask batch_num_images num_crops pixel_values_videos video_grid_thw "
-    "second_per_grid_ts".split()
+    "second_per_grid_ts image_position_ids high_res_pixel_values spatial_shapes".split()
 )
 # Made for generation after a prompt; a training forward does not read them.
 UNUSED_INPUTS = frozenset({"rope_deltas"})
@@ -65,7 +67,15 @@ def images_twice(batch: Mapping[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in batch.items() if key not in (IMAGES_ONCE, PLACEHOLDER)}
     if not batch.get(IMAGES_ONCE):
         return rest
-    return {key: _repeated(value) if key in IMAGE_INPUTS else value for key, value in rest.items()}
+    images = image_inputs(batch)
+    return {key: _repeated(value) if key in images else value for key, value in rest.items()}
+
+
+def image_inputs(batch: Mapping[str, Any]) -> frozenset[str]:
+    """The inputs of a batch that describe images: those that its mark names, else those known here."""
+    named = batch.get(IMAGES_ONCE)
+    # A list, once memory was pinned.
+    return frozenset(named) if isinstance(named, tuple | list) else IMAGE_INPUTS & batch.keys()
 
 
 def _repeated(value: Any) -> Any:
@@ -178,7 +188,7 @@ class PairBatch:
 
 
 def has_images(inputs: Mapping[str, Any]) -> bool:
-    return any(key in IMAGE_INPUTS for key in inputs)
+    return bool(image_inputs(inputs))
 
 
 def _on_host(inputs: Mapping[str, Any], response_mask: Tensor) -> dict[str, np.ndarray]:
@@ -196,9 +206,8 @@ def _unfit(inputs: Mapping[str, Any], architecture: Architecture, longest: int) 
     """Why these inputs must stay ordinary rows, or ""; `longest` is the longest of them."""
     if PLACEHOLDER in inputs:
         return "a placeholder image stands in a batch without images"
-    unknown = [
-        key for key in inputs if key not in TOKEN_INPUTS | IMAGE_INPUTS | UNUSED_INPUTS | {IMAGES_ONCE}
-    ]
+    known = TOKEN_INPUTS | image_inputs(inputs) | UNUSED_INPUTS | {IMAGES_ONCE}
+    unknown = [key for key in inputs if key not in known]
     if unknown:
         return f"the model input {', '.join(sorted(unknown))} is not known here"
     mixed = len(architecture.layers) > 1 and not architecture.per_layer
@@ -232,8 +241,9 @@ def _shared_inputs(
 ) -> dict[str, Any]:
     """What `model(**...)` takes in place of `inputs`, whose images are there once (`images_once`)."""
     laid: dict[str, Any] = {}
+    images = image_inputs(inputs)
     for key, value in inputs.items():
-        if key in IMAGE_INPUTS:
+        if key in images:
             laid[key] = value
         elif key in TOKEN_INPUTS and key not in ("attention_mask", "position_ids"):
             laid[key] = value.flatten(0, 1)[layout.source]

@@ -16,12 +16,8 @@ from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE, PLACEHOLDER, images_twi
 from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 from dataset_tools.scoring.scorer import open_image
 
+from .processor_outputs import ProcessorOutputs, examine
 from .rows import image_prompt
-
-# Outputs of a processor that have one entry per prompt token; everything else describes the images.
-_PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask")
-# Processors whose image tensors have one entry per row, also for rows without an image.
-_IMAGES_BY_ROW = ("Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor")
 
 
 @dataclass
@@ -32,8 +28,9 @@ class AspoVisionCollator:
     `completion_mask` `[2B, L]` (1 at response tokens), `sentence_ids` `[B, L]` (`SHARED` for
     template tokens before both responses, -1 outside the chosen one) and `similarity` `[B, K]` (NaN where
     missing). A pair's images are processed once and are in the batch once (`IMAGES_ONCE`; `images_twice`
-    gives what `model(**batch)` takes). With `reference_keys` also `KEYS`: what a row's reference log-probs
-    are cached under.
+    gives what `model(**batch)` takes), unless the processor does something else with a row that comes
+    twice: then it is given all rows, as TRL gives them. With `reference_keys` also `KEYS`: what a row's
+    reference log-probs are cached under.
     """
 
     processing_class: Any
@@ -45,6 +42,7 @@ class AspoVisionCollator:
         own = tokenizer.pad_token_id
         self.pad_token_id: int = own if own is not None else tokenizer.eos_token_id or 0
         self._blank: dict[str, Any] | None = None
+        self._found: ProcessorOutputs | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         prompts: list[dict[str, Tensor]] = [{"input_ids": torch.tensor(row["prompt_ids"])} for row in rows]
@@ -54,8 +52,13 @@ class AspoVisionCollator:
             ]
         image_inputs: dict[str, Any] = {}
         with_images = [index for index, row in enumerate(rows) if row.get("images")]
+        once = self.outputs.repeats if with_images else True
         if with_images:
-            image_inputs = self._process([rows[index] for index in with_images], with_images, prompts)
+            image_inputs = (
+                self._process([rows[index] for index in with_images], with_images, prompts)
+                if once
+                else self._process_all(rows, prompts)
+            )
             if "cross_attention_mask" in prompts[with_images[0]] and len(with_images) < len(rows):
                 raise ValueError(
                     "this model (Mllama) lets every row of a batch with images attend to images, so a "
@@ -64,11 +67,12 @@ class AspoVisionCollator:
                 )
         batch = _concatenate(prompts, rows, self.pad_token_id, self._response_type)
         for name, value in image_inputs.items():
-            batch[name] = self._by_row(value, with_images, len(rows))
-            batch[IMAGES_ONCE] = True
+            batch[name] = self._by_row(name, value, with_images, len(rows)) if once else value
+        if image_inputs and once:
+            batch[IMAGES_ONCE] = tuple(image_inputs)
         if self._blank is not None and not with_images:
             self._add_placeholder(batch, self._blank)
-        if any(not isinstance(value, Tensor) for value in image_inputs.values()):
+        if once and any(not isinstance(value, Tensor) for value in image_inputs.values()):
             batch = images_twice(batch)
         if self.reference_keys:
             digests = [
@@ -81,6 +85,13 @@ class AspoVisionCollator:
         return batch | _sentences(rows, prompts, length, "rejected_") if self.weight_rejected else batch
 
     @property
+    def outputs(self) -> ProcessorOutputs:
+        """What the processor gives; found out when it is first needed."""
+        if self._found is None:
+            self._found = examine(self.processing_class)
+        return self._found
+
+    @property
     def _response_type(self) -> int:
         # PaliGemma attends in both directions where the type is 0, and causally where it is 1.
         return int("PaliGemma" in type(self.processing_class).__name__)
@@ -89,16 +100,28 @@ class AspoVisionCollator:
         self, rows: list[dict[str, Any]], places: list[int], prompts: list[dict[str, Tensor]]
     ) -> dict[str, Any]:
         """Run the processor on the rows with images; their expanded prompts replace the plain ones."""
+        return self._run([row["images"] for row in rows], [row["prompt"] for row in rows], places, prompts)
+
+    def _process_all(
+        self, rows: Sequence[dict[str, Any]], prompts: list[dict[str, Tensor]]
+    ) -> dict[str, Any]:
+        """Run the processor on all rows, chosen and rejected, and leave its outputs as they are."""
+        images, texts = [row.get("images") or [] for row in rows], [row["prompt"] for row in rows]
+        return self._run(images * 2, texts * 2, range(len(rows)), prompts)
+
+    def _run(
+        self, images: list[Any], texts: list[str], places: Sequence[int], prompts: list[dict[str, Tensor]]
+    ) -> dict[str, Any]:
         outputs = self.processing_class(
-            images=[[open_image(image) for image in row["images"]] for row in rows],
-            text=[row["prompt"] for row in rows],
+            images=[[open_image(image) for image in row] for row in images],
+            text=texts,
             padding=True,
             return_tensors="pt",
             add_special_tokens=False,
         )
         outputs.pop("labels", None)  # PaliGemma's makes some; the loss here is not the model's
         mask = outputs["attention_mask"].bool()
-        per_token = {name: outputs.pop(name) for name in _PER_TOKEN if name in outputs}
+        per_token = {name: outputs.pop(name) for name in self.outputs.per_token if name in outputs}
         per_token.pop("attention_mask")
         for index, place in enumerate(places):
             prompts[place] = {name: value[index][mask[index]] for name, value in per_token.items()}
@@ -127,7 +150,8 @@ class AspoVisionCollator:
         start = int(batch["attention_mask"][0].sum())
         end = start + blank["input_ids"].size(1)
         nothing = torch.zeros_like(batch["input_ids"])
-        for name in ("completion_mask", *_PER_TOKEN):
+        per_token = self.outputs.per_token
+        for name in ("completion_mask", *per_token):
             if name not in batch and name not in blank:
                 continue
             fill = self.pad_token_id if name == "input_ids" else 0
@@ -136,13 +160,13 @@ class AspoVisionCollator:
             if name in blank and name != "attention_mask":
                 column[0, start:end] = blank[name][0]
             batch[name] = column
-        for name in blank.keys() - set(_PER_TOKEN):
-            batch[name] = self._by_row(blank[name], [0], len(batch["input_ids"]))
+        for name in blank.keys() - per_token:
+            batch[name] = self._by_row(name, blank[name], [0], len(batch["input_ids"]))
         batch[PLACEHOLDER] = True
 
-    def _by_row(self, value: Any, places: list[int], rows: int) -> Any:
+    def _by_row(self, name: str, value: Any, places: list[int], rows: int) -> Any:
         """An image tensor as the model takes it, where the rows at `places` have images."""
-        if type(self.processing_class).__name__ not in _IMAGES_BY_ROW or not isinstance(value, Tensor):
+        if name not in self.outputs.by_row:
             return value
         return value.new_zeros((rows, *value.shape[1:])).index_copy(0, torch.tensor(places), value)
 

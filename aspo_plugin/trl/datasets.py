@@ -18,7 +18,7 @@ from .rows import LengthLimit, RefusedRow, RowPreparer
 logger = logging.getLogger(__name__)
 
 # Raised when the result of preparing a row changes, so that nothing prepared by older code is read back.
-PREPARE_VERSION = 3
+PREPARE_VERSION = 4
 
 _IMAGE = {"bytes": Value("binary"), "path": Value("string")}
 _PREPARED = Features(
@@ -41,6 +41,8 @@ _REFUSAL = {"row": Value("int64")} | {
 _ROWS_PER_PROCESS = 500
 COLUMNS = tuple(_PREPARED)
 REJECTED_COLUMNS = tuple(_REJECTED)
+# Pairs whose ends are looked at, and tokens of one that are shown.
+_LOOKED_AT, _SHOWN_TOKENS = 100, 8
 
 
 def is_prepared(dataset: Any) -> bool:
@@ -314,6 +316,25 @@ def prepare_version() -> tuple[int, str]:
     from dataset_tools.sentences import SPLITTER_VERSION
 
     return PREPARE_VERSION, SPLITTER_VERSION
+
+
+def end_of_turn_missing(dataset: Dataset, processing_class: Any) -> str:
+    """The end of a prepared response, where most of the first responses close without an end-of-turn token,
+    else "". White space behind that token is the template's, and a response cut by a length limit is rare.
+    """
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*tokenizer.all_special_ids, *(token for token, value in added.items() if value.special)}
+    rows = dataset.select_columns(["chosen_ids", "rejected_ids"])[:_LOOKED_AT]
+    responses = [ids for column in rows.values() for ids in column]
+    still = [ids for ids in responses if _last_of_text(tokenizer, ids) not in special]
+    if 2 * len(still) <= len(responses):
+        return ""
+    return tokenizer.decode(still[0][-_SHOWN_TOKENS:])
+
+
+def _last_of_text(tokenizer: Any, ids: list[int]) -> int | None:
+    return next((token for token in reversed(ids) if tokenizer.decode([token]).strip()), None)
 
 
 def report(name: str, total: int, refused: Sequence[Mapping[str, Any]]) -> None:

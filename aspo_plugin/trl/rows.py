@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,8 +44,11 @@ def text_pair(row: dict[str, Any], images: int) -> tuple[list[dict[str, str]], s
 
     Images among the parts of a content become `<image>` markers; `images` is how many the row has.
     """
+    for name in ("prompt", "chosen", "rejected") if "prompt" in row else ("chosen", "rejected"):
+        _check_shape(name, row[name])
     if "prompt" not in row:
         row = {**row, **_prompt_of(row)}
+        _check_shape("messages", row["prompt"])
     prompt = _messages(row["prompt"], "user", images)
     chosen, rejected = (_messages(row[name], "assistant", images) for name in ("chosen", "rejected"))
     if isinstance(row["prompt"], str) and all(isinstance(row[name], str) for name in ("chosen", "rejected")):
@@ -81,6 +85,31 @@ def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": row["messages"]}
 
 
+def _check_shape(name: str, value: Any) -> None:
+    """Raise `RefusedRow` for a column that is neither a text nor messages."""
+    messages = [value] if isinstance(value, dict) else value
+    # An empty list is told apart, with what is missing in it.
+    if isinstance(value, str) or value in ([], {}):
+        return
+    if isinstance(messages, list) and all(
+        isinstance(message, dict) and message.get("role") for message in messages
+    ):
+        return
+    raise RefusedRow(
+        f"the column {name} is not a text or a list of messages, each {{role: ..., content: ...}}",
+        f"it is {_shape(value)}",
+    )
+
+
+def _shape(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, dict):
+        return f"a dictionary with the keys {', '.join(map(str, value))}"
+    if isinstance(value, list):
+        return f"a list of {_shape(value[0])}" if value else "an empty list"
+    return "missing" if value is None else f"a {type(value).__name__}"
+
+
 def _messages(value: Any, role: str, images: int) -> list[dict[str, str]]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
@@ -88,8 +117,6 @@ def _messages(value: Any, role: str, images: int) -> list[dict[str, str]]:
         value = [value]
     if not value:
         raise RefusedRow(f"an empty list of messages where one of the {role} is needed")
-    if any(not isinstance(message, dict) or not message.get("role") for message in value):
-        raise RefusedRow("a message without role", f"its keys are {', '.join(map(str, value[0]))}")
     return [{"role": message["role"], "content": _text(message.get("content"), images)} for message in value]
 
 
@@ -163,7 +190,8 @@ class RowPreparer:
         plain = messages[0]["role"] == PLAIN
         shown = self._without_end_tokens(chosen) if plain else chosen
         spans, similarity = _annotations(row, shown, "chosen")
-        prompt, chosen_text, rejected_text = self._render(messages, chosen, rejected, len(images))
+        options = template_options(row)
+        prompt, chosen_text, rejected_text = self._render(messages, chosen, rejected, len(images), options)
         prompt_ids = self._encode(prompt, plain)
         chosen_ids = self._completion(prompt, chosen_text, plain)
         rejected_ids = self._completion(prompt, rejected_text, plain)
@@ -220,7 +248,12 @@ class RowPreparer:
         return ids
 
     def _render(
-        self, messages: list[dict[str, str]], chosen: str, rejected: str, images: int
+        self,
+        messages: list[dict[str, str]],
+        chosen: str,
+        rejected: str,
+        images: int,
+        options: dict[str, Any],
     ) -> tuple[str, str, str]:
         if messages[0]["role"] == PLAIN:
             end = self.tokenizer.eos_token or ""
@@ -237,7 +270,9 @@ class RowPreparer:
         example: dict[str, Any] = {"prompt": messages, "chosen": answers[0], "rejected": answers[1]}
         if self.processor is not None:
             example = {k: _parts(v, images if k == "prompt" else 0) for k, v in example.items()}
-        rendered = apply_chat_template(example, self.processing_class, **self._template_option)
+        tools = options.pop("tools", None)
+        example["chat_template_kwargs"] = {**self._template_option, **options}
+        rendered = apply_chat_template(example, self.processing_class, tools)
         return rendered["prompt"], rendered["chosen"], rendered["rejected"]
 
     def _check_template(self) -> None:
@@ -285,9 +320,10 @@ class RowPreparer:
         if sizes not in self._image_tokens:
             text = image_prompt(self.processing_class, len(sizes))
             blank = [Image.new("RGB", size) for size in sizes]
-            expanded = self.processing_class(images=[blank], text=[text], add_special_tokens=False)[
-                "input_ids"
-            ][0]
+            # Tensors, for some processors (Ovis 2's) give nothing else.
+            expanded = self.processing_class(
+                images=[blank], text=[text], return_tensors="pt", add_special_tokens=False
+            )["input_ids"][0]
             self._image_tokens[sizes] = len(expanded) - len(self._encode(text, plain=False))
         return self._image_tokens[sizes]
 
@@ -310,11 +346,29 @@ class RowPreparer:
         )
 
 
-def image_prompt(processor: Any, images: int) -> str:
+def template_options(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row's columns `chat_template_kwargs` and `tools` give its chat template, as in TRL.
+
+    Raises `RefusedRow` for other shapes: a dictionary, and a list of schemas or its JSON text.
+    """
+    options, tools = row.get("chat_template_kwargs") or {}, row.get("tools")
+    if not isinstance(options, dict):
+        raise RefusedRow("chat_template_kwargs is no dictionary", _shape(options))
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise RefusedRow("tools is a text that is no JSON", str(error)) from error
+    if not isinstance(tools, list | None):
+        raise RefusedRow("tools is no list of schemas", _shape(tools))
+    return {**options, **({"tools": tools} if tools else {})}
+
+
+def image_prompt(processor: Any, images: int, text: str = "a") -> str:
     """A rendered prompt with this many images, their tokens not expanded."""
     # Some processors (InstructBLIP's) keep no template of their own.
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
-    content = [{"type": "image"}] * images + [{"type": "text", "text": "a"}]
+    content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
     return processor.apply_chat_template(
         [{"role": "user", "content": content}],
         tokenize=False,

@@ -31,10 +31,18 @@ from aspo_plugin.training.model_needs import missing_packages_named
 from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 from aspo_plugin.training.rejected import RejectedRows
 from aspo_plugin.training.resume import SameObjective, objective
+from aspo_plugin.training.rewritten_base import rewrites_base, wrong_reference
 
 from .arguments import AspoConfig, refuse_options, settings_of
 from .collator import AspoVisionCollator
-from .datasets import COLUMNS, REJECTED_COLUMNS, is_prepared, mixes_images, prepare_dataset
+from .datasets import (
+    COLUMNS,
+    REJECTED_COLUMNS,
+    end_of_turn_missing,
+    is_prepared,
+    mixes_images,
+    prepare_dataset,
+)
 from .reference import cached_reference, no_reference_copy
 from .rewards import RewardMeans
 from .rows import LengthLimit
@@ -56,6 +64,10 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
     """
 
     _setting_name = "aspo_{}"  # how the host's user writes a setting
+    # Where a user sets what an answer ends with.
+    _template_remedy = (
+        "set processing_class.chat_template to one that writes eos_token behind the assistant's text"
+    )
     _evaluated = "eval"  # the prefix of an evaluation's metrics
     _tag_names = ["trl", "aspo"]
     _name = "ASPO"
@@ -99,6 +111,8 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
                 "(CUDA_VISIBLE_DEVICES=0)."
             )
         self.aspo_settings = settings_of(args)
+        if ref_model is None:
+            _refuse_rewritten_base(model, kwargs.get("peft_config"))
         if processing_class is None:
             with missing_packages_named(model_id):
                 processing_class = AutoProcessor.from_pretrained(
@@ -111,6 +125,8 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
             self._rejected.clear()
         with args.main_process_first(desc="preparing the pairs"):
             train, evaluation = (self._prepare(datasets[k], processing_class, args, k) for k in datasets)
+        if args.process_index == 0:
+            self._tell_open_ends(train, processing_class)
         set_seed(args.seed)  # `Trainer` does so too late for the weights of a new adapter
         cached = self.aspo_settings.reference_cache is not None
         with no_reference_copy(model) if cached else nullcontext():
@@ -180,6 +196,15 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
             weight_rejected=self.aspo_settings.weight_rejected,
             refused=partial(self._refuse, name) if args.process_index == 0 else None,
         )
+
+    def _tell_open_ends(self, dataset: Any, processing_class: Any) -> None:
+        if isinstance(dataset, Dataset) and (end := end_of_turn_missing(dataset, processing_class)):
+            logger.warning(
+                "responses end without an end-of-turn token (one ends with %r), so the model learns no end "
+                "of its answers. The chat template writes none: %s.",
+                end,
+                self._template_remedy,
+            )
 
     def _refuse(self, split: str, rows: list[dict[str, Any]]) -> None:
         self._rejected.add({"split": split, **row} for row in rows)
@@ -285,6 +310,18 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
         prefix = "" if mode == "train" else f"{self._evaluated}_"
         logs.update({prefix + name: value for name, value in values.items()})
         super().log(logs, start_time)
+
+
+def _refuse_rewritten_base(model: Any, peft_config: Any) -> None:
+    """Raise `ValueError` where the base model without its adapter would be a wrong reference.
+
+    Of a given adapter TRL adds a frozen copy, whose initialisation would rewrite the base once more.
+    """
+    configs = [peft_config] if peft_config is not None else getattr(model, "peft_config", {}).values()
+    for config in configs:
+        init = getattr(config, "init_lora_weights", None)
+        if rewrites_base(init):
+            raise wrong_reference(init, "init_lora_weights")
 
 
 def _parts(*datasets: Any) -> list[Any]:

@@ -56,6 +56,14 @@ def test_the_config_becomes_what_axolotl_runs_and_a_second_call_changes_nothing(
         ({"sample_packing": True}, "sample_packing: True does not work with rl: aspo, because packed rows"),
         ({"pad_to_multiple_of": 64}, "pad_to_multiple_of: 64"),
         ({"dpo_use_liger_kernel": True}, "no per-token log-probs"),
+        (
+            {"adapter": "lora", "peft_init_lora_weights": "pissa_niter_4"},
+            "peft_init_lora_weights is 'pissa_niter_4'.*reference",
+        ),
+        (
+            {"adapter": "lora", "peft": {"loftq_config": {"loftq_bits": 4}}},
+            "peft: loftq_config is 'loftq'.*reference",
+        ),
         ({"dpo_loss_type": ["ipo"]}, "dpo_loss_type"),
         ({"dpo_label_smoothing": 0.1}, "no label smoothing"),
         ({"precompute_ref_log_probs": True}, "reference_cache"),

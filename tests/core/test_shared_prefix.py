@@ -10,7 +10,7 @@ from aspo_plugin.logprobs import attention, pair_layout
 from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE, PairBatch, images_once, images_twice
 from aspo_plugin.logprobs.pair_layout import plan, to_layout
 from aspo_plugin.logprobs.response import ResponseLogProbs
-from tests.support.backbones import VISION_LANGUAGE
+from tests.support.backbones import SHARES, VISION_LANGUAGE, today
 from tests.support.pairs import pair_batch, plain_logps
 
 TOLERANCE = 1e-5
@@ -43,7 +43,7 @@ def assert_equal_to_plain(model, batch, logps=None):
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", [*VISION_LANGUAGE, "text"])
+@pytest.mark.parametrize("name", [*VISION_LANGUAGE, *(n for n in today() if n in SHARES), "text"])
 def test_every_architecture(backbones, name, implementation):
     options = {"attn_implementation": {"text_config": implementation}} if name != "text" else {}
     model, processor = backbones(name, **options)

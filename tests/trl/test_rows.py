@@ -126,11 +126,12 @@ def test_a_plain_pair_is_trained_as_it_stands(text: Any) -> None:
     assert ended == prepared
 
 
-def test_markers_keep_their_place_between_texts(llava: Any, images: Any) -> None:
-    prepared = prepare(llava, {**ROW, "prompt": user("Look: <image> What is it?")}, images)
+def test_markers_keep_their_place_between_texts(processing: Any, images: Any) -> None:
+    row = {**ROW, "prompt": user("Look: <image> What is it?")}
+    prepared = prepare(processing("qwen2_vl"), row, images)
     assert (
         prepared["prompt"].index("Look")
-        < prepared["prompt"].index("<image>")
+        < prepared["prompt"].index("<|image_pad|>")
         < prepared["prompt"].index("What")
     )
 
@@ -154,12 +155,16 @@ def test_markers_keep_their_place_between_texts(llava: Any, images: Any) -> None
             "other than text and images",
         ),
         ({**ROW, "prompt": user([{"type": "video", "video": "a.mp4"}])}, True, "other than text and images"),
-        ({**ROW, "prompt": [{"from": "human", "value": "Hi"}]}, True, "a message without role"),
-        ({**ROW, "prompt": None}, True, "an empty list of messages where one of the user"),
+        (
+            {**ROW, "prompt": [{"from": "human", "value": "Hi"}]},
+            True,
+            "column prompt is not a text or a list",
+        ),
+        ({**ROW, "prompt": None}, True, "the column prompt is not a text or a list"),
         (
             {"prompt": None, "chosen": "The cat sits.", "rejected": "The dog."},
             False,
-            "an empty list of messages",
+            "the column prompt is not a text or a list",
         ),
         ({**ROW, "prompt": "plain", "chosen": "a", "rejected": "b"}, True, "the prompt is a plain text"),
         ({**ROW, "prompt": user(None)}, True, "a message without content"),
@@ -314,3 +319,32 @@ def test_an_image_cut_behind_its_header_refuses_its_row(kind: str, llava: Any, t
     with pytest.raises(RefusedRow) as caught:
         prepare(llava, ROW, [{"bytes": None, "path": str(tmp_path / "none")}])
     assert "No such file" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "found"),
+    [
+        ({**ROW, "chosen": ["one", "two"]}, "chosen", "a list of a str"),
+        ({**ROW, "chosen": {"text": "a"}}, "chosen", "a dictionary with the keys text"),
+        ({**ROW, "rejected": [{"from": "gpt", "value": "a"}]}, "rejected", "keys from, value"),
+        ({**ROW, "rejected": None}, "rejected", "it is missing"),
+        ({"chosen": [{"from": "human", "value": "a"}], "rejected": []}, "chosen", "keys from, value"),
+    ],
+)
+def test_a_shape_that_is_not_read_names_the_column(row: Any, column: str, found: str, text: Any) -> None:
+    with pytest.raises(RefusedRow, match=f"the column {column} is not .*role: ..., content: ...") as refused:
+        prepare(text, row)
+    assert found in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"chat_template_kwargs": "x"}, "no dictionary"),
+        ({"tools": "{"}, "no JSON"),
+        ({"tools": 3}, "no list"),
+    ],
+)
+def test_options_of_the_template_have_one_shape(column: Any, message: str, text: Any) -> None:
+    with pytest.raises(RefusedRow, match=message):
+        prepare(text, {**ROW, **column})

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import blip, dual, gemma, idefics, intern, llava, mllama, pixtral, qwen
+from . import blip, cohere, deepseek, dual, gemma, glm, idefics, intern, llava, mixed, mllama, pixtral, qwen
 
 # Name -> a function giving (model, processor or tokenizer).
 BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -33,6 +33,37 @@ BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "clip": dual.clip,
     "siglip": dual.siglip,
 }
+# Of today, where this version of transformers has the class: name -> (the model's class, its builder).
+TODAY: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
+    "qwen3_5": ("Qwen3_5ForConditionalGeneration", qwen.qwen3_5),
+    "qwen3_5_moe": ("Qwen3_5MoeForConditionalGeneration", qwen.qwen3_5_moe),
+    "glm4v": ("Glm4vForConditionalGeneration", glm.glm4v),
+    "glm4v_moe": ("Glm4vMoeForConditionalGeneration", glm.glm4v_moe),
+    "glm_ocr": ("GlmOcrForConditionalGeneration", glm.glm_ocr),
+    "gemma4": ("Gemma4ForConditionalGeneration", gemma.gemma4),
+    "gemma4_small": ("Gemma4ForConditionalGeneration", gemma.gemma4_small),
+    "mistral3": ("Mistral3ForConditionalGeneration", pixtral.mistral3),
+    "ministral3": ("Ministral3ForCausalLM", pixtral.ministral3),
+    "minicpm_v_4_6": ("MiniCPMV4_6ForConditionalGeneration", mixed.minicpm_v_4_6),
+    "kimi_k25": ("Kimi_K25ForConditionalGeneration", mixed.kimi_k25),
+    "deepseek_vl": ("DeepseekVLForConditionalGeneration", deepseek.deepseek_vl),
+    "deepseek_vl_hybrid": ("DeepseekVLHybridForConditionalGeneration", deepseek.deepseek_vl_hybrid),
+    "lfm2_vl": ("Lfm2VlForConditionalGeneration", mixed.lfm2_vl),
+    "ovis2": ("Ovis2ForConditionalGeneration", mixed.ovis2),
+    "idefics2": ("Idefics2ForConditionalGeneration", idefics.idefics2),
+    "aya_vision": ("AyaVisionForConditionalGeneration", cohere.aya_vision),
+    "llava_next_video": ("LlavaNextVideoForConditionalGeneration", llava.llava_next_video),
+    "llava_next_mistral": ("LlavaNextForConditionalGeneration", llava.llava_next_mistral),
+    "granite_vision": ("LlavaNextForConditionalGeneration", llava.granite_vision),
+    "paddleocr_vl": ("PaddleOCRVLForConditionalGeneration", mixed.paddleocr_vl),
+    "hunyuan_vl": ("HunYuanVLForConditionalGeneration", mixed.hunyuan_vl),
+    "ernie4_5_vl_moe": ("Ernie4_5_VLMoeForConditionalGeneration", mixed.ernie4_5_vl_moe),
+}
+# Those of them that share a prefix; the others carry a state along a row, or need inputs that are not made.
+SHARES = tuple(
+    "glm4v glm4v_moe glm_ocr mistral3 ministral3 deepseek_vl deepseek_vl_hybrid idefics2 "
+    "aya_vision llava_next_video llava_next_mistral granite_vision paddleocr_vl".split()
+)
 DUAL_ENCODERS = ("clip", "siglip")
 
 
@@ -52,8 +83,16 @@ def runs_here(name: str) -> bool:
 VISION_LANGUAGE = tuple(name for name in BUILDERS if name not in (*DUAL_ENCODERS, "text") and runs_here(name))
 
 
+def today() -> list[str]:
+    """Those of `TODAY` that this version of transformers has."""
+    import transformers
+
+    return [name for name, (kind, _) in TODAY.items() if hasattr(transformers, kind)]
+
+
 def build(name: str, folder: Path | str, dtype: Any = None) -> Path:
-    """Write the model `name` (one of `BUILDERS`) to `folder` and return it; seeded, float32 or `dtype`."""
+    """Write the model `name` (one of `BUILDERS` or `TODAY`) to `folder` and return it; seeded,
+    float32 or `dtype`."""
     import torch
 
     folder = Path(folder)
@@ -61,7 +100,7 @@ def build(name: str, folder: Path | str, dtype: Any = None) -> Path:
         return folder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, processor = BUILDERS[name]()
+        model, processor = (BUILDERS[name] if name in BUILDERS else TODAY[name][1])()
     if dtype is not None:
         model.to(dtype)
     model.save_pretrained(folder)

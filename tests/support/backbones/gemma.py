@@ -1,9 +1,10 @@
-"""Gemma 3 and PaliGemma: SigLIP vision tower, Gemma language model, prefix seen in both directions."""
+"""Gemma 3, Gemma 4 and PaliGemma: Gemma language model, image or prompt seen in both directions."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -19,9 +20,9 @@ from transformers import (
 )
 
 from .llava import IMAGE, PATCH, VISION
-from .templates import gemma
+from .templates import gemma, gemma4_turns
 from .templates import paligemma as paligemma_template
-from .text import SIZES, family_tokenizer, vocabulary
+from .text import SIZES, family_tokenizer, special_ids, vocabulary
 
 PATCHES = (IMAGE // PATCH) ** 2
 
@@ -99,3 +100,81 @@ def paligemma() -> tuple[Any, Any]:
         hidden_size=SIZES["hidden_size"],
     )
     return PaliGemmaForConditionalGeneration(config), processor
+
+
+def gemma4() -> tuple[Any, Any]:
+    """Images of any shape, whose tokens see each other both ways in layers with a window."""
+    return _gemma4("vision")
+
+
+def gemma4_small() -> tuple[Any, Any]:
+    """E2B and E4B: every token sees those before it alone."""
+    return _gemma4(None)
+
+
+def _gemma4(both_ways: str | None) -> tuple[Any, Any]:
+    """Embeddings of their own for every layer, and wider heads in layers without a window."""
+    named = {
+        "image_token": "<|image|>",
+        "boi_token": "<|image>",
+        "eoi_token": "<image|>",
+        "audio_token": "<|audio|>",
+        "boa_token": "<|audio>",
+        "eoa_token": "<audio|>",
+    }
+    tokenizer = family_tokenizer(
+        "byte_fallback",
+        gemma4_turns(),
+        bos="<bos>",
+        eos="<eos>",
+        pad="<pad>",
+        special=("<|turn>", "<turn|>", "<|video|>"),
+        named=named,
+        prepend_bos=True,
+    )
+    ids = tokenizer.convert_tokens_to_ids
+    text = {
+        **SIZES,
+        **special_ids(tokenizer),
+        "vocab_size": vocabulary(tokenizer),
+        "vocab_size_per_layer_input": vocabulary(tokenizer),
+        "hidden_size_per_layer_input": 8,
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "final_logit_softcapping": 30.0,
+        "use_bidirectional_attention": both_ways,
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "patch_size": 8,
+        "position_embedding_size": 256,
+        "pooling_kernel_size": 3,
+    }
+    config = transformers.Gemma4Config(
+        text_config=text,
+        vision_config=vision,
+        audio_config=None,
+        image_token_id=ids("<|image|>"),
+        boi_token_id=ids("<|image>"),
+        eoi_token_id=ids("<image|>"),
+        video_token_id=ids("<|video|>"),
+        audio_token_id=ids("<|audio|>"),
+        boa_token_id=ids("<|audio>"),
+        eoa_token_index=ids("<audio|>"),
+    )
+    processor = transformers.Gemma4Processor(
+        transformers.Gemma4AudioFeatureExtractor(),
+        transformers.Gemma4ImageProcessor(patch_size=8, max_soft_tokens=70),
+        tokenizer,
+        transformers.Gemma4VideoProcessor(patch_size=8, max_soft_tokens=70),
+        chat_template=tokenizer.chat_template,
+        image_seq_length=70,
+    )
+    return transformers.Gemma4ForConditionalGeneration(config), processor

@@ -1,9 +1,10 @@
-"""Idefics3 and SmolVLM: images split into tiles, each behind its own row and column tokens."""
+"""Idefics2, and Idefics3 and SmolVLM whose images are split into tiles behind row and column tokens."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -20,7 +21,7 @@ from transformers import (
 
 from .llava import IMAGE, PATCH
 from .templates import idefics
-from .text import SIZES, family_tokenizer, vocabulary
+from .text import SIZES, family_tokenizer, special_ids, vocabulary
 
 TOKENS = (IMAGE // PATCH) ** 2 // 4  # pixel shuffle by 2 in each direction
 VISION = {
@@ -84,3 +85,32 @@ def smolvlm() -> tuple[Any, Any]:
         chat_template=tokenizer.chat_template,
     )
     return SmolVLMForConditionalGeneration(_config(SmolVLMConfig, tokenizer)), processor
+
+
+def idefics2() -> tuple[Any, Any]:
+    """A perceiver that makes the same number of tokens of every image."""
+    tokenizer = _tokenizer()
+    text = transformers.MistralConfig(
+        vocab_size=vocabulary(tokenizer), sliding_window=None, **special_ids(tokenizer), **SIZES
+    )
+    perceiver = {
+        "hidden_size": 64,
+        "resampler_n_latents": 8,
+        "resampler_depth": 1,
+        "resampler_n_heads": 4,
+        "resampler_head_dim": 16,
+        "num_key_value_heads": 2,
+    }
+    config = transformers.Idefics2Config(
+        vision_config=dict(VISION),
+        perceiver_config=perceiver,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    images = transformers.Idefics2ImageProcessor(
+        size={"shortest_edge": IMAGE // 2, "longest_edge": IMAGE}, do_image_splitting=False
+    )
+    processor = transformers.Idefics2Processor(
+        images, tokenizer, image_seq_len=8, chat_template=tokenizer.chat_template
+    )
+    return transformers.Idefics2ForConditionalGeneration(config), processor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -149,6 +150,38 @@ def _qwen3_processor(tokenizer: Any) -> Qwen3VLProcessor:
         Qwen3VLVideoProcessor(patch_size=16, **_pixels(16)),
         chat_template=tokenizer.chat_template,
     )
+
+
+def qwen3_5() -> tuple[Any, Any]:
+    """Linear attention in every other layer."""
+    return _qwen3_5("Qwen3_5")
+
+
+def qwen3_5_moe() -> tuple[Any, Any]:
+    return _qwen3_5(
+        "Qwen3_5Moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+    )  # fmt: skip
+
+
+def _qwen3_5(kind: str, **experts: int) -> tuple[Any, Any]:
+    tokenizer = _tokenizer()
+    rope = {"mrope_section": [2, 3, 3], "mrope_interleaved": True, "partial_rotary_factor": 1.0}
+    linear = {
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "layer_types": ["linear_attention", "full_attention"],
+        "partial_rotary_factor": 1.0,
+        "head_dim": 16,
+    }
+    settings = _qwen3(tokenizer)
+    settings["text_config"] = {**_text(tokenizer, **rope), **linear, **experts}
+    del settings["vision_config"]["deepstack_visual_indexes"]
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    return model, _qwen3_processor(tokenizer)
 
 
 def text() -> tuple[Any, Any]:

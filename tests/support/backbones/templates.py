@@ -133,3 +133,104 @@ def mistral(image: str = "[IMG]") -> str:
         assistant_end="</s>",
         prompt="",
     )
+
+
+# As published with llava-hf/llava-1.5-7b-hf and llava-v1.6-vicuna-7b-hf (chat_template.json),
+# word for word: an answer ends with a blank, and no end-of-turn token follows it.
+LLAVA_PUBLISHED = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}"
+    "{% endif %}{# Render all images first #}{% for content in message['content'] | selectattr('type', "
+    "'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}{# Render all text next #}{% if message['role'] != "
+    "'assistant' %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ content['text'] + ' '}}{% endfor %}{% else %}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'text') %}{% generation %}{{ content['text'] + ' '}}{% endgeneration %}"
+    "{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def glm() -> str:
+    """`[gMASK]<sop>`, and turns that the next turn's role ends: GLM-4V."""
+    return _template(
+        image="<|begin_of_image|><|image|><|end_of_image|>",
+        before="[gMASK]<sop>",
+        user="<|user|>\n",
+        assistant="<|assistant|>\n",
+        system="<|system|>\n",
+        user_end="",
+        assistant_end="",
+    )
+
+
+def deepseek(image: str) -> str:
+    """`User: ...` and `Assistant: ...` with two new lines between them: DeepSeek-VL."""
+    return _template(
+        image=image,
+        before="<bos>",
+        user="User: ",
+        assistant="Assistant: ",
+        user_end="\n\n",
+        assistant_end="<eos>",
+        prompt="Assistant:",
+    )
+
+
+def cohere(image: str) -> str:
+    """Turn tokens around a role token, and a response token inside the answer: Aya Vision."""
+
+    def turn(role: str) -> str:
+        return f"<|START_OF_TURN_TOKEN|><|{role}_TOKEN|>"
+
+    return _template(
+        image=image,
+        before="<BOS_TOKEN>",
+        user=turn("USER"),
+        assistant=turn("CHATBOT") + "<|START_RESPONSE|>",
+        user_end="<|END_OF_TURN_TOKEN|>",
+        assistant_end="<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+    )
+
+
+def gemma4_turns() -> str:
+    """`<|turn>role ... <turn|>`: Gemma 4."""
+    return _template(
+        image="<|image|>",
+        before="<bos>",
+        user="<|turn>user\n",
+        assistant="<|turn>model\n",
+        system="<|turn>system\n",
+        user_end="<turn|>\n",
+        assistant_end="<turn|>\n",
+    )
+
+
+def granite() -> str:
+    """`<|user|>` and `<|assistant|>` on lines of their own: Granite Vision."""
+    return _template(
+        image="<image>\n",
+        user="<|user|>\n",
+        assistant="<|assistant|>\n",
+        system="<|system|>\n",
+        user_end="\n",
+        assistant_end="<|end_of_text|>",
+    )
+
+
+def plain_turns(
+    image: str,
+    *,
+    before: str = "",
+    end: str = "</s>",
+    user: str = "User: ",
+    assistant: str = "Assistant: ",
+    user_end: str = "\n",
+) -> str:
+    """Roles as words, and an end token behind the answer."""
+    return _template(
+        image=image,
+        before=before,
+        user=user,
+        assistant=assistant,
+        user_end=user_end,
+        assistant_end=end,
+        prompt=assistant.rstrip(),
+    )

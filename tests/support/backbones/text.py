@@ -19,6 +19,8 @@ SIZES = {
     "max_position_embeddings": 2048,
 }
 
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
 
 def family_tokenizer(
     kind: str,
@@ -67,3 +69,8 @@ def family_tokenizer(
 def vocabulary(tokenizer: Any) -> int:
     """Rows of the embedding: the tokenizer's length rounded up to a multiple of 64, as real models do."""
     return -(-len(tokenizer) // 64) * 64
+
+
+def special_ids(tokenizer: Any) -> dict[str, int | None]:
+    """The start, end and padding tokens as a language model's config names them."""
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

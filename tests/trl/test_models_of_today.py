@@ -1,0 +1,31 @@
+"""For every architecture that transformers has: what TRL's DPO trains has the same numbers in ASPO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support import backbones
+
+from . import host_dpo
+
+# What TRL's own DPO does not train either.
+HOST_FAILS = {
+    ("minicpm_v_4_6", "several images"),
+    # Its collator knows one kind of per-token input of this processor, and not the other.
+    *(("ernie4_5_vl_moe", kind) for kind in host_dpo.KINDS if kind != "text"),
+}
+
+
+@pytest.mark.parametrize("name", backbones.today())
+def test_log_probs_loss_and_gradients_are_those_of_trls_dpo(name: str, model: Any) -> None:
+    pair = host_dpo.Pair(model(name), aspo_alpha=0.0)
+    for kind in host_dpo.KINDS:
+        outcome = host_dpo.compare(pair, kind)
+        if (name, kind) in HOST_FAILS:
+            assert outcome.host_error, kind
+            continue
+        assert not outcome.host_error and not outcome.our_error, (kind, outcome)
+        assert not outcome.differences, (kind, outcome.differences)
+        assert outcome.shared == (name in backbones.SHARES), kind
