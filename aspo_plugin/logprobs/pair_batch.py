@@ -92,9 +92,8 @@ def _twice(value: Any) -> bool:
 class PairBatch:
     """One batch of ordinary rows, its layout, and the inputs of the model in both forms.
 
-    `layout`: None where the batch goes the plain way; `reason` says why. `grid`: the images' `grid_thw` on
-    the host, images once; None where the batch has none or also videos. `tower_outputs`: what frozen vision
-    towers gave, kept between the passes over the batch.
+    `layout`: None where the batch goes the plain way; `reason` says why. `tower_outputs`: what frozen
+    vision towers gave, kept between the passes over the batch.
     """
 
     def __init__(
@@ -123,7 +122,6 @@ class PairBatch:
         self.place = place
         self.ordinary_rows = Rows(predictor, input_ids.flatten()[place], self.shape)
         self.layout: Layout | None = None
-        self.grid: Tensor | None = None
         self.tower_outputs = TowerOutputs()
         self.reason = architecture if isinstance(architecture, str) else ""
         if isinstance(architecture, Architecture):
@@ -165,8 +163,6 @@ class PairBatch:
         self.shared_rows = self.layout.rows(input_ids)
         if not inputs.get(IMAGES_ONCE):  # the grids of both halves are on the host
             host |= {key: host[key][: len(host[key]) // 2] for key in _GRIDS if key in host}
-        grids = [torch.from_numpy(host[key]) for key in _GRIDS if key in host]
-        self.grid = grids[0] if len(grids) == 1 else None
         self.shared = _shared_inputs(model, single, host, made, self.layout, architecture)
 
     @property

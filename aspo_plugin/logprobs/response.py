@@ -141,9 +141,7 @@ class ResponseLogProbs:
         given = batch.shared if shared else batch.ordinary
         rows = batch.shared_rows if shared else batch.ordinary_rows
         outputs = batch.tower_outputs if count else None
-        towers = frozen_without_gradients(
-            vision_towers(model), outputs, again=again, grid=batch.grid if shared else None
-        )
+        towers = frozen_without_gradients(vision_towers(model), outputs, again=again)
         logps, reason = self._forward(model, given, rows, towers)
         if count:
             if not again:

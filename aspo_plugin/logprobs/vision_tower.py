@@ -1,4 +1,4 @@
-"""A frozen vision tower: no backward pass through it, one forward for policy and reference, no waiting.
+"""A frozen vision tower: no backward pass through it, and one forward for policy and reference.
 
 For gradient checkpointing the hosts make the outputs of all input embeddings require gradients, the patch
 embedding's too. Autograd then keeps the tower's activations and walks back through all its layers, to
@@ -62,21 +62,17 @@ def frozen_without_gradients(
     outputs: TowerOutputs | None = None,
     *,
     again: bool = False,
-    grid: Tensor | None = None,
 ) -> Iterator[None]:
     """While open, the forward of each tower without a trained weight builds no graph.
 
     `outputs`: of this batch: what is in there is not computed again; with `again`, another pass over the
-    batch follows, and what is computed now is kept for it. `grid`: the images' `grid_thw` on the host, which
-    saves a tower that takes it from waiting for the device.
+    batch follows, and what is computed now is kept for it.
     """
     with ExitStack() as stack:
         for tower in towers:
             if any(parameter.requires_grad for parameter in tower.parameters()):
                 continue
             forward = torch.no_grad()(tower.forward)
-            if grid is not None and _attention(tower) == "sdpa":  # others want it on their device
-                forward = _with_grid(forward, grid)
             if outputs is not None and _is_shareable(tower):
                 forward = _once(forward, tower, outputs, again)
             stack.enter_context(_replaced(tower, forward))
@@ -125,16 +121,6 @@ def _is_shareable(tower: nn.Module) -> bool:
     return _shareable[tower]
 
 
-def _with_grid(forward: Callable[..., Any], grid: Tensor) -> Callable[..., Any]:
-    def with_grid(*args: Any, **kwargs: Any) -> Any:
-        given: Any = kwargs.get("grid_thw")
-        if torch.is_tensor(given) and given.is_cuda and given.shape == grid.shape:
-            kwargs["grid_thw"] = grid
-        return forward(*args, **kwargs)
-
-    return with_grid
-
-
 # --- attention of packed towers ----------------------------------------------------------------------------
 
 
@@ -146,8 +132,8 @@ def _attention(tower: nn.Module) -> str | None:
 def _packed_attention(tower: nn.Module) -> Iterator[None]:
     """While open, a tower that would attend window by window does so in one call, where a kernel can.
 
-    Of Qwen2.5-VL that is 32 calls and 2 synchronisations in place of 704 and 96. Its layers look the
-    attention up by name in each forward; nothing of a frozen tower is computed again later.
+    Else each layer reads the windows' ends from the device. Layers look the attention up by name in each
+    forward; nothing of a frozen tower is computed again later.
     """
     config: Any = getattr(tower, "config", None)
     weight = next((p for p in tower.parameters() if p.is_floating_point()), None)

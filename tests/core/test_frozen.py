@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from aspo_plugin.logprobs import response, vision_tower
@@ -207,56 +206,3 @@ def test_a_packed_tower_attends_in_one_call_a_layer(backbones, monkeypatch, name
     tower.requires_grad_()  # computed again in a backward pass under checkpointing: left as it is
     ResponseLogProbs(self_check=False)(model, batch.inputs, batch.response_mask)
     assert all(problems.key is not None for problems in calls)
-
-
-class FakeGpu(FakeTensorMode):
-    """Fake tensors on a GPU among real ones on the host, whose values are there."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        leaves = tree_leaves((args, kwargs))
-        fake = any(isinstance(leaf, FakeTensor) for leaf in leaves)
-        if not fake and not any(isinstance(leaf, torch.device) and leaf.type == "cuda" for leaf in leaves):
-            return function(*args, **(kwargs or {}))
-        return super().__torch_dispatch__(function, types, args, kwargs)
-
-
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
-def test_a_grid_on_the_host_serves_a_tower_on_a_gpu(backbones, name):
-    """Everything meets on its device, nothing is read back, and the result has its shape."""
-    model, processor = backbones(name)
-    (tower,) = vision_towers(model)
-    inputs = pair_batch(model, processor, pairs=2).inputs
-    grid, pixels = inputs["image_grid_thw"], inputs["pixel_values"]
-    tower.requires_grad_(False)
-    with torch.no_grad():
-        expected = tower(pixels, grid_thw=grid)
-    with FakeGpu(allow_non_fake_inputs=True), torch.no_grad():
-        for module in tower.modules():
-            for store in (module._parameters, module._buffers):
-                for key, value in store.items():
-                    if value is not None:
-                        made = torch.empty(value.shape, dtype=value.dtype, device="cuda")
-                        store[key] = torch.nn.Parameter(made, False) if store is module._parameters else made
-        given = torch.empty(pixels.shape, dtype=pixels.dtype, device="cuda")
-        device_grid = torch.empty(grid.shape, dtype=grid.dtype, device="cuda")
-        with frozen_without_gradients([tower], grid=grid):
-            found = tower(given, grid_thw=device_grid)
-    for got, want in zip(tree_leaves(found.to_tuple()), tree_leaves(expected.to_tuple()), strict=True):
-        assert got.device.type == "cuda" and got.shape == want.shape
-
-
-def test_flash_attention_s_towers_keep_their_grid(backbones):
-    """It takes the ends of the images from the grid's device."""
-    model, _ = backbones("qwen2_vl")
-    (tower,) = vision_towers(model)
-    tower.requires_grad_(False)
-    given = []
-    tower.forward = lambda pixels, grid_thw: given.append(grid_thw)
-    grid = torch.tensor([[1, 2, 2]])
-    with FakeGpu(allow_non_fake_inputs=True):
-        device_grid = torch.empty(grid.shape, dtype=grid.dtype, device="cuda")
-        for attention, kept in (("flash_attention_2", True), ("sdpa", False)):
-            tower.config._attn_implementation = attention
-            with frozen_without_gradients([tower], grid=grid):
-                tower(None, grid_thw=device_grid)
-            assert (given[-1] is device_grid) == kept
