@@ -7,6 +7,8 @@ on.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor
 
 from aspo_plugin.logprobs.pair_layout import Piece, to_device
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,8 +52,88 @@ def kernel_for(device: torch.device, dtype: torch.dtype, head_size: int) -> Kern
         return None
     if dtype not in (torch.float16, torch.bfloat16) or head_size > 256 or head_size % 8:
         return None
-    able = torch.cuda.get_device_capability(device) >= (8, 0)
-    return flash if able and torch.backends.cuda.flash_sdp_enabled() else None
+    if torch.cuda.get_device_capability(device) < (8, 0) or not torch.backends.cuda.flash_sdp_enabled():
+        return None
+    return flash if trusted(flash, device, dtype, head_size) else None
+
+
+@functools.cache
+def trusted(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether `kernel` runs there and gives attention and its gradients; tried once on a small example.
+
+    The kernel is a private operator of torch: where a build of it fails or differs, the log says so and the
+    dense mask takes its place, in place of a run that stops or learns from wrong numbers.
+    """
+    try:
+        worst = _error_of(kernel, device, dtype, head_size)
+    except Exception as error:  # whatever a build of torch makes it raise, there is the other way
+        reason = f"it fails ({type(error).__name__}: {error})"
+    else:
+        if worst <= _TRIAL_TOLERANCE:
+            return True
+        reason = f"it differs from attention in float32 by {worst:.1e} of its norm"
+    logger.warning("torch's flash kernel is not used for shared prefixes on %s: %s", device, reason)
+    return False
+
+
+# Half precision gives up to 0.08 where scores are rounded too; a wrong mask, scale or gradient more than 0.5.
+_TRIAL_TOLERANCE = 0.2
+
+
+def _error_of(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_size: int) -> float:
+    """Largest distance from attention by its definition, relative to its norm; NaN is infinite.
+
+    Of the output and of three gradients, for two problems of different lengths with grouped heads: causal,
+    in a window, and neither.
+    """
+    lengths = ((5, 5), (9, 21))
+    queries, keys = (sum(side) for side in zip(*lengths, strict=True))
+    query_ends, key_ends = torch.tensor([[0, 5, queries], [0, 5, keys]], dtype=torch.int32, device=device)
+    shapes = ((queries, 4, head_size), (keys, 2, head_size), (keys, 2, head_size), (queries, 4, head_size))
+    errors = []
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        given = [_wave(shape, number, device).to(dtype) for number, shape in enumerate(shapes)]
+        for causal, window in ((True, None), (True, 4), (False, None)):
+            problems = Problems(None, None, query_ends, key_ends, (9, 21), causal)
+            results = []
+            for kind, way in ((dtype, kernel), (torch.float32, _by_definition)):
+                tensors = [x.to(kind).requires_grad_() for x in given[:3]]
+                out = way(tensors[0], tensors[1], tensors[2], problems, head_size**-0.5, window)
+                results.append([out, *torch.autograd.grad(out, tensors, given[3].to(kind))])
+            pairs = [(a.detach().float(), b.detach()) for a, b in zip(*results, strict=True)]
+            errors += [(a - b).norm() / b.norm() for a, b in pairs]
+    worst = float(torch.stack(errors).max())  # NaN where one of them is
+    return worst if worst == worst else float("inf")
+
+
+def _wave(shape: tuple[int, ...], number: int, device: torch.device) -> Tensor:
+    """Values between -1 and 1 that draw nothing from a generator."""
+    count = torch.arange(int(np.prod(shape)), dtype=torch.float32, device=device)
+    return torch.sin(count * (1.7 + 0.31 * number) + number).view(shape)
+
+
+def _by_definition(
+    query: Tensor, key: Tensor, value: Tensor, problems: Problems, scale: float, window: int | None
+) -> Tensor:
+    """A `Kernel` in plain tensor arithmetic, one problem after the other."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    query_ends, key_ends = problems.query_ends.tolist(), problems.key_ends.tolist()
+    parts = []
+    for n in range(len(query_ends) - 1):
+        own = slice(query_ends[n], query_ends[n + 1])
+        seen = slice(key_ends[n], key_ends[n + 1])
+        many, most = own.stop - own.start, seen.stop - seen.start
+        distance = torch.arange(most - many, most)[:, None] - torch.arange(most)[None, :]
+        hidden = torch.zeros(many, most, dtype=torch.bool)
+        if problems.causal:
+            hidden |= distance < 0
+        if window is not None:
+            hidden |= distance >= window
+        scores = torch.einsum("qhd,khd->hqk", query[own], key[seen]) * scale
+        weights = scores.masked_fill(hidden.to(query.device), float("-inf")).softmax(dim=-1)
+        parts.append(torch.einsum("hqk,khd->qhd", weights, value[seen]))
+    return torch.cat(parts)
 
 
 def flash(
