@@ -1,7 +1,7 @@
 """Preference training in-process: the method's own `aspo_loss` over the small LLaVA, without a host.
 
-Log-probs and similarities are those of the model's own forward and of the data tool (`tests/study`); a whole run has
-not been compared with a host's. The vision tower is frozen, and its features are kept.
+Log-probs and similarities are those of the model's own forward and of the data tool (`tests/study`); a whole
+run has not been compared with a host's. The vision tower is frozen, and its features are kept.
 """
 
 from __future__ import annotations
