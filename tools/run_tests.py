@@ -9,6 +9,7 @@ Standard library only: it runs outside every environment.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -87,6 +88,8 @@ def run_suite(name: str) -> tuple[str, str, float]:
 
 
 def main(target: str) -> int:
+    # A job that a shell starts in the background ignores Ctrl-C, and so would programs that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     results: list[tuple[str, str, float]] = []
 
     def lane(names: list[str]) -> None:
