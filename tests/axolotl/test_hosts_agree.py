@@ -26,6 +26,20 @@ COMPARED = (
 )
 
 
+pytestmark = pytest.mark.skipif(
+    not LLAMAFACTORY.exists(), reason="needs LLaMA-Factory's environment: make env"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model saved by the older version of Transformers, as the Hub's are: newer ones read it."""
+    folder = tmp_path_factory.mktemp("model") / "llava"
+    build = "import sys; from tests.support.backbones import build; build('llava', sys.argv[1])"
+    subprocess.run([str(LLAMAFACTORY), "-c", build, str(folder)], cwd=ROOT, check=True, timeout=300)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("batches")
@@ -48,7 +62,7 @@ def compare(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
 
 
 def test_axolotl_dumps_its_batches(
-    train: Any, batches: Path, shared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    train: Any, model: Path, batches: Path, shared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full fine-tuning with a reference model; the batches are kept for the other hosts."""
     from safetensors.torch import save_file
@@ -65,11 +79,13 @@ def test_axolotl_dumps_its_batches(
         return batch
 
     monkeypatch.setattr(AspoVisionCollator, "__call__", dumping)
-    shared["axolotl"] = train(adapter=None, lora_target_modules=None, max_steps=STEPS, save_steps=STEPS)
+    shared["axolotl"] = train(
+        base_model=str(model), adapter=None, lora_target_modules=None, max_steps=STEPS, save_steps=STEPS
+    )
     assert len(list(batches.glob("*.safetensors"))) == STEPS
 
 
-def test_trl_gives_the_same(models: Path, batches: Path, shared: dict[str, Any], tmp_path: Path) -> None:
+def test_trl_gives_the_same(model: Path, batches: Path, shared: dict[str, Any], tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     from aspo_plugin.trl import AspoConfig, AspoTrainer
@@ -78,7 +94,7 @@ def test_trl_gives_the_same(models: Path, batches: Path, shared: dict[str, Any],
 
     files = iter(sorted(batches.glob("*.safetensors")))
     trainer = AspoTrainer(
-        str(models / "llava"),
+        str(model),
         args=AspoConfig(
             str(tmp_path / "out"),
             per_device_train_batch_size=2,
@@ -99,9 +115,8 @@ def test_trl_gives_the_same(models: Path, batches: Path, shared: dict[str, Any],
     compare([entry for entry in trainer.state.log_history if "loss" in entry], shared["axolotl"])
 
 
-@pytest.mark.skipif(not LLAMAFACTORY.exists(), reason="needs LLaMA-Factory's environment: make env")
 def test_llamafactory_gives_the_same(
-    models: Path, datasets: Path, batches: Path, shared: dict[str, Any], tmp_path: Path
+    model: Path, datasets: Path, batches: Path, shared: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "dataset_info.json").write_text(
         json.dumps(
@@ -120,7 +135,7 @@ def test_llamafactory_gives_the_same(
             {
                 "stage": "aspo",
                 "do_train": True,
-                "model_name_or_path": str(models / "llava"),
+                "model_name_or_path": str(model),
                 "template": "llava",
                 "finetuning_type": "full",
                 "freeze_vision_tower": False,
