@@ -128,13 +128,14 @@ def prepare_dataset(
     if weight_rejected and image_rows and not _any_similarity(dataset, image_rows, "rejected_similarity"):
         raise _unscored_rejected(name, setting_name)
 
+    processes = min(num_proc or 1, len(dataset) // _ROWS_PER_PROCESS)
     prepared = dataset.map(
         _prepare_row,
         fn_kwargs={"preparer": preparer, "name": name},
         with_indices=True,
         remove_columns=dataset.column_names,
         features=Features({**_PREPARED, **(_REJECTED if weight_rejected else {}), _REFUSED: _REFUSAL}),
-        num_proc=min(num_proc or 1, len(dataset) // _ROWS_PER_PROCESS) or None,
+        num_proc=processes if processes > 1 else None,  # `datasets` 5 starts an interpreter for 1
         new_fingerprint=Hasher.hash(
             (
                 prepare_version(),

@@ -51,6 +51,19 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def saved_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` 5 starts an interpreter to save with `num_proc=1`: most of the time of a run here."""
+    from datasets import Dataset
+
+    original = Dataset.save_to_disk
+
+    def save(self: Any, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
+        original(self, *args, num_proc=None if num_proc == 1 else num_proc, **kwargs)
+
+    monkeypatch.setattr(Dataset, "save_to_disk", save)
+
+
 @pytest.fixture
 def config(models: Path, datasets: Path, tmp_path: Path) -> dict[str, Any]:
     """A run of two steps that a test changes as it needs."""
