@@ -26,7 +26,7 @@ SUITES = {
     "score": ("llamafactory", ["tests/score"]),
     "study": ("llamafactory", ["tests/study"]),
     "llamafactory": ("llamafactory", ["tests/llamafactory"]),
-    "core-axolotl": ("axolotl", ["tests/core"]),
+    "core-axolotl": ("axolotl", ["tests/core", "--ignore=tests/core/test_gpu_check.py"]),
     "trl": ("axolotl", ["tests/trl"]),
     "axolotl": ("axolotl", ["tests/axolotl"]),
     "recipes-llamafactory": ("llamafactory", ["tests/recipes"]),

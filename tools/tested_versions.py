@@ -44,7 +44,7 @@ def rows() -> list[list[str]]:
         for suite in (name for lane in TARGETS[target] for name in lane):
             environment, folders = SUITES[suite]
             for host in _hosts(environment, folders):
-                for folder in folders:
+                for folder in (name for name in folders if not name.startswith("-")):
                     found.setdefault((host, environment), {}).setdefault(command, []).append(folder)
     table = []
     for (host, environment), run in found.items():
