@@ -20,7 +20,7 @@ class AspoSettings:
     """What a user may set. `validate` raises `ValueError` with one message per mistake.
 
     The field metadata holds `help`, `choices` where the values are a closed set, and `speed` where the
-    value changes how fast a step is and not what it learns.
+    value changes how fast a step is, or what is kept of it, and not what it learns.
     """
 
     alpha: float = field(
@@ -82,6 +82,14 @@ class AspoSettings:
             "speed": True,
         },
     )
+    log_samples: int = field(
+        default=0,
+        metadata={
+            "help": "Pairs per logging step whose sentences are written, with similarity, perplexity, weight "
+            "and log-ratio, to aspo_samples.jsonl in the output folder and to the trackers. 0: none.",
+            "speed": True,
+        },
+    )
 
     def validate(self, name: str = "aspo_{}") -> None:
         """Raise `ValueError` for a value out of bounds; `name` formats a field as its user wrote it."""
@@ -101,6 +109,12 @@ class AspoSettings:
             text = item.name in ("similarity_model", "reference_cache")
             if text and value is not None and (not isinstance(value, str) or not value):
                 raise ValueError(f"{name.format(item.name)} is {value!r}: set a text, or leave the key out.")
+        samples = self.log_samples
+        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
+            raise ValueError(
+                f"{name.format('log_samples')} is {samples!r}, but a logging step keeps that many pairs: "
+                "set a whole number, for example 4, or 0 for none."
+            )
         self._check_weighting(name)
 
     def _check_weighting(self, name: str) -> None:

@@ -24,6 +24,7 @@ from aspo_plugin.training.dropout import disable_attention_dropout
 from aspo_plugin.training.first_step import check_first_step, training_precision
 from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 from aspo_plugin.training.resume import SameObjective
+from aspo_plugin.training.samples import SampleLog
 
 from .model_card import describe
 
@@ -74,6 +75,7 @@ class AspoTrainer(SameObjective, ExactResume, CustomDPOTrainer):
             )
             self.add_callback(self.cached)
         self.aspo_metrics = {"train": AspoMetrics(), "eval": AspoMetrics()}
+        self.samples = SampleLog(self, settings.log_samples)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         # DeepSpeed casts every float input to the model's dtype; bfloat16 would round the similarities.
@@ -121,6 +123,8 @@ class AspoTrainer(SameObjective, ExactResume, CustomDPOTrainer):
             losses = losses - self.ftx_gamma * chosen.sum(1) / lengths
 
         self.aspo_metrics[train_eval].update(output, self.response_logps.shared)
+        if train_eval == "train":
+            self.samples.keep(output, batch)
         margins = output.chosen_rewards - output.rejected_rewards
         prefix = "eval_" if train_eval == "eval" else ""
         metrics = {

@@ -23,6 +23,7 @@ class AspoOutput(NamedTuple):
         similarity: raw S_i as given, `[B, K]`, NaN where missing or absent.
         nll: n_i, mean negative log-likelihood per token under the policy, `[B, K]`, 0 for an absent sentence.
         token_counts: |s_i|, `[B, K]` float, 0 for an absent sentence.
+        log_ratios: l_i, `[B, K]`, 0 for an absent sentence.
         coefficients: c_i, what each l_i is multiplied by, `[B, K]`, 0 for an absent sentence.
         factor: R_c / R_c*, `[B]`; 1 with a centred weighting.
         similarity_missing: `[B]` bool, responses that lacked a similarity they needed.
@@ -37,6 +38,7 @@ class AspoOutput(NamedTuple):
     similarity: Tensor
     nll: Tensor
     token_counts: Tensor
+    log_ratios: Tensor
     coefficients: Tensor
     factor: Tensor
     similarity_missing: Tensor
@@ -141,6 +143,7 @@ def aspo_loss(
         similarity=torch.where(present, similarity.to(dtype), torch.nan),
         nll=nll,
         token_counts=token_counts,
+        log_ratios=log_ratios.detach(),
         coefficients=coefficients,
         factor=factor,
         similarity_missing=similarity_missing,

@@ -77,6 +77,7 @@ class AspoConfig(DPOConfig):
     aspo_similarity_model: str | None = _setting("similarity_model")
     aspo_shared_prefix: str = _setting("shared_prefix")
     aspo_reference_cache: str | None = _setting("reference_cache")
+    aspo_log_samples: int = _setting("log_samples")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,6 +32,7 @@ from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 from aspo_plugin.training.rejected import RejectedRows
 from aspo_plugin.training.resume import SameObjective, objective
 from aspo_plugin.training.rewritten_base import rewrites_base, wrong_reference
+from aspo_plugin.training.samples import SampleLog
 
 from .arguments import AspoConfig, refuse_options, settings_of
 from .collator import AspoVisionCollator
@@ -151,6 +152,7 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
         )
         self._aspo_metrics = {mode: AspoMetrics() for mode in ("train", "eval")}
         self._rewards = {mode: RewardMeans() for mode in ("train", "eval")}
+        self._samples = SampleLog(self, self.aspo_settings.log_samples)
         self._cached: CachedReference | None = None
         if cached:
             self._cached = cached_reference(self, str(self.aspo_settings.reference_cache))
@@ -278,6 +280,8 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
         )
         self._aspo_metrics[mode].update(output, self._logps.shared)
         self._rewards[mode].update(output, policy)
+        if mode == "train":
+            self._samples.keep(output, inputs)
         loss = output.losses.mean()
         return (loss, {}) if return_outputs else loss
 

@@ -14,6 +14,7 @@ import yaml
 
 from aspo_plugin.axolotl import contract
 from aspo_plugin.axolotl.config import PLUGIN
+from tests.support import data, samples
 from tests.support.hub import StandInHub
 
 from .conftest import history, write
@@ -311,3 +312,10 @@ def test_other_ways_to_hold_the_models(option: str, train: Any) -> None:
     }[option]
     log = train(**changes)
     assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and log[1]["loss"] != log[0]["loss"]
+
+
+def test_a_run_keeps_samples_where_it_is_told_to(train: Any, datasets: Path, tmp_path: Path) -> None:
+    train(aspo={"alpha": 0.3, "log_samples": 2})
+    rows = samples.read(tmp_path / "out")
+    assert list(samples.pairs(rows)) == [(step, pair) for step in (1, 2) for pair in (0, 1)]
+    samples.check(rows, 0.3, data.rows(24, 1, sentences=(3, 5)))

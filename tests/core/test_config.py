@@ -23,6 +23,9 @@ from aspo_plugin.config import AspoSettings, settings_from
         ({"weighting": "centred", "normalization": "none"}, ["aspo_normalization is 'none'", "centred"]),
         ({"weight_rejected": "yes"}, ["aspo_weight_rejected is 'yes'", "true or false"]),
         ({"weight_rejected": True, "alpha": 0}, ["aspo_weight_rejected", "aspo_alpha is 0"]),
+        ({"log_samples": -1}, ["aspo_log_samples is -1", "whole number"]),
+        ({"log_samples": 2.5}, ["aspo_log_samples is 2.5"]),
+        ({"log_samples": True}, ["aspo_log_samples is True"]),
         ({"alhpa": 0.5}, ["unknown aspo_alhpa", "aspo_alpha"]),
     ],
 )
