@@ -86,9 +86,9 @@ def generate(
 ) -> None:
     """Make preference pairs of a model's own answers, as ASPO's paper and SeVa do.
 
-    Chosen is the answer to the picture, rejected the answer to the picture with diffusion noise (or blurred,
-    cropped, blank); with --best-of, the best and the worst of several samples. Identical pairs and empty
-    answers are dropped and counted. A stopped run goes on with --resume and gives the same rows.
+    Chosen is the answer to the picture, rejected the answer to the noised one (or blurred,
+    cropped, blank); with --best-of, the best and the worst of several samples. Identical pairs
+    and empty answers are dropped and counted. A stopped run goes on with --resume.
 
     \b
     Examples:

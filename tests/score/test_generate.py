@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,12 +128,15 @@ def test_pairs_are_the_models_own_answers(whole, source, llava):
         assert row["question"] == f"What is in picture {row['idx']}?"
         name = f"{row['idx']:012}.jpg"
         assert row["image"] == {"bytes": (source / "coco" / name).read_bytes(), "path": name}
-        content = [{"type": "image"}, {"type": "text", "text": row["question"]}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
         opened = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
-        batch = processor(text=[text], images=[opened], return_tensors="pt", add_special_tokens=False)
+        content = [{"type": "image", "image": opened}, {"type": "text", "text": row["question"]}]
+        batch = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
         ids = model.generate(**batch, do_sample=False, max_new_tokens=int(TOKENS))
         answer = processor.tokenizer.decode(ids[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         assert row["chosen"] == answer.strip()
@@ -283,10 +287,12 @@ class Said:
 
 
 class Similar:
-    """A scorer whose similarity of a sentence is the number in it."""
+    """A scorer whose similarity of a sentence is the mean of the numbers in it."""
 
     def score(self, rows: Any) -> Any:
-        return ([float(text.strip(".")[1:]) for text in texts] for _, texts in rows)
+        return (
+            [np.mean([float(n) for n in re.findall(r"[\d.]+", text)]) for text in texts] for _, texts in rows
+        )
 
 
 def test_what_becomes_of_a_pair():
@@ -450,8 +456,6 @@ def test_a_busy_endpoint_is_asked_again_and_a_dead_one_ends_the_run(server):
     ],
 )
 def test_mistakes_are_met_before_the_model_loads(options, message, source, llava, tmp_path, monkeypatch):
-    import re
-
     monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", None)
     result = run(*arguments(source, tmp_path / "out", "--model", llava, *options))
     assert result.exit_code == 2 and re.search(message, result.stderr), result.stderr
