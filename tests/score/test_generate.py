@@ -185,18 +185,26 @@ def test_distortions_depend_on_the_seed_alone():
     assert almost < 2 < np.abs(np.asarray(noised_picture(picture(0), 999, 1), float) - 127).mean()
 
 
-def test_rows_without_a_pair_are_listed_with_their_reasons(whole, source, llava, tmp_path):
+def test_rows_that_cannot_be_used_are_listed_with_their_reasons(whole):
     out, counts = whole
     refused = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert [row["id"] for row in refused] == [4, 7]
     assert "not found" in refused[0]["reason"] and "instruct.json:4" in refused[0]["row"]
     assert sum(counts["reasons"].values()) == 2
-    # Without noise worth the name the two answers are the same, and then there is no pair at all.
-    same = run(*arguments(source, tmp_path / "same", "--model", llava, "--noise-step", 0))
-    assert same.exit_code == 1 and IDENTICAL in same.stderr, same.stderr
+
+
+def test_without_any_pair_the_command_fails_and_says_why(source, llava, tmp_path):
+    """A crop of a picture of one colour is the same picture."""
+    for index in range(3):
+        Image.new("RGB", (64, 64), (90, 90 * index, 40)).save(tmp_path / f"{index}.png")
+    rows = [{"prompt": f"What is {index}?", "image": f"{index}.png"} for index in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--model", llava, "--distort", "crop", "--max-new-tokens", TOKENS)
+    same = run("generate", tmp_path / "rows.jsonl", tmp_path / "same", *options)
+    assert same.exit_code == 1 and f"no pair came of 3 rows: {IDENTICAL} (3)" in same.stderr, same.stderr
     assert not (tmp_path / "same").exists() and not (tmp_path / "same.incomplete").exists()
     kept = [json.loads(line) for line in (tmp_path / "same.left_out.jsonl").read_text().splitlines()]
-    assert len(kept) == ROWS - 2 and {row["reason"] for row in kept} == {IDENTICAL}
+    assert [row["id"] for row in kept] == [0, 1, 2] and {row["reason"] for row in kept} == {IDENTICAL}
 
 
 def test_convert_reads_it_by_its_bare_command_and_both_steps_follow(whole, encoder, tmp_path):
