@@ -81,7 +81,7 @@ class LocalModel:
         processor = self._processor
         if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
             raise UsageError(f"{model} takes no images: a vision-language model is needed.")
-        if not (getattr(processor, "chat_template", None) or processor.tokenizer.chat_template):
+        if not getattr(processor, "chat_template", None):  # a tokenizer's own knows no images
             raise UsageError(
                 f"{model} brings no chat template, so its prompt is not known: serve it with one (vLLM: "
                 "--chat-template) and give --endpoint."
