@@ -15,7 +15,7 @@ import typer.main
 
 from dataset_tools.cli.group import SETTINGS, Group
 
-COMMANDS = ("make", "convert", "score", "stats", "preview", "validate", "push", "pull", "export")
+COMMANDS = ("make", "generate", "convert", "score", "stats", "preview", "validate", "push", "pull", "export")
 
 
 class Commands(Group):

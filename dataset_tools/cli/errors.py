@@ -36,7 +36,7 @@ def own_process() -> None:
 
 def _how(command: str) -> str:
     """How the same command is run once more after it stopped half-way."""
-    return "with --resume" if command == "convert" else "again"
+    return "with --resume" if command in ("convert", "generate") else "again"
 
 
 def _stopped(error: Any, command: str) -> str:
@@ -74,12 +74,14 @@ TABLE: dict[str, tuple[int, str | Callable[[Any, str], str]]] = {
     "huggingface_hub.errors.LocalTokenNotFoundError": (1, "no Hub token found: run `hf auth login` first."),
     "huggingface_hub.errors.HfHubHTTPError": (1, "the Hub answered with an error. {0}"),
     "pyarrow.lib.ArrowInvalid": (1, "a parquet file cannot be read: {0}"),
+    "torch.OutOfMemoryError": (1, "the GPU's memory ran out: a smaller --batch-size needs less. {0}"),
     "builtins.ImportError": (1, "{0}"),
     "builtins.OSError": (1, _os_error),
 }
 
 
 NEXT = {
+    "generate": "aspo-data convert {out} {out}-aspo, then aspo-data score {out}-aspo",
     "convert": "aspo-data score {out} (or let the host score before training, by aspo_similarity_model)",
     "score": "aspo-data stats {out}, then aspo-data preview {out} --html preview.html",
     "stats": "aspo-data preview {out} --html preview.html",

@@ -22,6 +22,7 @@ NOT_DATA = {
     "aspo.json",
     "config.json",
     "meta.json",
+    "generate.json",
 }
 SPLITS = {
     "train": "train",

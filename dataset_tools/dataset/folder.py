@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dataset_tools.dataset.record import RECORD, write_json, write_record
+from dataset_tools.dataset.record import RECORD, write_json
 from dataset_tools.dataset.workplace import MARK, WorkFolder, sync_folder
 from dataset_tools.errors import DataError
 
@@ -47,15 +47,22 @@ def llamafactory_entry() -> dict[str, Any]:
 
 
 class Workplace(WorkFolder):
-    """The working folder of one conversion. As a context manager it is locked against a second process."""
+    """The working folder of one conversion. As a context manager it is locked against a second process.
+
+    A command that writes other shards under the same state names itself and its record in a subclass.
+    """
+
+    writer = "convert"
+    record = RECORD
+    read_by_llamafactory = True
 
     def __init__(self, out: Path, split: str):
         name = re.escape(split)
         shard = rf"{name}-\d{{5}}(-of-\d{{5}})?\.parquet"
         self._shard = re.compile(rf"{name}-(?P<index>\d{{5}})(-of-\d{{5}})?\.parquet")
         self._begun_shard = re.compile(rf"\.{shard}\.partial")
-        known = (STATE, *LOGS, RECORD, DATASET_INFO, f"data/{shard}", rf"data/\.{shard}\.partial")
-        super().__init__(out, "convert", tuple(re.escape(n) if "/" not in n else n for n in known))
+        known = (STATE, *LOGS, self.record, DATASET_INFO, f"data/{shard}", rf"data/\.{shard}\.partial")
+        super().__init__(out, self.writer, tuple(re.escape(n) if "/" not in n else n for n in known))
         self.split = split
         self.data = self.folder / "data"
 
@@ -65,7 +72,7 @@ class Workplace(WorkFolder):
 
     def is_whole(self) -> bool:
         """Whether all is written and only the final name is missing."""
-        return (self.folder / RECORD).is_file() and not (self.folder / STATE).is_file()
+        return (self.folder / self.record).is_file() and not (self.folder / STATE).is_file()
 
     def __enter__(self) -> Workplace:
         super().__enter__()
@@ -124,8 +131,9 @@ class Workplace(WorkFolder):
         for name in LOGS:
             if not (self.folder / name).stat().st_size:
                 (self.folder / name).unlink()
-        write_json(self.folder / DATASET_INFO, {self.split: llamafactory_entry()})
-        write_record(self.folder, record)
+        if self.read_by_llamafactory:
+            write_json(self.folder / DATASET_INFO, {self.split: llamafactory_entry()})
+        write_json(self.folder / self.record, record)
         sync_folder(self.data)
         (self.folder / STATE).unlink()
         self.name_for_good()

@@ -1,0 +1,1 @@
+"""`aspo-data generate`: preference pairs of a model's own answers."""

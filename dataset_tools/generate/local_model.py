@@ -1,0 +1,215 @@
+"""A vision-language model of transformers, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_tools.convert.source_identity import identity
+from dataset_tools.errors import BadRow, DataError, UsageError
+from dataset_tools.generate.answers import Answer, Sampling
+from dataset_tools.generate.distortions import noise_level
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+class LocalModel:
+    """A model by Hub id or folder, with its processor's chat template. No code of the model's is run.
+
+    `dtype` "auto" is bfloat16 on a GPU (float16 where it has none) and float32 elsewhere. Raises `UsageError`
+    where the model takes no images or has no chat template, `DataError` where it cannot be loaded.
+    """
+
+    def __init__(
+        self, model: str, revision: str | None = None, device: str | None = None, dtype: str = "auto"
+    ):
+        import torch
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+        if dtype not in DTYPES:
+            raise UsageError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}.")
+        folder = Path(model).expanduser()
+        local = folder.is_dir()
+        if not local and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+            raise UsageError(f"the model {model} is neither a folder nor a Hub id: no such folder.")
+        if local and revision:
+            raise UsageError(
+                f"revision {revision} goes with a Hub id, but {model} is a folder: leave it out."
+            )
+        source = str(folder) if local else model
+        self.device = torch.device(device or _default_device())
+        self.dtype = _dtype(dtype, self.device)
+        try:
+            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            revision = getattr(config, "_commit_hash", None) or revision
+            self._processor = AutoProcessor.from_pretrained(
+                source, revision=revision, trust_remote_code=False
+            )
+            self._check_processor(model)
+            self._model = AutoModelForImageTextToText.from_pretrained(
+                source,
+                revision=revision,
+                trust_remote_code=False,
+                weights_only=True,
+                **{_dtype_argument(): self.dtype},
+            )
+        except (UsageError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise DataError(f"the model {model} cannot be loaded: {error or type(error).__name__}") from None
+        self._model = self._model.to(self.device).eval().requires_grad_(False)
+        self._identity: dict[str, Any] = {"model": folder.resolve().name if local else model}
+        if local:
+            self._identity["files"] = [
+                entry[:2] + entry[3:]  # a copy of the folder is the same model
+                for entry in identity(
+                    (path, path.name)
+                    for path in sorted(folder.iterdir())
+                    if path.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+                )
+            ]
+        else:
+            self._identity["revision"] = revision
+        self._identity["dtype"] = str(self.dtype).removeprefix("torch.")
+
+    def _check_processor(self, model: str) -> None:
+        processor = self._processor
+        if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+            raise UsageError(f"{model} takes no images: a vision-language model is needed.")
+        if not getattr(processor, "chat_template", None):  # a tokenizer's own knows no images
+            raise UsageError(
+                f"{model} brings no chat template, so its prompt is not known: serve it with one (vLLM: "
+                "--chat-template) and give --endpoint."
+            )
+        processor.tokenizer.padding_side = "left"  # answers begin where the prompts end
+        if processor.tokenizer.pad_token_id is None:
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+
+    def identity(self) -> dict[str, Any]:
+        """Name, commit or content, and dtype."""
+        return self._identity
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        pictures: Sequence[Image],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        noise_step: int | None = None,
+    ) -> list[list[Answer] | BadRow]:
+        """See `Answerer.answer`. What is drawn depends on the first seed and on the batch's rows."""
+        import torch
+
+        batch = self._inputs(questions, pictures)
+        if noise_step is not None:
+            self._add_noise(batch, noise_step, seeds[0])
+        moved = {}
+        for name, value in batch.items():
+            if hasattr(value, "to"):
+                value = value.to(self.device)
+                value = value.to(self.dtype) if value.is_floating_point() else value
+            moved[name] = value
+        settings: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature:
+            settings = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": 0,
+                "num_return_sequences": sampling.count,
+            }
+        torch.manual_seed(seeds[0])
+        tokenizer = self._processor.tokenizer
+        with torch.inference_mode():
+            generated = self._model.generate(
+                **moved,
+                **settings,
+                max_new_tokens=sampling.max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        new = generated[:, batch["input_ids"].shape[1] :]
+        ends = self._ends()
+        answers = []
+        for row in new.tolist():
+            whole = len(row) < sampling.max_new_tokens or any(token in ends for token in row)
+            text = tokenizer.decode(row, skip_special_tokens=True).strip()
+            answers.append(Answer(text, not whole))
+        return [answers[at : at + sampling.count] for at in range(0, len(answers), sampling.count)]
+
+    def _inputs(self, questions: Sequence[str], pictures: Sequence[Image]) -> dict[str, Any]:
+        texts = [
+            self._processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for question in questions
+        ]
+        start = self._processor.tokenizer.bos_token
+        # A template that writes the first token itself would have it twice.
+        written = bool(start) and texts[0].startswith(start)
+        return dict(
+            self._processor(
+                text=texts,
+                images=[[picture] for picture in pictures],
+                padding=True,
+                return_tensors="pt",
+                **({"add_special_tokens": False} if written else {}),
+            )
+        )
+
+    def _add_noise(self, batch: dict[str, Any], step: int, seed: int) -> None:
+        import torch
+
+        signal, noise = noise_level(step)
+        names = [
+            name
+            for name, value in batch.items()
+            if name.startswith("pixel_values") and hasattr(value, "to") and value.is_floating_point()
+        ]
+        if not names:
+            raise UsageError(
+                "this model's processor gives no pixel values that noise could be added to: choose --distort "
+                "blur, crop or blank."
+            )
+        generator = torch.Generator().manual_seed(seed)
+        for name in names:
+            values = batch[name].float()
+            drawn = torch.randn(values.shape, generator=generator)
+            batch[name] = signal * values + noise * drawn
+
+    def _ends(self) -> set[int]:
+        ends: Any = self._model.generation_config.eos_token_id
+        ends = self._processor.tokenizer.eos_token_id if ends is None else ends
+        return set(ends) if isinstance(ends, list) else {ends}
+
+
+def _default_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float32
+
+
+def _dtype_argument() -> str:
+    """transformers renamed it in 4.56."""
+    import transformers
+
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
