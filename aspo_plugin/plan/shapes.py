@@ -65,6 +65,31 @@ def _qwen2_5_vl(hidden: int, inner: int, layers: int, heads: int, kv: int, rows:
     }
 
 
+def _qwen3_vision(hidden: int, deepstack: bool = True) -> Any:
+    return {
+        "depth": 27,
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_heads": 16,
+        "out_hidden_size": hidden,
+        "patch_size": 16,
+        "num_position_embeddings": 2304,
+        **({"deepstack_visual_indexes": [8, 16, 24]} if deepstack else {}),
+    }
+
+
+def _pixtral(image: int, patch: int) -> Any:
+    return {
+        "model_type": "pixtral",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": image,
+        "patch_size": patch,
+    }
+
+
 def _gemma3(hidden: int, inner: int, layers: int, heads: int, kv: int) -> Any:
     text = _text("gemma3_text", hidden, inner, layers, heads, kv, 262208, head_dim=256, sliding_window=1024)
     return {"text_config": text, "vision_config": {**_SIGLIP, "image_size": 896}}
@@ -100,16 +125,50 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_vl",
         {
             "text_config": _text("qwen3_vl_text", 4096, 12288, 36, 32, 8, 151936, head_dim=128),
-            "vision_config": {
-                "depth": 27,
-                "hidden_size": 1152,
-                "intermediate_size": 4304,
-                "num_heads": 16,
-                "out_hidden_size": 4096,
-                "patch_size": 16,
-                "num_position_embeddings": 2304,
-                "deepstack_visual_indexes": [8, 16, 24],
-            },
+            "vision_config": _qwen3_vision(4096),
+            "tie_word_embeddings": False,
+        },
+    ),
+    # Eight of 128 experts of width 768 see a token: together as wide as `intermediate_size`.
+    "Qwen/Qwen3-VL-30B-A3B-Instruct": (
+        "qwen3_vl_moe",
+        {
+            "text_config": _text(
+                "qwen3_vl_moe_text",
+                2048,
+                6144,
+                48,
+                32,
+                4,
+                151936,
+                head_dim=128,
+                num_experts=128,
+                num_experts_per_tok=8,
+                moe_intermediate_size=768,
+            ),
+            "vision_config": _qwen3_vision(2048),
+            "tie_word_embeddings": False,
+        },
+    ),
+    # Three layers of linear attention, then one of the usual.
+    "Qwen/Qwen3.5-9B": (
+        "qwen3_5",
+        {
+            "text_config": _text(
+                "qwen3_5_text",
+                4096,
+                12288,
+                32,
+                16,
+                4,
+                248320,
+                head_dim=256,
+                linear_num_key_heads=16,
+                linear_num_value_heads=32,
+                linear_key_head_dim=128,
+                linear_value_head_dim=128,
+            ),
+            "vision_config": _qwen3_vision(4096, deepstack=False),
             "tie_word_embeddings": False,
         },
     ),
@@ -118,6 +177,29 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "text_config": _text("qwen2", 3584, 18944, 28, 28, 4, 151674),
             "vision_config": {"hidden_size": 1024, "num_hidden_layers": 24, "attention_bias": True},
+            "tie_word_embeddings": False,
+        },
+    ),
+    "OpenGVLab/InternVL3_5-8B-HF": (
+        "internvl",
+        {
+            "text_config": _text("qwen3", 4096, 12288, 36, 32, 8, 151936, head_dim=128),
+            "vision_config": {"hidden_size": 1024, "num_hidden_layers": 24, "attention_bias": True},
+            "tie_word_embeddings": False,
+        },
+    ),
+    "zai-org/GLM-4.1V-9B-Thinking": (
+        "glm4v",
+        {
+            "text_config": _text("glm4v_text", 4096, 13696, 40, 32, 2, 151552),
+            "vision_config": {
+                "depth": 24,
+                "hidden_size": 1536,
+                "intermediate_size": 13696,
+                "num_heads": 12,
+                "out_hidden_size": 4096,
+                "patch_size": 14,
+            },
             "tie_word_embeddings": False,
         },
     ),
@@ -138,15 +220,16 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "llava",
         {
             "text_config": _text("mistral", 5120, 14336, 40, 32, 8, 131072, head_dim=128),
-            "vision_config": {
-                "model_type": "pixtral",
-                "hidden_size": 1024,
-                "intermediate_size": 4096,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 16,
-                "image_size": 1024,
-                "patch_size": 16,
-            },
+            "vision_config": _pixtral(1024, 16),
+        },
+    ),
+    "mistralai/Mistral-Small-3.1-24B-Instruct-2503": (
+        "mistral3",
+        {
+            "text_config": _text("mistral", 5120, 32768, 40, 32, 8, 131072, head_dim=128),
+            "vision_config": _pixtral(1540, 14),
+            "spatial_merge_size": 2,
+            "tie_word_embeddings": False,
         },
     ),
 }

@@ -50,7 +50,7 @@ ONE_IMAGE = ("instructblip",)  # a prompt of this model has one
 
 
 def known() -> list[str]:
-    here = {*backbones.BUILDERS, *getattr(backbones, "today", list)()}
+    here = {*backbones.BUILDERS, *backbones.today()}
     return [name for name in TEMPLATES if name in here]
 
 

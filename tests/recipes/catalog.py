@@ -27,11 +27,16 @@ TINY = {
     "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl",
     "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2_5_vl",
     "Qwen/Qwen3-VL-8B-Instruct": "qwen3_vl",
+    "Qwen/Qwen3-VL-30B-A3B-Instruct": "qwen3_vl_moe",
+    "Qwen/Qwen3.5-9B": "qwen3_5",
     "OpenGVLab/InternVL3-8B-hf": "internvl",
+    "OpenGVLab/InternVL3_5-8B-HF": "internvl",
+    "zai-org/GLM-4.1V-9B-Thinking": "glm4v",
     "google/gemma-3-4b-it": "gemma3",
     "google/gemma-3-12b-it": "gemma3",
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": "smolvlm",
     "mistral-community/pixtral-12b": "pixtral",
+    "mistralai/Mistral-Small-3.1-24B-Instruct-2503": "mistral3",
 }
 
 # Where the drawn dataset says it is from, as `aspo-data convert` records it.
@@ -110,7 +115,7 @@ def sized_down(recipe: Recipe, workspace: Path, output: Path) -> dict[str, Any]:
             "lora_alpha": 8,
         }
     bounds = recipe.values.get("processor_kwargs")
-    if bounds and "size" in bounds:  # the tiny model's tower takes no larger image
+    if bounds and list(bounds.get("size", ())) == ["longest_edge"]:  # no larger image fits the tiny tower
         bounds = {"size": {"longest_edge": IMAGE}}
     return {
         **({"processor_kwargs": bounds} if bounds else {}),
