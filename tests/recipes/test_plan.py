@@ -44,7 +44,20 @@ def test_known_shapes_have_the_published_size(name: str) -> None:
     assert 2 < count < 32
 
 
-@pytest.mark.parametrize("architecture", ["llava", "qwen2_5_vl", "gemma3", "smolvlm", "instructblip"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "llava",
+        "qwen2_5_vl",
+        "gemma3",
+        "smolvlm",
+        "instructblip",
+        "qwen3_vl_moe",
+        "qwen3_5",
+        "glm4v",
+        "mistral3",
+    ],
+)
 def test_counts_are_those_of_the_loaded_and_adapted_model(architecture: str, tmp_path: Path) -> None:
     import peft
     from transformers import AutoModelForImageTextToText
