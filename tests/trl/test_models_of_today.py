@@ -10,7 +10,7 @@ from tests.support import backbones
 
 from . import host_dpo
 
-# What TRL's own DPO does not train either.
+# What TRL's own DPO does not train either in some tested versions; in the others the numbers must be equal.
 HOST_FAILS = {
     ("minicpm_v_4_6", "several images"),
     # Its collator knows one kind of per-token input of this processor, and not the other.
@@ -23,8 +23,7 @@ def test_log_probs_loss_and_gradients_are_those_of_trls_dpo(name: str, model: An
     pair = host_dpo.Pair(model(name), aspo_alpha=0.0)
     for kind in host_dpo.KINDS:
         outcome = host_dpo.compare(pair, kind)
-        if (name, kind) in HOST_FAILS:
-            assert outcome.host_error, kind
+        if outcome.host_error and (name, kind) in HOST_FAILS:
             continue
         assert not outcome.host_error and not outcome.our_error, (kind, outcome)
         assert not outcome.differences, (kind, outcome.differences)
