@@ -42,7 +42,7 @@ def assert_same(found, expected):
     assert len(found) == len(expected)
     for got, want in zip(found, expected, strict=True):
         for name in ("loss", "rewards/chosen", "rewards/margins", "logps/rejected"):
-            # A cache is filled in larger batches; the last place of a float32 sum of several hundred may differ.
+            # A cache is filled in larger batches: the last place of a float32 sum of hundreds may differ.
             assert got[name] == pytest.approx(want[name], abs=2e-5, rel=2e-7), name
 
 
