@@ -27,8 +27,11 @@ def per_token(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return torch.nn.functional.pad(chosen, (1, 0))
 
 
-def sentence_of(tokenizer: Any, ids: list[int], sentences: list[str]) -> list[int]:
-    """The sentence of each token, told from the decoded text alone: where the token's first letter falls."""
+def sentence_of(tokenizer: Any, ids: list[int], other: list[int], sentences: list[str]) -> list[int]:
+    """The sentence of each token, told from the decoded text alone: where the token's first letter falls.
+
+    -1 for the template's blank before the text, which `other`, the rejected response, begins with as well.
+    """
     starts = list(itertools.accumulate((len(text) + 1 for text in sentences), initial=0))[1:]
     found = []
     for position in range(len(ids)):
@@ -36,6 +39,10 @@ def sentence_of(tokenizer: Any, ids: list[int], sentences: list[str]) -> list[in
         upto = tokenizer.decode(ids[: position + 1])
         first = len(before) + len(upto[len(before) :]) - len(upto[len(before) :].lstrip())
         found.append(min(sum(first >= start for start in starts), len(sentences) - 1))
+    blank = 0
+    while ids[blank] == other[blank] and not tokenizer.decode(ids[: blank + 1]).strip():
+        found[blank] = -1
+        blank += 1
     return found
 
 
@@ -98,7 +105,7 @@ def test_step_equals_the_method(
             rejected=logps[size + k][there].tolist(),
             ref_chosen=ref_logps[k][here].tolist(),
             ref_rejected=ref_logps[size + k][there].tolist(),
-            sentence_of=sentence_of(tokenizer, ids, sentences),
+            sentence_of=sentence_of(tokenizer, ids, batch["input_ids"][size + k][there].tolist(), sentences),
             similarity=row["chosen_similarity"],
         )
         result = reference.aspo(pair, BETA, alpha, normalization)

@@ -17,7 +17,7 @@ class Pair:
     rejected: list[float]
     ref_chosen: list[float]
     ref_rejected: list[float]
-    sentence_of: list[int]  # of each chosen token
+    sentence_of: list[int]  # of each chosen token; negative: of none, counted once, outside the factor
     similarity: list[float | None]
     rejected_sentence_of: list[int] | None = None
     rejected_similarity: list[float | None] | None = None
@@ -79,7 +79,9 @@ def aspo(
 ) -> Result:
     tokens: dict[int, list[int]] = {}
     for position, sentence in enumerate(pair.sentence_of):
-        tokens.setdefault(sentence, []).append(position)
+        if sentence >= 0:
+            tokens.setdefault(sentence, []).append(position)
+    outside = [t for t, sentence in enumerate(pair.sentence_of) if sentence < 0]
     log_ratio = {k: sum(pair.chosen[t] - pair.ref_chosen[t] for t in ts) for k, ts in tokens.items()}
     nll = {k: -sum(pair.chosen[t] for t in ts) / len(ts) for k, ts in tokens.items()}
 
@@ -104,6 +106,7 @@ def aspo(
     way = (weighting, scale, normalization)
     c, factor = coefficients(weights, lengths, log_ratio, *way)
     chosen = beta * sum(c[k] * v for k, v in log_ratio.items())
+    chosen += beta * sum(pair.chosen[t] - pair.ref_chosen[t] for t in outside)
     ratios = [p - r for p, r in zip(pair.rejected, pair.ref_rejected, strict=True)]
     sides = [1.0] * len(ratios)
     if weight_rejected:
@@ -122,7 +125,7 @@ def aspo(
     margin = chosen - rejected
     loss = max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))
     slope = -1.0 / (1.0 + math.exp(margin)) if margin < 700 else 0.0  # d loss / d margin
-    gradient = [slope * beta * c[k] for k in pair.sentence_of]
+    gradient = [slope * beta * c.get(k, 1.0) for k in pair.sentence_of]
     against: float | list[float] = (
         [-slope * beta * side for side in sides] if weight_rejected else -slope * beta
     )
