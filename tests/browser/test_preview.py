@@ -124,6 +124,7 @@ def test_hostile_texts_are_text(page):
 
 def test_tint_follows_the_similarity_and_hover_shows_the_number(page, rows):
     from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
 
     def tint(row: int) -> list[str]:
         spans = find(page, "article")[row].find_elements("css selector", ".chosen .sentence")
@@ -140,7 +141,7 @@ def test_tint_follows_the_similarity_and_hover_shows_the_number(page, rows):
     choose(page, "scale", "within each")
     sentence = find(page, "article")[3].find_elements("css selector", ".chosen .sentence")[0]
     ActionChains(page).move_to_element(sentence).perform()
-    tip = page.find_element("id", "tip").text
+    tip = WebDriverWait(page, 10).until(lambda page: page.find_element("id", "tip").text)
     assert f"similarity {values[0]:.4f}" in tip and "sentence 1 of" in tip
 
 
