@@ -140,8 +140,15 @@ def test_tint_follows_the_similarity_and_hover_shows_the_number(page, rows):
     assert set(tint(3)) == {"rgba(0, 0, 0, 0)"}
     choose(page, "scale", "within each")
     sentence = find(page, "article")[3].find_elements("css selector", ".chosen .sentence")[0]
-    ActionChains(page).move_to_element(sentence).perform()
-    tip = WebDriverWait(page, 10).until(lambda page: page.find_element("id", "tip").text)
+
+    def pointed_at(page: Any) -> str:
+        """Anew each time: the page scrolls to a sentence once, which takes the note away."""
+        ActionChains(page).move_to_element(page.find_element("id", "page")).move_to_element(
+            sentence
+        ).perform()
+        return page.find_element("id", "tip").text
+
+    tip = WebDriverWait(page, 10).until(pointed_at)
     assert f"similarity {values[0]:.4f}" in tip and "sentence 1 of" in tip
 
 

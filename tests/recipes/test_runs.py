@@ -67,7 +67,8 @@ def check_ablations(logs: dict[str, list[dict[str, Any]]]) -> None:
 @LLAMAFACTORY
 def test_ablations_of_the_paper_in_llamafactory(workspace: Path, tmp_path: Path, row: Any) -> None:
     recipe, logs = named("llava-1.5-7b"), {}
-    for name, override in (("similarity", {"aspo_alpha": 1}), ("perplexity", {"aspo_alpha": 0})):
+    for name, alpha in (("similarity", 1), ("perplexity", 0), ("both", 0.5)):
+        override = {"aspo_alpha": alpha}
         changes = catalog.sized_down(recipe, workspace, tmp_path / name) | override
         with row(f"{recipe.name} aspo_alpha={override['aspo_alpha']}", recipe.host, recipe.tiny):
             logs[name] = hosts.train(recipe, changes, tmp_path / name)
