@@ -21,11 +21,10 @@ class SentencePairCollator(PairwiseDataCollatorWithPadding):
     """Adds to the host's batch of 2B rows (B chosen, then B rejected):
 
     - `sentence_ids`: `[B, L]` long, the sentence of each trained token of the chosen rows, `SHARED` for
-    template
-      tokens before both responses, -1 elsewhere.
+      template tokens before both responses, -1 elsewhere.
     - `similarity`: `[B, K]` float32, NaN where unknown; K is the most sentences of a response in the batch.
     - with `weight_rejected`, `rejected_sentence_ids` and `rejected_similarity`: the same of the rejected
-    rows.
+      rows.
     - with `reference_keys`, `KEYS`: what a row's reference log-probs are cached under.
 
     A pair's images are processed once, and are in the batch once where `images_once` can say so.
