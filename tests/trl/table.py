@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime
 import logging
+import multiprocessing
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +56,24 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+def rows_of(names: list[str], host: str, processes: int = 2) -> list[Row]:
+    """Of each architecture, in that order. Forked, so that what a model needs is imported once."""
+    import torch
+    import trl
+
+    import aspo_plugin.trl
+
+    assert trl.DPOTrainer and aspo_plugin.trl.AspoTrainer  # both import when first looked at
+    torch.set_num_threads(1)
+    forked = multiprocessing.get_context("fork")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(processes, mp_context=forked) as workers,
+    ):
+        places, hosts = [Path(folder)] * len(names), [host] * len(names)
+        return list(workers.map(row_of, names, places, hosts))
+
+
 def main(arguments: list[str]) -> int:
     """0 where every set that TRL's DPO trains has its numbers, else 1."""
     import transformers
@@ -64,9 +84,7 @@ def main(arguments: list[str]) -> int:
     transformers.logging.set_verbosity_error()
     names = [name for name in arguments if not name.startswith("--")]
     names = names or [*backbones.VISION_LANGUAGE, *backbones.today()]
-    host = f"TRL {trl.__version__}, Axolotl (transformers {transformers.__version__})"
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [row_of(name, Path(folder), host) for name in names]
+    rows = rows_of(names, f"TRL {trl.__version__}, Axolotl (transformers {transformers.__version__})")
     print(markdown(rows))
     if "--write" in arguments:
         replace_between(ROOT / "docs" / "trl.md", BEGIN, END, markdown(rows))
