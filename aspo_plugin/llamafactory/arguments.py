@@ -42,7 +42,7 @@ def extend(base: type) -> type:
     ]
     for field in _SETTINGS:
         choices = field.metadata.get("choices")
-        kind = Literal[tuple(choices)] if choices else hints[field.name]  # type: ignore[valid-type]
+        kind = Literal[tuple(choices)] if choices else hints[field.name]
         text = "ASPO: " + field.metadata["help"]
         if field.default is not None:
             text += f" If not set: {field.default}."

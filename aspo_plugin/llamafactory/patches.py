@@ -101,7 +101,7 @@ def _train_dpo(module: Any) -> None:
     @functools.wraps(original)
     def run_dpo(
         model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any, **more: Any
-    ):
+    ) -> Any:
         from .arguments import is_aspo
 
         if not is_aspo(finetuning_args):

@@ -169,14 +169,14 @@ class PrefixMask(Tensor):
         segment = attention.layout.segment
         rows, size = segment.shape
         shape = (rows, 1, size, size)
-        self = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=segment.device)  # type: ignore[attr-defined]
+        self = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=segment.device)
         self.attention = attention
         return self
 
     def __init__(self, attention: SharedPrefix) -> None:
         pass
 
-    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+    def __repr__(self, **_: Any) -> str:
         return f"PrefixMask({tuple(self.shape)})"
 
     def __deepcopy__(self, memo: Any) -> PrefixMask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,15 @@ class _LinearLogProbs(torch.autograd.Function):
     computed again."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, dtype, keep):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        dtype: torch.dtype | None,
+        keep: bool,
+    ) -> Tensor:
         dtype = dtype or hidden.dtype
         ctx.trains_head = keep and (weight.requires_grad or (bias is not None and bias.requires_grad))
         ctx.dtype = dtype
@@ -79,7 +88,7 @@ class _LinearLogProbs(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.trains_head:
             (slope,) = ctx.saved_tensors
             return (slope * gradient[:, None]).to(slope.dtype), None, None, None, None, None

@@ -68,46 +68,66 @@ class Call:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Untried:
+    """Nothing is known yet of what follows the head: its first call is compared with the model's logits."""
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The head's logits are the model's."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The model's logits are `by(head's logits)`: a soft cap or a scale."""
+
+    by: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The model's own logits (of the wanted rows) must be read, for `reason`."""
+
+    reason: str
+
+
 @dataclass
 class HeadReader:
-    """Reads log-probs through one head; `after` is what the model does to the head's logits.
+    """Reads log-probs through one head.
 
-    `after` is None until the probe has run; it may then be the identity, a soft cap or a scale, and
-    `whole` says why the model's own logits (of the wanted rows) must be used instead. `precision` is what
-    products were computed in at the last call: accelerate turns autocast on inside the model's forward only.
+    `logits` is what is known of the way from the head's logits to the model's. `precision` is what products
+    were computed in at the last call: accelerate turns autocast on inside the model's forward only.
     """
 
     head: nn.Module
-    after: Callable[[Tensor], Tensor] | None = None
-    plain: bool = True
-    whole: str = ""
-    probed: bool = False
+    logits: Untried | Unchanged | Changed | Unknown = Untried()
     precision: torch.dtype | None = None
 
     @contextmanager
     def reading(self, rows: Rows) -> Iterator[Call]:
-        """While open, the head returns log-probs [1, N, 1] (with `whole`: logits [1, N, V]) of `rows`."""
+        """While open, the head returns log-probs [1, N, 1] (where `Unknown`: logits [1, N, V]) of `rows`."""
         call = Call()
         own = self.head.__dict__.get("forward")
         forward = self.head.forward
 
-        def replaced(hidden: Tensor, *args, **kwargs) -> Tensor:
+        def replaced(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             call.calls += 1
             self.precision = _precision(hidden)
             if tuple(hidden.shape[:2]) != rows.shape:
                 call.reason = "the output layer's input is not [batch, length, hidden]"
                 return forward(hidden, *args, **kwargs)
             wanted = hidden.flatten(0, 1)[rows.index.to(hidden.device)]
-            if self.whole:
+            if isinstance(self.logits, Unknown):
                 return forward(wanted.unsqueeze(0), *args, **kwargs)
             call.logps = self._logps(forward, wanted, rows.targets.to(hidden.device), own is None)
-            if self.probed:
+            if not isinstance(self.logits, Untried):
                 return call.logps.view(1, -1, 1)
             call.probe = forward(wanted[:PROBE_ROWS].unsqueeze(0), *args, **kwargs)
             # The zero keeps the log-probs' backward behind the hooks on what the head returns.
             return call.probe + 0.0 * call.logps.sum().to(call.probe.dtype)
 
-        self.head.forward = replaced  # type: ignore[method-assign]
+        self.head.forward = replaced
         try:
             yield call
         finally:
@@ -116,19 +136,21 @@ class HeadReader:
             else:
                 self.head.forward = own
 
-    def _logps(self, forward: Callable, hidden: Tensor, targets: Tensor, untouched: bool) -> Tensor:
+    def _logps(
+        self, forward: Callable[..., Tensor], hidden: Tensor, targets: Tensor, untouched: bool
+    ) -> Tensor:
         head = self.head
+        after = self.logits.by if isinstance(self.logits, Changed) else None
         if (
-            self.plain
+            after is None
             and untouched
             and isinstance(head, nn.Linear)
             and type(head).forward is nn.Linear.forward
         ):
             return linear_logps(head, hidden, targets)
-        after = self.after
         vocabulary = int(getattr(head, "out_features", 0)) or 2**17
         return module_logps(
-            forward if self.plain or after is None else lambda rows: after(forward(rows)),
+            forward if after is None else lambda rows: after(forward(rows)),
             hidden,
             targets,
             vocabulary,
@@ -136,23 +158,23 @@ class HeadReader:
 
     def finish_probe(self, model: nn.Module, logits: Tensor, call: Call) -> bool:
         """Learn from the first call what follows the head; True where that call's log-probs hold."""
-        self.probed = True
         assert call.probe is not None
         # Layers spread over several devices: accelerate brings the logits back to the first.
         head, seen = call.probe.detach().to(logits.device).float(), logits.detach().float()
         if seen.shape != head.shape:
-            self.whole = "the model reshapes its logits"
+            self.logits = Unknown("the model reshapes its logits")
             return False
         if torch.equal(seen, head):
+            self.logits = Unchanged()
             return True
         scale = head.abs().max().clamp(min=1.0)
         # Of the type they were computed in: accelerate makes what the model returns float32.
         close = torch.finfo(call.probe.dtype).eps * 4 * scale
         for after in _known_functions(model):
             if (after(head) - seen).abs().max() <= close:
-                self.after, self.plain = after, False
+                self.logits = Changed(after)
                 return False
-        self.whole = "the model changes its logits in a way that is not known here"
+        self.logits = Unknown("the model changes its logits in a way that is not known here")
         return False
 
 
@@ -192,14 +214,15 @@ def read_logps(
     reader = readers.get(head)
     if reader is None:
         reader = readers.setdefault(head, HeadReader(head))
-    probing = not reader.probed and not reader.whole
+    probing = isinstance(reader.logits, Untried)
     with reader.reading(rows) as call:
         logits = model(**inputs).logits
     if call.calls != 1:
         # The head is not where the logits come from, or serves more than them: leave it alone.
         return _from_logits(model(**inputs).logits, rows), "the output layer does not run once per forward"
-    if call.reason or reader.whole:
-        return _from_logits(logits, rows), call.reason or reader.whole
+    if call.reason or isinstance(reader.logits, Unknown):
+        reason = reader.logits.reason if isinstance(reader.logits, Unknown) else call.reason
+        return _from_logits(logits, rows), reason
     if probing and not reader.finish_probe(model, logits, call):
         return read_logps(model, inputs, rows, readers)
     assert call.logps is not None

@@ -55,7 +55,7 @@ class ResponseLogProbs:
         self._checked = dict.fromkeys((False, True), TEXT_ONLY - 1 if self_check else WITH_IMAGES)
         self._readers: weakref.WeakKeyDictionary[nn.Module, HeadReader] = weakref.WeakKeyDictionary()
         self._known: weakref.WeakKeyDictionary[nn.Module, Architecture | str] = weakref.WeakKeyDictionary()
-        self._last: tuple[weakref.ref, PairBatch] | None = None
+        self._last: tuple[weakref.ref[Tensor], PairBatch] | None = None
 
     def __call__(
         self,

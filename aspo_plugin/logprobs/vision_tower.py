@@ -83,7 +83,7 @@ def frozen_without_gradients(
 @contextmanager
 def _replaced(tower: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     own = tower.__dict__.get("forward")
-    tower.forward = forward  # type: ignore[method-assign]
+    tower.forward = forward
     try:
         yield
     finally:

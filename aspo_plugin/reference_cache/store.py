@@ -251,7 +251,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return found
 
 
-def _other(folder: Path, found: dict, wanted: dict) -> str:
+def _other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> str:
     if found.get("format") != FORMAT:
         return f"{folder} is a reference cache of another version of aspo-plugin: name another folder."
     then, now = found["fingerprint"], wanted["fingerprint"]

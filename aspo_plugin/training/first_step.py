@@ -38,6 +38,25 @@ def training_precision(trainer: Any) -> torch.dtype:
     return mixed or weight_dtype(trainer.model)
 
 
+class FirstStep:
+    """Looks at a run's first trained batch, once, where the run starts from its reference."""
+
+    def __init__(self, trainer: Any, starts: str, remedy: str) -> None:
+        """`starts`: how sure it is that the policy begins as its reference: "sure", "likely" (two models of
+        one name), or "" where it does not, or noise and dropout tell them apart anyway.
+        `remedy`: what a user of this host changes.
+        """
+        self._trainer, self._starts, self._remedy = trainer, starts, remedy
+
+    def check(self, policy: Tensor, reference: Tensor, response_mask: Tensor) -> None:
+        """`check_first_step` in the first step, which stops the run only where `starts` was "sure"."""
+        starts, self._starts = self._starts, ""
+        if starts and self._trainer.state.global_step == 0:
+            precision = training_precision(self._trainer)
+            stop = starts == "sure"
+            check_first_step(policy, reference, response_mask, precision, self._remedy, stop=stop)
+
+
 def check_first_step(
     policy: Tensor,
     reference: Tensor,

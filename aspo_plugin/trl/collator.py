@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE, PLACEHOLDER, images_twice
 from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
-from dataset_tools.scoring.scorer import open_image
+from dataset_tools.images.opening import open_image
 
 from .processor_outputs import ProcessorOutputs, examine
 from .rows import image_prompt

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from accelerate.utils import is_peft_model
 from trl.trainer import dpo_trainer
-from trl.trainer.utils import get_config_model_id
+from trl.trainer.utils import get_config_model_id, use_adapter
 
-from aspo_plugin.reference_cache.callback import CachedReference
+from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.reference_cache.fingerprint import settings_identity, weights_identity
+from aspo_plugin.training.reference import Live, WithoutAdapter, live_reference
 
 # Keys of a config with a place of their own in the fingerprint, and keys that change no number: Transformers'
 # trainer copies the tokenizer's special ids into a config as it starts to train.
@@ -39,24 +40,23 @@ def no_reference_copy(model: Any) -> Iterator[None]:
         loaded = True
         return load(*args, **kwargs)
 
-    with patch.object(dpo_trainer, "create_model_from_path", policy_only):
+    dpo_trainer.create_model_from_path = policy_only
+    try:
         yield
+    finally:
+        dpo_trainer.create_model_from_path = load
 
 
-def cached_reference(trainer: Any, folder: str) -> CachedReference:
-    """The callback that fills the cache in `folder` and answers from it."""
+def reference(trainer: Any, read: ResponseLogProbs) -> Live:
+    """The reference of a `DPOTrainer`, which keeps a frozen copy of an adapter that is trained further."""
+    if trainer.ref_model is None and "ref" in getattr(trainer.model, "peft_config", {}):
+        return WithoutAdapter(read, trainer, partial(use_adapter, adapter_name="ref"))
+    return live_reference(trainer, read)
+
+
+def fingerprint(trainer: Any) -> dict[str, str]:
+    """What the reference's log-probs depend on, besides tokens and media."""
     peft = is_peft_model(trainer.model)
-    return CachedReference(
-        trainer,
-        folder,
-        _fingerprint(trainer, peft),
-        split=trainer._model_inputs,
-        live=trainer._reference_logps,
-        always_live=trainer.ref_model is not None or peft,
-    )
-
-
-def _fingerprint(trainer: Any, peft: bool) -> dict[str, str]:
     model = trainer.ref_model if trainer.ref_model is not None else trainer.model
     config, args = trainer.accelerator.unwrap_model(model).config, trainer.args
     image_processor = getattr(trainer.processing_class, "image_processor", None)

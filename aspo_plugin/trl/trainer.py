@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,26 +13,20 @@ import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from datasets.config import HF_DATASETS_CACHE
-from torch import Tensor
 from transformers import AutoProcessor, set_seed
 from trl import DPOTrainer
-from trl.trainer.utils import get_config_model_id, use_adapter
+from trl.trainer.utils import get_config_model_id
 
-from aspo_plugin.logprobs.response import ResponseLogProbs
-from aspo_plugin.method.loss import aspo_loss
-from aspo_plugin.method.metrics import AspoMetrics
-from aspo_plugin.reference_cache.callback import CachedReference
-from aspo_plugin.reference_cache.keys import KEYS
-from aspo_plugin.training.adapters import keep_input_dtype
+from aspo_plugin.method.metrics import REWARDS, reward_values
+from aspo_plugin.method.running import RunningMeans
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
-from aspo_plugin.training.first_step import check_first_step, training_precision
+from aspo_plugin.training.first_step import FirstStep
 from aspo_plugin.training.model_needs import missing_packages_named
-from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
 from aspo_plugin.training.rejected import RejectedRows
 from aspo_plugin.training.resume import SameObjective, objective
 from aspo_plugin.training.rewritten_base import rewrites_base, wrong_reference
-from aspo_plugin.training.samples import SampleLog
+from aspo_plugin.training.step import AspoStep, ExactSimilarities
 
 from .arguments import AspoConfig, refuse_options, settings_of
 from .collator import AspoVisionCollator
@@ -44,20 +38,17 @@ from .datasets import (
     mixes_images,
     prepare_dataset,
 )
-from .reference import cached_reference, no_reference_copy
-from .rewards import RewardMeans
+from .reference import fingerprint, no_reference_copy, reference
 from .rows import LengthLimit
 from .similarity import dataset_scorer
 
 logger = logging.getLogger(__name__)
 
 _TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained Multimodal Reasoning"
-# Not inputs of the model.
-_SIMILARITIES = ("similarity", "rejected_similarity")
-_ASPO_KEYS = ("completion_mask", "sentence_ids", "rejected_sentence_ids", *_SIMILARITIES, KEYS)
+_FIRST_STEP_REMEDY = "Begin with a new adapter, or name the model that the run starts from as its reference."
 
 
-class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
+class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
     """What ASPO changes in a `DPOTrainer`, for TRL's own and for hosts' subclasses of it.
 
     The datasets may be prepared (`prepare_dataset`) or not. The logs have TRL's `rewards/*` and `logps/*`,
@@ -131,7 +122,7 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
         set_seed(args.seed)  # `Trainer` does so too late for the weights of a new adapter
         cached = self.aspo_settings.reference_cache is not None
         with no_reference_copy(model) if cached else nullcontext():
-            super().__init__(  # type: ignore[call-arg]
+            super().__init__(
                 model=model,
                 ref_model=ref_model,
                 args=args,
@@ -145,19 +136,18 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
         self._expect_images(train, evaluation)
         if self.args.disable_dropout:
             disable_attention_dropout(self.model)  # the reference is not in training
-        keep_input_dtype(self.model)
-        self._logps = ResponseLogProbs(
-            shared_prefix=self.aspo_settings.shared_prefix,
-            setting=self._setting_name.format("shared_prefix"),
+        self._aspo = AspoStep(
+            self,
+            self.aspo_settings,
+            beta=self.beta,
+            setting_name=self._setting_name,
+            marks="completion_mask",
+            nothing=0,
+            first_step=FirstStep(self, self._starts_from(ref_model), _FIRST_STEP_REMEDY),
+            live=partial(reference, self),
+            fingerprint=fingerprint(self) if cached else None,
         )
-        self._aspo_metrics = {mode: AspoMetrics() for mode in ("train", "eval")}
-        self._rewards = {mode: RewardMeans() for mode in ("train", "eval")}
-        self._samples = SampleLog(self, self.aspo_settings.log_samples)
-        self._cached: CachedReference | None = None
-        if cached:
-            self._cached = cached_reference(self, str(self.aspo_settings.reference_cache))
-            self.add_callback(self._cached)
-        self._first_step = self._starts_from(ref_model)
+        self._rewards = {mode: RunningMeans(REWARDS) for mode in ("train", "eval")}
         self.follow(objective(self.aspo_settings, self._setting_name, beta=self.beta))
 
     def _starts_from(self, ref_model: Any) -> str:
@@ -169,18 +159,6 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
             return "sure"
         given = ref_model if isinstance(ref_model, str) else get_config_model_id(ref_model.config)
         return "likely" if given == get_config_model_id(self.model.config) else ""
-
-    def _check_first_step(self, policy: Tensor, reference: Tensor, mask: Tensor) -> None:
-        sure, self._first_step = self._first_step, ""
-        if sure and self.state.global_step == 0:
-            check_first_step(
-                policy,
-                reference,
-                mask,
-                training_precision(self),
-                "Begin with a new adapter, or name the model that the run starts from as its reference.",
-                stop=sure == "sure",
-            )
 
     def _prepare(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
         if dataset is None:
@@ -248,69 +226,21 @@ class AspoMixin(SameObjective, ExactResume, DPOTrainer if TYPE_CHECKING else obj
         self._evaluated = metric_key_prefix
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # DeepSpeed casts every float input to the model's dtype; bfloat16 would round the similarities.
-        exact = {name: inputs.pop(name) for name in _SIMILARITIES if name in inputs}
-        exact = {name: value.to(self.args.device) for name, value in exact.items()}
-        return {**super()._prepare_inputs(inputs), **exact}
-
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         mode = "train" if self.model.training else "eval"
-        model_inputs, mask = self._model_inputs(inputs)
-        if self._cached is not None and self._cached.filled:
-            reference = self._cached.logps(inputs[KEYS], mask)
-        else:
-            reference = self._reference_logps(model, model_inputs, mask, again=True)
-        policy = self._logps(model, model_inputs, mask)
-        if mode == "train" and self._first_step:
-            self._check_first_step(policy, reference, mask)
-        chosen, rejected = policy.chunk(2)
-        ref_chosen, ref_rejected = reference.chunk(2)
-        output = aspo_loss(
-            chosen,
-            rejected,
-            ref_chosen,
-            ref_rejected,
-            inputs["sentence_ids"],
-            inputs["similarity"],
-            beta=self.beta,
-            rejected_sentence_ids=inputs.get("rejected_sentence_ids"),
-            rejected_similarity=inputs.get("rejected_similarity"),
-            **self.aspo_settings.loss_options(),
-        )
-        self._aspo_metrics[mode].update(output, self._logps.shared)
-        self._rewards[mode].update(output, policy)
-        if mode == "train":
-            self._samples.keep(output, inputs)
-        loss = output.losses.mean()
+        step = self._aspo(model, inputs, mode)
+        values = reward_values(step.output, step.chosen, step.rejected)
+        every = torch.ones_like(step.output.losses, dtype=torch.bool)
+        self._rewards[mode].update({name: (value, every) for name, value in values.items()})
+        loss = step.output.losses.mean()
         return (loss, {}) if return_outputs else loss
-
-    @staticmethod
-    def _model_inputs(inputs: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
-        """What the model takes of a batch, and the response tokens `[2B, L]`."""
-        model_inputs = {key: value for key, value in inputs.items() if key not in _ASPO_KEYS}
-        return model_inputs, inputs["completion_mask"].bool()
-
-    def _reference_logps(
-        self, model: Any, model_inputs: dict[str, Any], mask: Tensor, again: bool = False
-    ) -> Tensor:
-        """Of the reference model; with an adapter, of the policy without it or with its frozen copy; with a
-        cache and neither of the two, of the policy before its first step. `again`: the policy's come next."""
-        reference = model if self.ref_model is None else self.ref_model
-        adapter: AbstractContextManager[Any] = nullcontext()
-        if self.ref_model is None and is_peft_model(self.model):
-            unwrapped, reference = self.accelerator.unwrap_model(self.model), self.model
-            kept = "ref" in unwrapped.peft_config
-            adapter = use_adapter(unwrapped, adapter_name="ref") if kept else adapter_off(unwrapped)
-        with torch.no_grad(), checkpointing_off(reference), adapter:
-            return self._logps(reference, model_inputs, mask, again=again)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Every rank calls this at each logging step: the one place where metrics are gathered."""
         mode = "train" if self.model.training else "eval"
         gather, device = self.accelerator.gather, self.accelerator.device
         values = self._rewards[mode].compute(gather, device)
-        values |= self._aspo_metrics[mode].compute(gather, device)
+        values |= self._aspo.metrics[mode].compute(gather, device)
         prefix = "" if mode == "train" else f"{self._evaluated}_"
         logs.update({prefix + name: value for name, value in values.items()})
         super().log(logs, start_time)

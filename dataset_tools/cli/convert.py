@@ -109,7 +109,7 @@ def convert(
     """
     share = parse_share(max_bad)
     from dataset_tools.convert.conversion import Conversion, Settings
-    from dataset_tools.images.store import MAX_PIXELS
+    from dataset_tools.images.opening import MAX_PIXELS
     from dataset_tools.sources import Options
 
     settings = Settings(

@@ -24,9 +24,9 @@ def pull(
     """
     from dataset_tools.cli import output
     from dataset_tools.inspect.validate import first_problems
-    from dataset_tools.share import hub
+    from dataset_tools.share import card, hub
 
     done = hub.pull(repo, out, revision=revision, check=first_problems)
-    rows, license_ = done["record"]["counts"]["rows"], hub.license_of(done["record"])
+    rows, license_ = done["record"]["counts"]["rows"], card.license_of(done["record"])
     text = f"{out}: {rows:,} rows of {repo} at {done['commit']} (licence: {license_})"
     output.result(done, text, as_json)

@@ -28,7 +28,7 @@ from dataset_tools.dataset.folder import Workplace, is_complete
 from dataset_tools.dataset.record import FORMAT, read_record
 from dataset_tools.dataset.workplace import settled
 from dataset_tools.errors import UsageError
-from dataset_tools.images.store import MAX_PIXELS
+from dataset_tools.images.opening import MAX_PIXELS
 from dataset_tools.sources import Options, Source
 from dataset_tools.sources.origin import Origin, declared_licence, declared_sources, origin_of
 

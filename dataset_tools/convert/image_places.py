@@ -13,8 +13,8 @@ from dataset_tools.convert.files import AnyFile, HubFile, Joined
 from dataset_tools.convert.hub import cut_off, download_matching, patiently
 from dataset_tools.convert.locate import Located
 from dataset_tools.errors import DataError, UsageError
-from dataset_tools.images.archives import Archive, TarArchive
-from dataset_tools.images.store import ENDINGS, ImageStore, open_archive
+from dataset_tools.images.archives import ENDINGS, Archive, TarArchive
+from dataset_tools.images.store import ImageStore, open_archive
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ def settle_pandas(without: bool = False) -> None:
     there afterwards, while `import pandas` itself still works.
     """
     if without:
-        sys.meta_path.insert(0, _NoPandas)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _NoPandas)
     try:
         import pyarrow as pa
 
         pa.array([0])
     finally:
         if without:
-            sys.meta_path.remove(_NoPandas)  # type: ignore[arg-type]
+            sys.meta_path.remove(_NoPandas)

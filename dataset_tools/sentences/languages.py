@@ -10,7 +10,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dataset_tools.sentences.words import STARTERS
 
@@ -41,7 +41,7 @@ class Languages(NamedTuple):
 
 
 @cache
-def _data() -> dict:
+def _data() -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("languages.json").read_text(encoding="utf-8"))
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from aspo_plugin.reference_cache.keys import KEYS
+from aspo_plugin.training.reference import Live
 
 
 @pytest.fixture
@@ -21,19 +22,20 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
     calls: dict[str, list[Any]] = {}
 
-    def keep(name: str) -> None:
-        original = getattr(AspoTrainer, name)
+    def keep(owner: type, name: str) -> None:
+        original = getattr(owner, name)
 
         def kept(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(self, *args, **kwargs)
             calls.setdefault(name, []).append(result)
-            calls.setdefault("trainer", []).append(self)
+            if owner is AspoTrainer:
+                calls.setdefault("trainer", []).append(self)
             return result
 
-        monkeypatch.setattr(AspoTrainer, name, kept)
+        monkeypatch.setattr(owner, name, kept)
 
-    for name in ("get_batch_loss_metrics", "reference_logps"):
-        keep(name)
+    keep(AspoTrainer, "get_batch_loss_metrics")
+    keep(Live, "logps")
     return calls
 
 
@@ -44,7 +46,7 @@ def test_only_the_loss_holds_a_graph(kind: str, train: Any, seen: dict[str, list
     assert all(loss.requires_grad for loss, _ in seen["get_batch_loss_metrics"])
     kept = [value for _, metrics in seen["get_batch_loss_metrics"] for value in metrics.values()]
     assert kept and not any(torch.is_tensor(value) and value.requires_grad for value in kept)
-    assert seen["reference_logps"] and not any(logps.requires_grad for logps in seen["reference_logps"])
+    assert seen["logps"] and not any(logps.requires_grad for logps in seen["logps"])
 
 
 @pytest.mark.parametrize(("setting", "share"), [(None, 1.0), ("auto", 1.0), ("true", 1.0), ("false", 0.0)])

@@ -104,10 +104,10 @@ class Pair:
         loss = self.ours._compute_loss(model, dict(batch))
         loss.backward()
         gradients = _gradients(model)
-        inputs, mask = self.ours._model_inputs(batch)
+        inputs, mask = self.ours._aspo.split(batch)
         with torch.no_grad():
-            logps = self.ours._logps(model, inputs, mask).sum(1)
-        return Step(logps, loss.detach(), gradients, batch, self.ours._logps.shared)
+            logps = self.ours._aspo.read(model, inputs, mask).sum(1)
+        return Step(logps, loss.detach(), gradients, batch, self.ours._aspo.read.shared)
 
 
 def _gradients(model: Any) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE
+from aspo_plugin.training.reference import Live
 from aspo_plugin.trl import reference
 from aspo_plugin.trl import trainer as module
 from aspo_plugin.trl.arguments import AspoConfig
@@ -61,7 +62,7 @@ def test_a_cached_run_is_the_live_run(model, tmp_path, lora):
     again.model.register_forward_pre_hook(lambda *_: forwards.append(1))
     again._compute_loss(again.model, batch)
     assert len(forwards) == 1
-    assert again._logps.pairs["plain"] == 0 and again._logps.pairs["shared"] > 0
+    assert again._aspo.read.pairs["plain"] == 0 and again._aspo.read.pairs["shared"] > 0
 
 
 def test_rows_that_an_epoch_drops_are_in_the_cache(model, tmp_path):
@@ -74,31 +75,30 @@ def test_rows_that_an_epoch_drops_are_in_the_cache(model, tmp_path):
     )  # fmt: skip
     assert len(logs) == 6 and trainer.args.dataloader_drop_last
     assert any("eval_train_loss" in entry for entry in trainer.state.log_history)
-    assert len(trainer._cached.cache) == 2 * (5 + 2)
+    assert len(trainer._aspo.reference.cache) == 2 * (5 + 2)
     trainer.train()  # its policy is no reference any more, and the cache still is
 
 
 @pytest.mark.parametrize("memory", [True, False])
 def test_the_cache_is_filled_with_larger_batches(model, tmp_path, monkeypatch, memory):
     """And with training's own where there is no memory for them."""
-    batches, live = [], module.AspoTrainer._reference_logps
+    batches, live = [], Live.logps
 
-    def counted(self, policy, inputs, mask, **options):
+    def counted(self, policy, inputs, mask, *keys, **options):
         pairs = len(mask) // 2
-        batches.append((pairs, self._train_batch_size))
+        batches.append(pairs)
         if pairs > 2 and not memory:
             raise torch.OutOfMemoryError
-        return live(self, policy, inputs, mask, **options)
+        return live(self, policy, inputs, mask, *keys, **options)
 
-    monkeypatch.setattr(module.AspoTrainer, "_reference_logps", counted)
+    monkeypatch.setattr(Live, "logps", counted)
     trainer, logs = run(
         model("llava"), tmp_path, "out", lora=True, rows=data.rows(20, 1, sentences=(2, 3)), max_steps=2,
         aspo_reference_cache=str(tmp_path / "reference"), dataloader_persistent_workers=True,
         dataloader_num_workers=1,
     )  # fmt: skip
-    pairs = [number for number, _ in batches]
-    assert pairs == [16, 4] if memory else pairs == [16, *[2] * 10]
-    assert len(trainer._cached.cache) == 40 and len(logs) == 2
+    assert batches == ([16, 4] if memory else [16, *[2] * 10])
+    assert len(trainer._aspo.reference.cache) == 40 and len(logs) == 2
     assert trainer._train_batch_size == 2 and trainer.args.dataloader_persistent_workers
 
 
@@ -155,7 +155,7 @@ def fingerprint(model):
             accelerator=SimpleNamespace(unwrap_model=lambda model: model),
             processing_class=processor,
         )
-        return reference._fingerprint(trainer, peft)
+        return reference.fingerprint(trainer)
 
     return of
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from aspo_plugin.training.reference import Live
 from aspo_plugin.trl import AspoConfig, AspoTrainer
 from tests.support import data
 
@@ -241,13 +242,13 @@ def test_the_reference_holds_no_graph_and_the_prefix_is_shared(
     from peft import LoraConfig
 
     made = []
-    original = AspoTrainer._reference_logps
+    original = Live.logps
 
     def kept(*args: Any, **options: Any) -> Any:
         made.append(original(*args, **options))
         return made[-1]
 
-    monkeypatch.setattr(AspoTrainer, "_reference_logps", kept)
+    monkeypatch.setattr(Live, "logps", kept)
     peft = LoraConfig(target_modules=["q_proj"], r=4) if lora else None
     for setting, share in (("auto", 1.0), ("false", 0.0)):
         log = run(data.rows(4), max_steps=2, aspo_shared_prefix=setting, peft_config=peft)

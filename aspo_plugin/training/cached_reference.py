@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
 from aspo_plugin.training.first_step import training_precision
 from aspo_plugin.training.randomness import same_randomness
+from aspo_plugin.training.reference import Live
 
 logger = logging.getLogger(__name__)
 
@@ -25,29 +26,38 @@ LARGER = 8
 
 
 class CachedReference(TrainerCallback):
-    """Fills the cache when training begins, from the policy where it is still its own reference.
+    """A `Reference` on disk. It is filled when training begins, from a live one; until then that answers.
 
     `split(batch)`: (inputs of the model, response mask [2B, L]) of a batch as the trainer's collator makes
-    it. `live(model, inputs, mask)`: the reference's log-probs [2B, L], computed. `always_live`: whether
-    `live` gives the reference at any time (an adapter that can be disabled, a model of its own) or only
-    before the first step (full fine-tuning).
+    it. `live`: the reference, computed; one that does not last is asked before the first step only.
     """
+
+    lasts = True
 
     def __init__(
         self,
         trainer: Any,
         folder: str,
         fingerprint: Mapping[str, str],
-        split: Callable[[dict[str, Any]], tuple[dict[str, Any], Tensor]],
-        live: Callable[[Any, dict[str, Any], Tensor], Tensor],
-        always_live: bool,
+        split: Callable[[Mapping[str, Any]], tuple[dict[str, Any], Tensor]],
+        live: Live,
     ) -> None:
         self.cache = ReferenceCache.open(folder, fingerprint)
-        self.filled = False
-        self._trainer, self._split, self._live, self._always_live = trainer, split, live, always_live
+        self._trainer, self._split = trainer, split
+        self._live: Live | None = live  # until the cache is filled
 
-    def logps(self, keys: list[bytes], response_mask: Tensor) -> Tensor:
-        """[2B, L] float32 from the cache. Raises `ReferenceCacheError` where a row is missing."""
+    def logps(
+        self,
+        policy: Any,
+        inputs: dict[str, Any],
+        response_mask: Tensor,
+        keys: Sequence[bytes] = (),
+        *,
+        again: bool = False,
+    ) -> Tensor:
+        """As `Reference.logps`. Raises `ReferenceCacheError` where the filled cache lacks a row."""
+        if self._live is not None:
+            return self._live.logps(policy, inputs, response_mask, again=again)
         found = self.cache.lookup(keys, response_mask)
         if found is None:
             raise ReferenceCacheError(
@@ -58,8 +68,8 @@ class CachedReference(TrainerCallback):
         return found
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self._trainer
-        if self.filled:  # trained before: without an adapter the policy is no reference any more
+        trainer, live = self._trainer, self._live
+        if live is None:  # filled and trained before
             return
         loaders = {"training": (trainer.train_dataset, trainer.get_train_dataloader)}
         evaluation = trainer.eval_dataset if args.do_eval or args.eval_strategy != "no" else None
@@ -69,17 +79,18 @@ class CachedReference(TrainerCallback):
                 loaders[key] = (evaluation[name], lambda name=name: trainer.get_eval_dataloader(name))
         elif evaluation is not None:
             loaders["evaluation"] = (evaluation, trainer.get_eval_dataloader)
-        if state.global_step > 0 and not self._always_live:
-            self._resume(loaders)
+        if state.global_step > 0 and not live.lasts:
+            self._check_complete(loaders)
+            self._live = None
             return
         for name, (dataset, loader) in loaders.items():
-            report = self._fill(args, dataset, loader)
+            report = self._fill(args, dataset, loader, live)
             logger.info("reference cache, %s set: %s rows computed, %s found", name, *vars(report).values())
-        self.filled = True
+        self._live = None
         if hasattr(trainer, "ref_model"):
-            trainer.ref_model = None  # a reference of its own was needed for the filling only
+            trainer.ref_model = None  # a model of its own was needed for the filling only
 
-    def _fill(self, args: Any, dataset: Any, loader: Callable[[], Any]) -> FillReport:
+    def _fill(self, args: Any, dataset: Any, loader: Callable[[], Any], live: Live) -> FillReport:
         """With larger batches than training's; with those of training where that runs out of memory."""
         trainer = self._trainer
         # One process that gives up in the middle of a sharded forward would leave the others waiting.
@@ -89,7 +100,7 @@ class CachedReference(TrainerCallback):
                 with same_randomness(), _loaders(trainer, args, times):
                     return fill(
                         self.cache,
-                        self._batches(loader(), may_run_out=times > 1),
+                        self._batches(loader(), live, may_run_out=times > 1),
                         precision=training_precision(trainer),
                         device=trainer.accelerator.device,
                         dataset=_identity(dataset),
@@ -99,7 +110,7 @@ class CachedReference(TrainerCallback):
                 torch.cuda.empty_cache()
         raise AssertionError("unreachable")
 
-    def _resume(self, loaders: Mapping[str, tuple[Any, Any]]) -> None:
+    def _check_complete(self, loaders: Mapping[str, tuple[Any, Any]]) -> None:
         missing = [n for n, (dataset, _) in loaders.items() if not self.cache.is_complete(_identity(dataset))]
         if missing:
             raise ReferenceCacheError(
@@ -107,10 +118,9 @@ class CachedReference(TrainerCallback):
                 "set, and this run resumes after the first step, with weights that are no reference. "
                 "Begin the training anew, or resume with the data it was begun with."
             )
-        self.filled = True
 
     def _batches(
-        self, loader: Any, may_run_out: bool
+        self, loader: Any, live: Live, may_run_out: bool
     ) -> Iterator[tuple[list[bytes], Tensor, Callable[[], Tensor]]]:
         """`may_run_out`: raise `_OutOfMemory`, on every rank, where one of them has no memory for a batch."""
         trainer = self._trainer
@@ -122,7 +132,7 @@ class CachedReference(TrainerCallback):
                 logps = None
                 try:
                     with trainer.compute_loss_context_manager():
-                        logps = self._live(trainer.model_wrapped, inputs, mask)
+                        logps = live.logps(trainer.model_wrapped, inputs, mask)
                 except torch.OutOfMemoryError:
                     if not may_run_out:
                         raise
