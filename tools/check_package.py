@@ -2,7 +2,8 @@
 
     python tools/check_package.py
 
-Run by `make package` with the tools' Python, which has uv. Exits 1 naming what is missing.
+Run by `make package` with the tools' Python, which has uv. Exits 1 naming what is missing, or which file names
+another version than `aspo_plugin.__version__`.
 """
 
 from __future__ import annotations
@@ -55,12 +56,26 @@ def check(archive: Path) -> list[str]:
         return problems
 
 
+def unnamed(version: str) -> list[str]:
+    """The files that name the version, and name another."""
+    wanted = {"CITATION.cff": f"version: {version}", "CHANGELOG.md": f"## {version} - "}
+    return [
+        f"{name} has no line `{start}`"
+        for name, start in wanted.items()
+        if not any(line.startswith(start) for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
+    ]
+
+
 def main() -> int:
     archives = sorted((ROOT / "dist").glob("*"))
     if {path.suffix for path in archives} != {".whl", ".gz"}:
         print(f"dist/ holds {[path.name for path in archives]}, not a wheel and an sdist", file=sys.stderr)
         return 1
-    failed = False
+    [wheel] = [path for path in archives if path.suffix == ".whl"]
+    mistakes = unnamed(wheel.name.split("-")[1])
+    if mistakes:
+        print("; ".join(mistakes), file=sys.stderr)
+    failed = bool(mistakes)
     for archive in archives:
         problems = check(archive)
         failed |= bool(problems)
