@@ -2,8 +2,8 @@
 
     python tools/check_package.py
 
-Run by `make package` with the tools' Python, which has uv. Exits 1 naming what is missing, or which file names
-another version than `aspo_plugin.__version__`.
+Run by `make package` with the tools' Python, which has uv. Exits 1 naming what is missing, or which file
+names another version than `aspo_plugin.__version__`.
 """
 
 from __future__ import annotations
