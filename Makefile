@@ -20,7 +20,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help env demo study study-quick study-check test test-data test-llamafactory test-axolotl test-hosts \
-	test-newest test-recipes test-browser fuzz \
+	test-newest test-recipes test-browser fuzz mutate \
 	check docs package format constraints clean
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make study        where ASPO helps and where not: writes docs/study.md; make study-check: its gain is kept"
 	@echo "make test-recipes every recipe for two steps on a tiny model; prints a table"
 	@echo "make fuzz         an hour of damaged rows, files, datasets and images (MINUTES=5: five minutes)"
+	@echo "make mutate       which single-line changes of the method no test notices: writes docs/mutation.md"
 	@echo "make test-browser pages in a headless Chromium (Debian: apt-get install chromium chromium-driver)"
 	@echo "make docs         the site, with strict links; make package: wheel and sdist, checked"
 	@echo "make format       format the code; make constraints: write the tested versions anew"
@@ -112,6 +113,13 @@ test-newest: .venv/tools/.installed
 .venv/newest-%: EXTRA = [$*]
 .venv/newest-%:
 	$(call install,newest-$*,3.12,--upgrade)
+
+# Which single-line changes no test notices: about one a second. Lists the survivors in docs/mutation.md.
+mutate: .venv/llamafactory/.installed
+	$(UV) pip install --quiet --python .venv/llamafactory/bin/python --constraint constraints/llamafactory.txt mutmut==3.8.1
+	rm -rf mutants
+	OMP_NUM_THREADS=1 .venv/llamafactory/bin/python -m mutmut run --max-children 2
+	$(PYTHON) tools/mutants.py --write
 
 # The long part of tests/faults: damaged rows, files, datasets and images, one hour of them.
 fuzz: .venv/data/.installed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aspo_plugin.method.loss import aspo_loss
-from aspo_plugin.method.metrics import AspoMetrics
+from aspo_plugin.method.metrics import AspoMetrics, reward_values
 from tests.core.test_loss import mixed_batch, random_pair, tensors
 
 SETTINGS = {"beta": 0.1, "alpha": 0.5, "normalization": "reward"}
@@ -119,3 +119,62 @@ def test_no_similarity_leaves_its_keys_out_and_huge_perplexity_stays_finite():
     values = metrics.compute()
     assert not any("similarity_m" in key and "missing" not in key for key in values)
     assert all(math.isfinite(value) for value in values.values())
+
+
+def test_counts_of_sentences_and_nothing_but_the_named_keys():
+    pairs = [random_pair(random.Random(n), n) for n in (1, 2, 2, 3)]
+    metrics = AspoMetrics()
+    metrics.update(aspo_loss(**tensors(pairs), **SETTINGS), shared_prefix=True)
+    values = metrics.compute(prefix="")
+    assert values["single_sentence_share"] == 0.25 and values["shared_prefix_share"] == 1.0
+    assert set(values) == {
+        *(f"{name}_{kind}" for name in ("similarity", "perplexity") for kind in ("mean", "min", "max")),
+        *("weight_mean", "weight_spread", "sentences_mean", "factor_mean", "signal_correlation"),
+        *("lowest_similarity_weight_share", "lowest_similarity_token_share", "single_sentence_share"),
+        *("two_sentence_tie_share", "missing_similarity_share", "rejected_missing_similarity_share"),
+        *("negative_coefficient_share", "normalization_fallback_share", "shared_prefix_share"),
+    }
+
+
+@pytest.mark.parametrize("constant", ["similarity", "perplexity"])
+def test_a_signal_that_says_nothing_has_no_correlation(constant):
+    pairs = [random_pair(random.Random(n), 3) for n in range(2)]
+    for pair in pairs:
+        if constant == "similarity":
+            pair.similarity = [0.2] * 3
+        else:
+            pair.chosen = [-1.0] * len(pair.chosen)
+    metrics = AspoMetrics()
+    metrics.update(aspo_loss(**tensors(pairs), **SETTINGS))
+    assert "aspo/signal_correlation" not in metrics.compute()
+
+
+def test_two_equal_sentences_are_no_tie_of_the_signals():
+    """Both signals say the same of both: weights of zero, which is no disagreement."""
+    pair = random_pair(random.Random(0), 2)
+    pair.chosen, pair.similarity = [-1.0] * len(pair.chosen), [0.2, 0.2]
+    metrics = AspoMetrics()
+    metrics.update(aspo_loss(**tensors([pair]), beta=0.1, alpha=0.5))
+    assert metrics.compute()["aspo/two_sentence_tie_share"] == 0.0
+
+
+def test_the_hosts_metrics_are_those_of_dpo():
+    pairs = mixed_batch(seed=5)
+    batch = tensors(pairs)
+    output = aspo_loss(**batch, **SETTINGS)
+    rejected = batch["rejected_logps"]
+    chosen = torch.where(batch["sentence_ids"] >= 0, batch["chosen_logps"], 0.0)
+    values = reward_values(output, chosen, rejected)
+    margin = output.chosen_rewards - output.rejected_rewards
+    expected = {
+        "rewards/chosen": output.chosen_rewards,
+        "rewards/rejected": output.rejected_rewards,
+        "rewards/margins": margin,
+        "rewards/accuracies": (margin > 0).float(),
+        "logps/chosen": torch.tensor([sum(pair.chosen) for pair in pairs], dtype=torch.float64),
+        "logps/rejected": torch.tensor([sum(pair.rejected) for pair in pairs], dtype=torch.float64),
+    }
+    assert set(values) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(values[name], value.to(values[name].dtype), rtol=1e-6, atol=1e-6)
+        assert not values[name].requires_grad
