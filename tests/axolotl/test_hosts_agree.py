@@ -40,16 +40,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("batches")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {}
-
-
 def compare(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
     assert len(ours) == len(theirs) == STEPS
     for step, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -61,10 +51,25 @@ def compare(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
     )  # the runs moved
 
 
-def test_axolotl_dumps_its_batches(
-    train: Any, model: Path, batches: Path, shared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.timeout(1200)
+def test_every_host_gives_the_same_losses(
+    train: Any, model: Path, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Full fine-tuning with a reference model; the batches are kept for the other hosts."""
+    """Full fine-tuning with a reference model, on the batches that Axolotl made."""
+    batches = tmp_path / "batches"
+    batches.mkdir()
+    with monkeypatch.context() as patched:
+        record(batches, patched)
+        of_axolotl = train(
+            base_model=str(model), adapter=None, lora_target_modules=None, max_steps=STEPS, save_steps=STEPS
+        )
+    assert len(list(batches.glob("*.safetensors"))) == STEPS
+    compare(run_trl(model, batches, tmp_path / "trl"), of_axolotl)
+    compare(run_llamafactory(model, datasets, batches, tmp_path / "llamafactory"), of_axolotl)
+
+
+def record(batches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the first batches of the collator that Axolotl and TRL use in the folder."""
     from safetensors.torch import save_file
 
     plain = AspoVisionCollator.__call__
@@ -79,13 +84,9 @@ def test_axolotl_dumps_its_batches(
         return batch
 
     monkeypatch.setattr(AspoVisionCollator, "__call__", dumping)
-    shared["axolotl"] = train(
-        base_model=str(model), adapter=None, lora_target_modules=None, max_steps=STEPS, save_steps=STEPS
-    )
-    assert len(list(batches.glob("*.safetensors"))) == STEPS
 
 
-def test_trl_gives_the_same(model: Path, batches: Path, shared: dict[str, Any], tmp_path: Path) -> None:
+def run_trl(model: Path, batches: Path, folder: Path) -> list[dict[str, Any]]:
     from safetensors.torch import load_file
 
     from aspo_plugin.trl import AspoConfig, AspoTrainer
@@ -96,7 +97,7 @@ def test_trl_gives_the_same(model: Path, batches: Path, shared: dict[str, Any], 
     trainer = AspoTrainer(
         str(model),
         args=AspoConfig(
-            str(tmp_path / "out"),
+            str(folder),
             per_device_train_batch_size=2,
             max_steps=STEPS,
             logging_steps=1,
@@ -112,13 +113,12 @@ def test_trl_gives_the_same(model: Path, batches: Path, shared: dict[str, Any], 
         data_collator=lambda rows: load_file(next(files)) if rows else {},
     )
     trainer.train()
-    compare([entry for entry in trainer.state.log_history if "loss" in entry], shared["axolotl"])
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_llamafactory_gives_the_same(
-    model: Path, datasets: Path, batches: Path, shared: dict[str, Any], tmp_path: Path
-) -> None:
-    (tmp_path / "dataset_info.json").write_text(
+def run_llamafactory(model: Path, datasets: Path, batches: Path, folder: Path) -> list[dict[str, Any]]:
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text(
         json.dumps(
             {
                 "many": {
@@ -129,7 +129,7 @@ def test_llamafactory_gives_the_same(
             }
         )
     )
-    settings = tmp_path / "settings.json"
+    settings = folder / "settings.json"
     settings.write_text(
         json.dumps(
             {
@@ -140,10 +140,10 @@ def test_llamafactory_gives_the_same(
                 "finetuning_type": "full",
                 "freeze_vision_tower": False,
                 "freeze_multi_modal_projector": False,
-                "dataset_dir": str(tmp_path),
+                "dataset_dir": str(folder),
                 "dataset": "many",
-                "cache_dir": str(tmp_path / "cache"),
-                "output_dir": str(tmp_path / "out"),
+                "cache_dir": str(folder / "cache"),
+                "output_dir": str(folder / "out"),
                 "per_device_train_batch_size": 2,
                 "max_steps": STEPS,
                 "logging_steps": 1,
@@ -168,5 +168,5 @@ def test_llamafactory_gives_the_same(
         check=True,
         timeout=400,
     )
-    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
-    compare([entry for entry in state["log_history"] if "loss" in entry], shared["axolotl"])
+    state = json.loads((folder / "out" / "trainer_state.json").read_text())
+    return [entry for entry in state["log_history"] if "loss" in entry]
