@@ -74,7 +74,7 @@ def runs_here(name: str) -> bool:
     from aspo_plugin.training.model_needs import refuse_broken
 
     try:
-        refuse_broken(BUILDERS[name]()[0].config)
+        refuse_broken(idefics.smolvlm_config())
     except ValueError:
         return False
     return True

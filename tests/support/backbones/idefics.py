@@ -75,6 +75,11 @@ def idefics3() -> tuple[Any, Any]:
     return Idefics3ForConditionalGeneration(_config(Idefics3Config, tokenizer)), processor
 
 
+def smolvlm_config(tokenizer: Any = None) -> Any:
+    """Without its processor, which needs num2words."""
+    return _config(SmolVLMConfig, tokenizer or _tokenizer())
+
+
 def smolvlm() -> tuple[Any, Any]:
     tokenizer = _tokenizer()
     processor = SmolVLMProcessor(
@@ -84,7 +89,7 @@ def smolvlm() -> tuple[Any, Any]:
         image_seq_len=TOKENS,
         chat_template=tokenizer.chat_template,
     )
-    return SmolVLMForConditionalGeneration(_config(SmolVLMConfig, tokenizer)), processor
+    return SmolVLMForConditionalGeneration(smolvlm_config(tokenizer)), processor
 
 
 def idefics2() -> tuple[Any, Any]:
