@@ -28,8 +28,9 @@ def sentence_ids(
     text: str,
     spans: Sequence[tuple[int, int]],
     other: Sequence[int] = (),
+    untrained: int = 0,
 ) -> list[int]:
-    """The sentence of each trained response token.
+    """The sentence of each response token.
 
     Template tokens before the text (an empty thinking block, say) that the other response of the pair begins
     with as well are `SHARED` and belong to no sentence. The sentences partition all other tokens: further
@@ -38,20 +39,26 @@ def sentence_ids(
     straddles two sentences to the one holding its first non-space character. A character spread over several
     tokens counts for each of them.
 
+    With `untrained`, the text begins with a context that is given to the model and not learnt, the same in
+    both responses. Its tokens, and what the template writes before it, are -1 as the prompt is: they are in
+    no sentence, no sum and no mean. They are those that both responses begin with and that hold no character
+    behind the context; a token that straddles its end is trained.
+
     Args:
         tokenizer: the tokenizer that made `token_ids`.
-        token_ids: the trained tokens of one response, in order; may stop anywhere in the text (length limit).
-        text: the response as it is trained.
+        token_ids: the tokens of one response, in order; may stop anywhere in the text (length limit).
+        text: the response as the model is given it.
         spans: (start, end) character offsets of the sentences in `text`, ordered, not empty.
-        other: the trained tokens of the pair's other response; without them nothing is `SHARED`.
+        other: the tokens of the pair's other response; without them nothing is `SHARED` or untrained.
+        untrained: how many characters at the beginning of `text` are not trained.
 
     Returns:
-        One index into `spans` or `SHARED` per token, never decreasing. Sentences cut off by a length limit do
-        not appear.
+        One index into `spans`, `SHARED` or -1 per token, never decreasing behind those. Sentences cut off by
+        a length limit do not appear.
 
     Raises:
-        AlignmentError: no spans, spans out of order or of bounds, or `text` cannot be found in the tokens (a
-            template rewrote it, say).
+        AlignmentError: no spans, spans out of order or of bounds or in the untrained part, or `text` cannot
+            be found in the tokens (a template rewrote it, say).
     """
     if not spans:
         raise AlignmentError("the response has no sentences")
@@ -60,27 +67,39 @@ def sentence_ids(
         raise AlignmentError(
             f"its sentences are not ordered spans of its {len(text)} characters: {spans[:3]}"
         )
-    starts = _first_characters(tokenizer, token_ids, text)
-    if starts is None:
-        starts = _first_characters_by_offsets(tokenizer, token_ids, text, spans)
-    if starts is None:
-        starts = _first_characters(tokenizer, token_ids, text, behind_other_text=True)
-    if starts is None:
+    if spans[0][0] < untrained:
+        raise AlignmentError(f"its first sentence begins at {spans[0][0]}, in the untrained {untrained}")
+    places = _characters(tokenizer, token_ids, text)
+    if places is None:
+        places = _characters_by_offsets(tokenizer, token_ids, text, spans)
+    if places is None:
+        places = _characters(tokenizer, token_ids, text, behind_other_text=True)
+    if places is None:
         raise AlignmentError(
             f"the response {_shorten(text)!r} cannot be found in the tokens that are trained, "
             f"{_shorten(tokenizer.decode(list(token_ids)))!r}: the template changes it"
         )
     begins = [0, *(end for _, end in spans[:-1])]  # white space before a sentence belongs to it
-    ids = [bisect_right(begins, max(character, 0)) - 1 for character in starts]
-    alike = takewhile(lambda pair: pair[0] == pair[1], zip(token_ids, other, strict=False))
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] < 0, zip(starts, alike, strict=False)))
-    return [SHARED] * shared + list(accumulate(ids[shared:], max))
+    ids = [bisect_right(begins, max(first, 0)) - 1 for first, _ in places]
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(token_ids, other, strict=False)))
+    last = untrained - 1  # the last character that is not trained; -1: what stands before the text
+    outside = sum(1 for _ in takewhile(lambda place: place[1] <= last, places[:alike]))
+    return [-1 if untrained else SHARED] * outside + list(accumulate(ids[outside:], max))
 
 
-def _first_characters(
+def untrained_tokens(sentence_ids: Sequence[int]) -> int:
+    """How many tokens a response begins with that are not trained, of what `sentence_ids` gave for it."""
+    return next((place for place, sentence in enumerate(sentence_ids) if sentence != -1), len(sentence_ids))
+
+
+# Of each token: the character that decides it, and its last one.
+_Places = list[tuple[int, int]]
+
+
+def _characters(
     tokenizer: Any, token_ids: Sequence[int], text: str, behind_other_text: bool = False
-) -> list[int] | None:
-    """Character of `text` that decides each token: its first non-space one, else its first; by exact bytes.
+) -> _Places | None:
+    """Characters of `text` in each token: its first non-space one, else its first; its last. By exact bytes.
 
     Tokens before the text get -1, tokens after it `len(text)`. None if the bytes are not there. A text
     that is cut off must follow added tokens and white space only, unless `behind_other_text`: a repeated
@@ -98,17 +117,19 @@ def _first_characters(
             offset = text.find(candidate)
             decisive = _decisive_characters(candidate)
             byte_to_char = [n for n, char in enumerate(candidate) for _ in char.encode("utf-8", "replace")]
-            result, position = [], -place
+            result: _Places = []
+            position = -place
             for piece in pieces:
                 begin, end = max(position, 0), min(position + len(piece), len(encoded))
                 position += len(piece)
                 if end <= 0:
-                    result.append(-1)
+                    result.append((-1, -1))
                 elif begin >= len(encoded):
-                    result.append(len(text))
+                    result.append((len(text), len(text)))
                 else:
                     first, last = byte_to_char[begin], byte_to_char[end - 1]
-                    result.append(offset + (decisive[first] if decisive[first] <= last else first))
+                    decides = decisive[first] if decisive[first] <= last else first
+                    result.append((offset + decides, offset + last))
             return result
     return None
 
@@ -136,10 +157,10 @@ def _find_cut(stream: bytes, encoded: bytes, template: int, behind_other_text: b
     return -1
 
 
-def _first_characters_by_offsets(
+def _characters_by_offsets(
     tokenizer: Any, token_ids: Sequence[int], text: str, spans: Sequence[tuple[int, int]]
-) -> list[int] | None:
-    """The same as `_first_characters` for tokenizers that normalise the text (NFKC, collapsed white space,
+) -> _Places | None:
+    """The same as `_characters` for tokenizers that normalise the text (NFKC, collapsed white space,
     unknown characters): tokenize the text alone and follow the tokenizer's own offsets."""
     if not getattr(tokenizer, "is_fast", False):
         return None
@@ -154,16 +175,19 @@ def _first_characters_by_offsets(
     if not cut and len(own) - match.b - match.size > _MERGED_TOKENS:
         return None
     decisive = [*_decisive_characters(text), len(text)]
-    characters = [decisive[begin] if decisive[begin] < end else begin for begin, end in offsets]
+    characters = [
+        (decisive[begin] if decisive[begin] < end else begin, max(end - 1, begin)) for begin, end in offsets
+    ]
     inside = characters[match.b : match.b + match.size]
     # What the template merged at either end must lie within the first and the last sentence.
-    if match.b and inside[0] >= spans[0][1]:
+    if match.b and inside[0][0] >= spans[0][1]:
         return None
-    if not cut and match.b + match.size < len(own) and characters[match.b + match.size] < spans[-1][0]:
+    if not cut and match.b + match.size < len(own) and characters[match.b + match.size][0] < spans[-1][0]:
         return None
     after = len(trained) - match.a - match.size
     merged = min(match.a, match.b)  # hold both: the first text and what the template wrote before it
-    return [-1] * (match.a - merged) + [0] * merged + inside + [len(text)] * after
+    first, end = (0, characters[match.b - 1][1] if match.b else 0), (len(text), len(text))
+    return [(-1, -1)] * (match.a - merged) + [first] * merged + inside + [end] * after
 
 
 def _shorten(text: str, limit: int = 60) -> str:

@@ -15,7 +15,7 @@ class AspoDatasetConverter(DatasetConverter):
     """One row of the schema in `dataset_tools/schema.py` to the host's `_prompt`, `_response`, `_images`, ...
 
     It adds `_chosen_sentences` (`[[start, end], ...]` or None) and `_chosen_similarity` (a float or None per
-    sentence, or None), and the same of the rejected response, which plain stages ignore.
+    sentence, or None), the same of the rejected response, and `_untrained_prefix`, which plain stages ignore.
     """
 
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +38,7 @@ class AspoDatasetConverter(DatasetConverter):
             "_audios": self._find_medias(example.get("audios")),
             **{f"_{side}_sentences": _pairs(found) for side, found in spans.items()},
             **{f"_{side}_similarity": example.get(f"{side}_similarity") for side in spans},
+            "_untrained_prefix": example.get("untrained_prefix"),
         }
 
 

@@ -39,6 +39,7 @@ UNREAD: dict[str, Any] = {
     "_chosen_similarity": None,
     "_rejected_sentences": None,
     "_rejected_similarity": None,
+    "_untrained_prefix": None,
 }
 
 
@@ -53,7 +54,7 @@ class SentenceConverter:
     media_dir: str
     dataset: str
     numbers: np.ndarray | None = None
-    version: str = f"{__version__}/4, {SPLITTER_VERSION}"
+    version: str = f"{__version__}/5, {SPLITTER_VERSION}"
 
     def __call__(self, example: dict[str, Any], index: int | None = None) -> dict[str, Any]:
         try:
@@ -66,13 +67,19 @@ class SentenceConverter:
     def _read(self, example: dict[str, Any]) -> dict[str, Any]:
         row = self.inner(example)
         row["_images"] = [self._stored(image) for image in row["_images"] or []] or None
-        for name in ("_chosen_similarity", "_rejected_similarity", "_rejected_sentences"):
+        for name in (
+            "_chosen_similarity",
+            "_rejected_similarity",
+            "_rejected_sentences",
+            "_untrained_prefix",
+        ):
             row.setdefault(name, None)
         if not row.get("_chosen_sentences"):
             from dataset_tools.sentences import split_sentences
 
             text = row["_response"][0]["content"] if row["_response"] else None
-            row["_chosen_sentences"] = [list(span) for span in split_sentences(text or "")]
+            spans = split_sentences(text or "", row["_untrained_prefix"] or 0)
+            row["_chosen_sentences"] = [list(span) for span in spans]
         return row
 
     def _origin(self, example: dict[str, Any], index: int | None) -> dict[str, Any]:
@@ -120,6 +127,7 @@ def _aligned_features(dataset: Any, attribute: Any) -> Any:
             "_audios": listed("audios"),
             **{f"_{side}_sentences": [[Value("int32")]] for side in ("chosen", "rejected")},
             **{f"_{side}_similarity": [Value("float32")] for side in ("chosen", "rejected")},
+            "_untrained_prefix": Value("int32"),
             "_origin": _origin_features(),
             "_fault": text,
         }

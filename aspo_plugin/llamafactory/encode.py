@@ -22,7 +22,7 @@ from llamafactory.extras.constants import (
 )
 
 from aspo_plugin import __version__
-from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
+from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids, untrained_tokens
 from aspo_plugin.llamafactory.upright import upright
 from aspo_plugin.method.sentence_sums import SHARED
 from aspo_plugin.training.image_check import UnreadableImage, readable_size
@@ -84,12 +84,13 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
     """The host's pairwise processor, with `chosen_sentence_ids`, `chosen_similarity` and `refused` columns.
 
     `chosen_sentence_ids` has one entry per entry of `chosen_input_ids`: the sentence of a response token,
-    `SHARED` for template tokens before both responses, -1 for the prompt. `refused` is None, or what is
-    written of the row, with a key of `REASONS`.
+    `SHARED` for template tokens before both responses, -1 for the prompt and for an untrained prefix, whose
+    labels are ignored as the prompt's are. `refused` is None, or what is written of the row, with a key of
+    `REASONS`.
     """
 
     # Part of the fingerprint under which `datasets` keeps the result; bump when a row's columns change.
-    version: str = f"{__version__}/4"
+    version: str = f"{__version__}/5"
     weight_rejected: bool = False
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -137,14 +138,16 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             chosen_ids[:target_len],
             rejected_ids[:target_len],
         )
-        ignored = [IGNORE_INDEX] * source_len
+        given = untrained_tokens(sentences["chosen_sentence_ids"])
+        ignored = [IGNORE_INDEX] * given
+        given -= source_len  # those of a response
         return {
             "chosen_input_ids": prompt_ids + chosen_ids,
             "chosen_attention_mask": [1] * (source_len + len(chosen_ids)),
-            "chosen_labels": ignored + chosen_ids,
+            "chosen_labels": ignored + chosen_ids[given:],
             "rejected_input_ids": prompt_ids + rejected_ids,
             "rejected_attention_mask": [1] * (source_len + len(rejected_ids)),
-            "rejected_labels": ignored + rejected_ids,
+            "rejected_labels": ignored + rejected_ids[given:],
             "images": example["_images"],
             "videos": example["_videos"],
             "audios": example["_audios"],
@@ -205,8 +208,9 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         """`*_sentence_ids` and `*_similarity` (NaN: unknown) of the chosen (0) or rejected (1) response."""
         side = ("chosen", "rejected")[which]
         text, spans = example["_response"][which]["content"], example[f"_{side}_sentences"]
+        untrained = example["_untrained_prefix"] or 0
         if not spans:
-            spans = [list(span) for span in split_sentences(text)]
+            spans = [list(span) for span in split_sentences(text, untrained)]
         similarity = example[f"_{side}_similarity"]
         if similarity is None:
             similarity = [None] * len(spans)
@@ -220,7 +224,9 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         try:
             kept = carried(text, spans, trained)
             spans_kept = [(a, b) for _, a, b in kept]
-            ids = sentence_ids(self.tokenizer, token_ids, trained, spans_kept, other_ids)[:target_len]
+            untrained = max(untrained - (len(text) - len(trained)), 0)
+            ids = sentence_ids(self.tokenizer, token_ids, trained, spans_kept, other_ids, untrained)
+            ids = ids[:target_len]
         except AlignmentError as error:
             raise RowRefused("rewritten", str(error)) from error
         if max(ids) < 0:

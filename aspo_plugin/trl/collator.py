@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from aspo_plugin.alignment.sentence_ids import untrained_tokens
 from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE, PLACEHOLDER, images_twice
 from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
 from dataset_tools.images.opening import open_image
@@ -25,12 +26,12 @@ class AspoVisionCollator:
     """Batches of pairs, `[chosen_0..chosen_{B-1}, rejected_0..rejected_{B-1}]`, padded on the right.
 
     Takes rows of `prepare_dataset`, with and without images, and gives what `ResponseLogProbs` takes plus
-    `completion_mask` `[2B, L]` (1 at response tokens), `sentence_ids` `[B, L]` (`SHARED` for
-    template tokens before both responses, -1 outside the chosen one) and `similarity` `[B, K]` (NaN where
-    missing). A pair's images are processed once and are in the batch once (`IMAGES_ONCE`; `images_twice`
-    gives what `model(**batch)` takes), unless the processor does something else with a row that comes
-    twice: then it is given all rows, as TRL gives them. With `reference_keys` also `KEYS`: what a row's
-    reference log-probs are cached under.
+    `completion_mask` `[2B, L]` (1 at trained tokens of a response), `sentence_ids` `[B, L]` (`SHARED` for
+    template tokens before both responses, -1 outside what is trained of the chosen one) and `similarity`
+    `[B, K]` (NaN where missing). A pair's images are processed once and are in the batch once
+    (`IMAGES_ONCE`; `images_twice` gives what `model(**batch)` takes), unless the processor does something
+    else with a row that comes twice: then it is given all rows, as TRL gives them. With `reference_keys` also
+    `KEYS`: what a row's reference log-probs are cached under.
     """
 
     processing_class: Any
@@ -185,7 +186,8 @@ def _concatenate(
             before, after = len(prompt["input_ids"]), len(response)
             columns["input_ids"].append(torch.cat([prompt["input_ids"], response]))
             columns["attention_mask"].append(torch.ones(before + after, dtype=torch.long))
-            columns["completion_mask"].append(torch.arange(before + after).ge(before).long())
+            first = before + untrained_tokens(row["sentence_ids"])
+            columns["completion_mask"].append(torch.arange(before + after).ge(first).long())
             for name in names:
                 columns[name].append(_extended(name, prompt, prompts, before, after, response_type))
     fill = {"input_ids": pad_token_id}

@@ -18,7 +18,7 @@ from .rows import LengthLimit, RefusedRow, RowPreparer
 logger = logging.getLogger(__name__)
 
 # Raised when the result of preparing a row changes, so that nothing prepared by older code is read back.
-PREPARE_VERSION = 4
+PREPARE_VERSION = 5
 
 _IMAGE = {"bytes": Value("binary"), "path": Value("string")}
 _PREPARED = Features(

@@ -160,8 +160,9 @@ class RowPreparer:
     """Turns rows into prepared rows for one tokenizer or processor.
 
     A prepared row has `prompt` (rendered text), `prompt_ids` (its tokens, images not expanded),
-    `chosen_ids`, `rejected_ids`, `sentence_ids` (one per token of `chosen_ids`) and `similarity` (one per
-    sentence, or None); with `weight_rejected` also `rejected_sentence_ids` and `rejected_similarity`.
+    `chosen_ids`, `rejected_ids`, `sentence_ids` (one per token of `chosen_ids`; -1: untrained) and
+    `similarity` (one per sentence, or None); with `weight_rejected` also `rejected_sentence_ids` and
+    `rejected_similarity`.
     """
 
     def __init__(self, processing_class: Any, limit: LengthLimit, weight_rejected: bool = False) -> None:
@@ -210,12 +211,13 @@ class RowPreparer:
             if longest > room:
                 raise ValueError(self._too_long(longest - room))
         chosen_ids, rejected_ids = chosen_ids[:room], rejected_ids[:room]
-        ids = self._sentence_ids(chosen_ids, shown, spans, rejected_ids, "chosen")
+        given = untrained_prefix(row, chosen, rejected)
+        ids = self._sentence_ids(chosen_ids, shown, spans, rejected_ids, "chosen", given)
         weighted: dict[str, Any] = {}
         if self.weight_rejected:
             shown = self._without_end_tokens(rejected) if plain else rejected
             spans, values = _annotations(row, shown, "rejected")
-            found = self._sentence_ids(rejected_ids, shown, spans, chosen_ids, "rejected")
+            found = self._sentence_ids(rejected_ids, shown, spans, chosen_ids, "rejected", given)
             weighted["rejected_sentence_ids"] = found
             weighted["rejected_similarity"] = values if values is None else values[: max(found) + 1]
         return {
@@ -235,9 +237,10 @@ class RowPreparer:
         spans: list[tuple[int, int]],
         other_ids: list[int],
         side: str,
+        given: int,
     ) -> list[int]:
         try:
-            ids = sentence_ids(self.tokenizer, token_ids, shown, spans, other_ids)
+            ids = sentence_ids(self.tokenizer, token_ids, shown, spans, other_ids, given)
         except AlignmentError as error:
             raise RefusedRow(
                 "the template changes the response, so its sentences cannot be found", str(error)
@@ -393,12 +396,21 @@ def sentence_spans(row: dict[str, Any], text: str, side: str = "chosen") -> list
     """The row's own sentences of a response, or those of the splitter where it has none."""
     given = row.get(f"{side}_sentences")
     if not given:
-        return split_sentences(text)
+        return split_sentences(text, row.get("untrained_prefix") or 0)
     spans = [(span["start"], span["end"]) for span in given]
     for (start, end), before in zip(spans, [0, *(end for _, end in spans)], strict=False):
         if not before <= start < end <= len(text):
             raise ValueError(f"{side}_sentences has [{start}, {end}) in a response of {len(text)} characters")
     return spans
+
+
+def untrained_prefix(row: dict[str, Any], chosen: str, rejected: str) -> int:
+    """How many characters both responses begin with that are not trained. Raises `ValueError` where they
+    differ before."""
+    length = row.get("untrained_prefix") or 0
+    if length < 0 or chosen[:length] != rejected[:length]:
+        raise ValueError(f"untrained_prefix is {length}, but the responses do not both begin with these")
+    return length
 
 
 def _image_token_ids(processor: Any, tokenizer: Any) -> list[int]:

@@ -13,8 +13,8 @@ from dataset_tools.cli import output
 from dataset_tools.errors import UsageError
 
 KINDS = (
-    "rlaif-v, vlfeedback, rlhf-v, vl-rewardbench, arena, sentinel, ms-swift, llamafactory, trl, povid, seva, "
-    "mmpr, llava-preference, jsonl"
+    *("rlaif-v", "vlfeedback", "rlhf-v", "vl-rewardbench", "arena", "sentinel", "ms-swift", "llamafactory"),
+    *("trl", "povid", "seva", "mmpr", "llava-preference", "jsonl"),
 )
 """The names of `dataset_tools.sources.REGISTRY`, which would cost `--help` the import of pyarrow."""
 
@@ -36,7 +36,8 @@ def convert(
         str | None,
         typer.Option(
             "--from",
-            help=f"Layout of the source: {KINDS}. Found from its columns when left out.",
+            help=f"Layout of the source: {', '.join(KINDS)}. Found from its columns when left out.",
+            autocompletion=lambda incomplete: [kind for kind in KINDS if kind.startswith(incomplete)],
         ),
     ] = None,
     revision: Annotated[

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import typer.core
+
+from dataset_tools.nearest import did_you_mean
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -38,7 +39,6 @@ class Group(typer.core.TyperGroup):
                 raise typer.Exit()
             return self.resolve_command(ctx, [*args[1:], "--help"])
         if name not in self.names and not name.startswith("-"):
-            near = difflib.get_close_matches(name, self.names, n=2, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(self.names)}."
-            ctx.fail(f"No such command {name!r}. {hint}")
+            hint = did_you_mean(name, self.names) or f" There are {', '.join(self.names)}."
+            ctx.fail(f"No such command {name!r}.{hint}")
         return super().resolve_command(ctx, args)

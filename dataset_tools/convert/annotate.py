@@ -151,11 +151,12 @@ def annotated(
         "prompt": default_markers(prompt, len(pair.images)),
         "chosen_similarity": None,
         "rejected_similarity": None,
+        "untrained_prefix": len(pair.context.rstrip()),
     }
     for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         if not isinstance(text, str):
             raise BadRow(f"{side} is {'null' if text is None else 'not a text'}")
-        row[side] = [{"role": "assistant", "content": text}]
+        row[side] = [{"role": "assistant", "content": _behind(pair.context, text)}]
     for message in (*row["prompt"], *row["chosen"], *row["rejected"], {"content": name}):
         try:
             message["content"].encode()
@@ -163,11 +164,19 @@ def annotated(
             raise BadRow(f"a text is not Unicode: {error.reason} at character {error.start}") from None
     for side in RESPONSES:
         text = row[side][0]["content"]
-        row[f"{side}_sentences"] = [{"start": start, "end": end} for start, end in split_sentences(text)]
+        spans = split_sentences(text, row["untrained_prefix"])
+        row[f"{side}_sentences"] = [{"start": start, "end": end} for start, end in spans]
     problems = invariants({**row, "images": pair.images})
     if problems:
         raise BadRow("; ".join(problems))
     return row
+
+
+def _behind(context: str, answer: str) -> str:
+    """An answer behind its context, a space between the two where neither brings any."""
+    if not context.strip():
+        return answer
+    return context + ("" if context[-1].isspace() or answer[:1].isspace() else " ") + answer
 
 
 def _serialised(rows: list[dict[str, Any]]) -> bytes:

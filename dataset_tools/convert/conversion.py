@@ -131,7 +131,8 @@ class Conversion:
     def _images(self, whole: bool) -> Images:
         store = image_store(self.located, self.settings.image_roots, self.recognised.embeds_images, whole)
         prefixes = image_prefixes(self.located, [name for _, name in self.recognised.files])
-        return Images(store, self.settings.max_pixels, prefixes)
+        folders = self.recognised.source.image_folders
+        return Images(store, self.settings.max_pixels, prefixes, folders)
 
     def identity(self) -> list[list[Any]]:
         """What tells whether the files that are read are still the same ones."""

@@ -22,16 +22,11 @@ MOST_BYTES = 512 << 10
 
 
 @dataclass(frozen=True)
-class HubFile:
-    """A file of a Hub dataset at one commit."""
+class _Held:
+    """A file that lies in something else than a folder of this disk: its path in there, and its bytes."""
 
-    repo: str
-    revision: str
     path: str
     size: int
-
-    def __str__(self) -> str:
-        return f"{self.repo}/{self.path}"
 
     @property
     def name(self) -> str:
@@ -44,11 +39,22 @@ class HubFile:
         return PurePosixPath(self.path).suffix
 
     def stat(self) -> Any:
-        """Its size, as `Path.stat` gives it."""
+        """Its size (unpacked), as `Path.stat` gives it."""
         return SimpleNamespace(st_size=self.size)
 
-    def open(self, mode: str = "rb") -> BinaryIO:
-        """A stream that asks for the ranges it is read in."""
+
+@dataclass(frozen=True)
+class HubFile(_Held):
+    """A file of a Hub dataset at one commit."""
+
+    repo: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.path}"
+
+    def open(self, mode: str = "rb", least: int = RANGE_BYTES) -> BinaryIO:
+        """A stream that asks for the ranges it is read in, of at least so many bytes."""
         from dataset_tools.convert.hub import file_system
 
         raw = file_system().open(
@@ -57,15 +63,15 @@ class HubFile:
             block_size=RANGE_BYTES,
             cache_type="none",
         )
-        return io.BufferedReader(_Ranges(raw, self.size), 16 << 10)
+        return io.BufferedReader(_Ranges(raw, self.size, least), min(16 << 10, least))
 
 
 class _Ranges(io.RawIOBase):
     """A seekable raw stream over a file of the Hub, which keeps the last range."""
 
-    def __init__(self, file: Any, size: int):
-        self._file, self._size, self._at = file, size, 0
-        self._start, self._held, self._next = 0, b"", RANGE_BYTES
+    def __init__(self, file: Any, size: int, least: int):
+        self._file, self._size, self._at, self._least = file, size, 0, least
+        self._start, self._held, self._next = 0, b"", least
 
     def readable(self) -> bool:
         return True
@@ -85,8 +91,8 @@ class _Ranges(io.RawIOBase):
         if not self._start <= self._at < end:
             if self._at >= self._size:
                 return 0
-            goes_on = self._at == end and self._held and len(buffer) < RANGE_BYTES
-            self._next = min(2 * self._next, MOST_BYTES) if goes_on else RANGE_BYTES
+            goes_on = self._at == end and self._held and len(buffer) < self._least
+            self._next = min(2 * self._next, MOST_BYTES) if goes_on else self._least
             self._fetch(min(max(len(buffer), self._next), self._size - self._at))
         offset = self._at - self._start
         data = self._held[offset : offset + len(buffer)]
@@ -108,34 +114,18 @@ class _Ranges(io.RawIOBase):
 
 
 @dataclass(frozen=True)
-class ZipMember:
+class ZipMember(_Held):
     """A file inside a zip file, read as a stream and never extracted."""
 
     archive: AnyFile
-    member: str
-    size: int
 
     def __str__(self) -> str:
-        return f"{self.archive}/{self.member}"
-
-    @property
-    def name(self) -> str:
-        """The last part of its path."""
-        return PurePosixPath(self.member).name
-
-    @property
-    def suffix(self) -> str:
-        """The ending of its name."""
-        return PurePosixPath(self.member).suffix
-
-    def stat(self) -> Any:
-        """Its size unpacked."""
-        return SimpleNamespace(st_size=self.size)
+        return f"{self.archive}/{self.path}"
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         """A stream of the unpacked bytes."""
         try:
-            return zipfile.ZipFile(self.archive.open("rb")).open(self.member)
+            return zipfile.ZipFile(self.archive.open("rb")).open(self.path)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
             raise DataError(f"{self} cannot be read: {error}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,8 +14,8 @@ from dataset_tools.convert.files import AnyFile, HubFile, Joined
 from dataset_tools.convert.hub import cut_off, download_matching, patiently
 from dataset_tools.convert.locate import Located
 from dataset_tools.errors import DataError, UsageError
-from dataset_tools.images.archives import ENDINGS, Archive, TarArchive
-from dataset_tools.images.store import ImageStore, open_archive
+from dataset_tools.images.archives import ENDINGS, TarByRange
+from dataset_tools.images.store import AnyArchive, ImageStore, open_archive
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def image_store(located: Located, image_roots: list[Path], embedded: bool, whole
     read.
     """
     folders, archives = given_roots(image_roots)
-    opened: list[Archive | TarArchive] = [open_archive(path) for path in archives]
+    opened: list[AnyArchive] = [open_archive(path) for path in archives]
     roots: list[Any] = list(folders)
     if located.folder is not None:
         roots.append(located.folder)
@@ -78,8 +79,8 @@ def image_store(located: Located, image_roots: list[Path], embedded: bool, whole
     return ImageStore(roots, opened)
 
 
-def _archives_beside(located: Located, whole: bool) -> list[Archive | TarArchive]:
-    found: list[Archive | TarArchive] = []
+def _archives_beside(located: Located, whole: bool) -> list[AnyArchive]:
+    found: list[AnyArchive] = []
     for file in located.archives(".zip"):
         archive = open_archive(file)
         if not archive.holds_images:
@@ -89,11 +90,25 @@ def _archives_beside(located: Located, whole: bool) -> list[Archive | TarArchive
             archive = open_archive(located.fetched(file))
         found.append(archive)
     for file in located.archives(".tar"):
-        located.fetch([file])  # a tar file has no table of contents: it is gone through once
-        archive = open_archive(located.fetched(file))
+        archive = _tar(located, file, whole)
         if archive.holds_images:
             found.append(archive)
     return found
+
+
+def _tar(located: Located, file: AnyFile, whole: bool) -> AnyArchive:
+    """A tar file has no table of contents: it is gone through, by ranges where only some rows are read."""
+
+    def fetched() -> AnyFile:
+        located.fetch([file])
+        return located.fetched(file)
+
+    if whole or not isinstance(file, HubFile):
+        return open_archive(fetched())
+    try:
+        return TarByRange(file, fetched)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{file} is not a whole tar file: {error}.") from None
 
 
 def _on_hub(file: AnyFile) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,7 +46,7 @@ class Located:
             return self.folder / name
         assert self.repo and self.revision
         return cached(self.repo, self.revision, name) or HubFile(
-            self.repo, self.revision, name, self.sizes[name]
+            name, self.sizes[name], self.repo, self.revision
         )
 
     def fetched(self, file: AnyFile) -> AnyFile:
@@ -54,7 +54,7 @@ class Located:
         if isinstance(file, HubFile):
             return self.file(file.path)
         if isinstance(file, ZipMember):
-            return ZipMember(self.fetched(file.archive), file.member, file.size)
+            return replace(file, archive=self.fetched(file.archive))
         if isinstance(file, Joined):
             return Joined(tuple(self.fetched(part) for part in file.parts), file.name)
         return file

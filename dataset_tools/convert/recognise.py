@@ -21,6 +21,7 @@ from dataset_tools.sources import (
     Options,
     Source,
     check_columns,
+    check_mapping,
     recognised,
     source_class,
     unknown_layout,
@@ -62,7 +63,7 @@ def recognise(
     """Choose the files to read and find their layout. Raises `UsageError` that says what there is."""
     wanted = kind or ("jsonl" if options.columns else None)
     if wanted:
-        source_class(wanted)  # a wrong name is met before anything is read
+        check_mapping(source_class(wanted), options.columns)  # a wrong name is met before anything is read
     files = {name: located.file(name) for name in data_files(located.sizes) if name not in located.stale}
     where = located.location
     if not files:
@@ -114,7 +115,7 @@ def _inside_zips(located: Located) -> dict[str, AnyFile]:
             continue
         names = data_files(sizes)
         if names:
-            return {name: ZipMember(archive, name, sizes[name]) for name in names}
+            return {name: ZipMember(name, sizes[name], archive) for name in names}
     return {}
 
 

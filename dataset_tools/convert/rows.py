@@ -22,9 +22,14 @@ class Images:
     """The images of a row as bytes, checked; remembers the last one, which the next pair often shares."""
 
     def __init__(
-        self, store: ImageStore, max_pixels: int, prefixes: Mapping[str, tuple[str, ...]] | None = None
+        self,
+        store: ImageStore,
+        max_pixels: int,
+        prefixes: Mapping[str, tuple[str, ...]] | None = None,
+        folders: tuple[str, ...] = (),
     ):
         self._store, self._max_pixels, self._prefixes = store, max_pixels, prefixes or {}
+        self._folders = folders
         self._last: tuple[Pictures, ImageValue, Image] | None = None
         self._quiet = warnings.catch_warnings()
 
@@ -50,7 +55,7 @@ class Images:
         elif isinstance(image, bytes):
             found = Image(image, None)
         else:
-            found = Image(self._store.read(image, self._prefixes.get(file, ())), image)
+            found = Image(self._store.read(image, self._prefixes.get(file, self._folders)), image)
         check_header(found.data, self._max_pixels)
         self._last = (pictures, image, found)
         return found

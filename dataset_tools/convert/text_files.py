@@ -1,4 +1,4 @@
-"""JSON lines, JSON arrays and tables of separated values as streams of chunks."""
+"""JSON lines, JSON arrays, objects of lists and tables of separated values as streams of chunks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from dataset_tools.convert.pictures import Pictures
 from dataset_tools.errors import BadRow, DataError
 
 _ITEM_START = re.compile(r"[\s,]*")
+_COLON = re.compile(r"\s*:\s*")
+_KEYED = re.compile(rb'\{[ \t]*\r?\n\s*"(?:[^"\\]|\\.)*"\s*:\s*\[\s*\{')
+"""An indented object whose first value is a list of objects. A JSON line has no line break in it."""
 
 
 class JsonFile:
-    """A file of JSON lines, or of one JSON array, read a piece at a time."""
+    """A file of JSON lines, or of one JSON array, read a piece at a time.
+
+    Or of one indented object of lists, whose rows get the name of their list as `key`.
+    """
 
     def __init__(self, path: AnyFile, name: str, count: bool = True):
         self.path, self.name = path, name
@@ -28,7 +34,8 @@ class JsonFile:
             head = stream.read(4096)
         _check_text(path, head)
         head = head.removeprefix(codecs.BOM_UTF8).lstrip()
-        self._array = head.startswith(b"[")
+        self._keyed = _KEYED.match(head) is not None
+        self._array = self._keyed or _begins_array(head)
         self.total: int | None = _count_lines(path) if count and not self._array else None
 
     def sample(self) -> dict[str, Any]:
@@ -83,37 +90,59 @@ class JsonFile:
                 yield line, len(line)
 
     def _items(self) -> Iterator[tuple[Any, int]]:
-        decode = json.JSONDecoder().raw_decode
+        opens, closes, whole = ("{", "}", "object") if self._keyed else ("[", "]", "array")
+        decode = _member if self._keyed else _DECODE
         with open_unpacked(self.path) as packed, io.TextIOWrapper(packed, "utf-8-sig") as stream:
             try:
                 text = stream.read(1 << 20)
-                position = text.index("[") + 1
+                position = text.index(opens) + 1
                 while True:
                     position = _ITEM_START.match(text, position).end()  # type: ignore[union-attr]
-                    if text.startswith("]", position):
+                    if text.startswith(closes, position):
                         return
                     try:
                         item, end = decode(text, position)
                         if end == len(text):
-                            raise ValueError("the array has no end")
+                            raise ValueError(f"the {whole} has no end")
                     except ValueError as error:
                         left = len(text) - position
                         more = stream.read(max(1 << 20, left))
                         if not more or left > LINE_BYTES:
-                            raise DataError(f"{self.path} is not a whole JSON array: {error}") from None
+                            raise DataError(f"{self.path} is not a whole JSON {whole}: {error}") from None
                         text, position = text[position:] + more, 0
                         continue
-                    yield item, end - position
+                    rows = _rows_of_member(*item) if self._keyed else [item]
+                    for row in rows:
+                        yield row, (end - position) // len(rows)
                     position = end
             except UnicodeDecodeError as error:
                 raise DataError(f"{self.path} is not UTF-8: {error.reason}") from None
+
+
+_DECODE = json.JSONDecoder().raw_decode
+
+
+def _member(text: str, position: int) -> tuple[Any, int]:
+    """Name and value of a member of an object, and where it ends. Raises `ValueError` where it is cut."""
+    name, end = _DECODE(text, position)
+    colon = _COLON.match(text, end)
+    if colon is None:
+        raise ValueError(f"no colon behind the name at {position}")
+    value, end = _DECODE(text, colon.end())
+    return (name, value), end
+
+
+def _rows_of_member(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        return [BadRow(f"what the name {name!r} stands for is not a list of rows")]
+    return [{**row, "key": name} if isinstance(row, Mapping) else row for row in value]
 
 
 class TableFile(JsonFile):
     """A file of comma- or tab-separated values with a header; an empty field is null."""
 
     def __init__(self, path: AnyFile, name: str, count: bool = True):
-        self.path, self.name, self._array = path, name, True
+        self.path, self.name, self._array, self._keyed = path, name, True, False
         self.total = None
 
     def _items(self) -> Iterator[tuple[Any, int]]:
@@ -129,6 +158,18 @@ class TableFile(JsonFile):
                     yield {name: value or None for name, value in row.items()}, size
             except (UnicodeDecodeError, csv.Error) as error:
                 raise DataError(f"{self.path} is not a readable table: {error}") from None
+
+
+def _begins_array(head: bytes) -> bool:
+    """Whether a file is a JSON array, and not JSON lines of which the first is a list."""
+    first, _, rest = head.partition(b"\n")
+    if not head.startswith(b"[") or not rest.strip():
+        return head.startswith(b"[")
+    try:
+        json.loads(first)
+    except ValueError:
+        return True
+    return False
 
 
 def _check_text(path: AnyFile, head: bytes) -> None:

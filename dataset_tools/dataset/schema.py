@@ -7,12 +7,16 @@ One row is one preference pair:
 | `images` | list of {bytes, path} | encoded files as the source holds them; empty for a text-only row |
 | `prompt` | list of {role, content} | perhaps a `system` message, then turns from `user` to `user` |
 | `chosen`, `rejected` | list of {role, content} | exactly one `assistant` message each |
+| `untrained_prefix` | int32 | characters that both responses begin with and that are not trained; null: 0 |
 | `chosen_sentences`, `rejected_sentences` | list of {start, end} | character offsets into that message |
 | `chosen_similarity`, `rejected_similarity` | list of float32 | one cosine per sentence, see below |
 | `id` | string | unique in the dataset |
 | `source` | string | the name of the source |
 
 A similarity that is null could not be computed; a null list has not been scored.
+
+An untrained prefix is a context that the model is given and does not learn (SENTINEL's). It stands in the
+content of both responses and in no sentence.
 
 `content` is a plain string. Where the images are: a prompt without literal `<image>` markers has its images
 before the text of the first user turn. A prompt with markers has one marker for each image, in order, in its
@@ -63,8 +67,12 @@ COLUMNS: dict[str, tuple[pa.DataType, Any]] = {
     "rejected_sentences": (_SPANS, _SPANS_FEATURE),
     "chosen_similarity": (_SIMILARITY, _SIMILARITY_FEATURE),
     "rejected_similarity": (_SIMILARITY, _SIMILARITY_FEATURE),
+    "untrained_prefix": (pa.int32(), _value("int32")),
 }
 """Column name to (arrow type, feature of the `datasets` library)."""
+
+OPTIONAL = ("untrained_prefix",)
+"""Columns that a dataset may lack, as those that were made before them do."""
 
 FEATURES = {name: feature for name, (_, feature) in COLUMNS.items()}
 
@@ -159,7 +167,8 @@ def _response_problems(row: dict[str, Any]) -> Iterator[str]:
         if spans is None:
             yield f"{name}_sentences is null"
             continue
-        yield from (f"{name}_sentences: {problem}" for problem in _span_problems(text, spans))
+        given = row.get("untrained_prefix") or 0
+        yield from (f"{name}_sentences: {problem}" for problem in _span_problems(text, spans, given))
         similarity = row.get(f"{name}_similarity")
         if similarity is not None:
             if len(similarity) != len(spans):
@@ -168,11 +177,21 @@ def _response_problems(row: dict[str, Any]) -> Iterator[str]:
                 yield f"{name}_similarity has a value outside [-1, 1]"
     if len(texts) == 2 and texts["chosen"].strip() == texts["rejected"].strip():
         yield "chosen equals rejected"
+    if len(texts) == 2 and row.get("untrained_prefix"):
+        yield from _prefix_problems(row["untrained_prefix"], texts["chosen"], texts["rejected"])
 
 
-def _span_problems(text: str, spans: list[dict[str, int]]) -> Iterator[str]:
-    """Spans must be in range, in order, not empty, not overlap, and cover all but white space."""
-    end = 0
+def _prefix_problems(length: int, chosen: str, rejected: str) -> Iterator[str]:
+    if length < 0 or chosen[:length] != rejected[:length]:
+        yield f"untrained_prefix: the two responses do not begin with the same {length} characters"
+    elif not chosen[length:].strip() or not rejected[length:].strip():
+        yield f"untrained_prefix: nothing is left to train behind {length} characters"
+
+
+def _span_problems(text: str, spans: list[dict[str, int]], given: int = 0) -> Iterator[str]:
+    """Spans must be in range, in order, not empty, not overlap, and cover all but white space and what is
+    given."""
+    end = max(given, 0)
     for index, span in enumerate(spans):
         if span is None:
             yield f"sentence {index} is null"

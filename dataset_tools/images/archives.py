@@ -6,7 +6,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -23,6 +23,9 @@ _INDEX = np.dtype([("key", "<u8"), ("place", "<u8")])
 _TAR_INDEX = np.dtype([("key", "<u8"), ("place", "<u8"), ("size", "<u8")])
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Endings of the names of images."""
+HEADERS = 500
+"""Headers of a far tar file that are read before it is fetched whole: a request for each."""
+_LOOKED_AT = 100
 
 
 class Archive:
@@ -172,6 +175,62 @@ class TarArchive:
         if len(data) != size:
             raise zipfile.BadZipFile("it is damaged: its end is missing")
         return data
+
+
+class TarByRange:
+    """A tar file that is far away: headers are read in turn, until a wanted member is met.
+
+    A tar file has no table of contents. Where `HEADERS` of them do not hold a member, `whole` is asked for
+    the file on this disk. Of several members of one name the first counts: no others are looked for.
+    """
+
+    def __init__(self, path: Any, whole: Callable[[], Any]):
+        """`path`: as of `TarArchive`, with `open("rb", least)`, `least` bytes being asked for at once."""
+        self.path, self._whole = path, whole
+        self._found: dict[str, tuple[int, int]] = {}
+        self._stream = path.open("rb", 4096)
+        self._walked = 0
+        self._fetched: TarArchive | None = None
+        try:
+            self._tar = tarfile.open(fileobj=self._stream, mode="r:")
+        except tarfile.TarError as error:
+            self._stream.close()
+            raise zipfile.BadZipFile(f"no whole tar file that is not packed ({error})") from None
+        self.holds_images = any(name.lower().endswith(ENDINGS) for name in self._walk(_LOOKED_AT))
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        """The bytes of a member; None where there is none."""
+        if name not in self._found and self._fetched is None:
+            if name not in self._walk(HEADERS) and self._walked >= HEADERS:
+                self._fetched = TarArchive(self._whole())
+        if self._fetched is not None:
+            return self._fetched.read(name, limit)
+        if name not in self._found:
+            return None
+        place, size = self._found[name]
+        if size > limit:
+            raise zipfile.BadZipFile(f"it is larger than {limit >> 20} MiB")
+        self._stream.seek(place)
+        data = self._stream.read(size)
+        if len(data) != size:
+            raise zipfile.BadZipFile("it is damaged: its end is missing")
+        return data
+
+    def _walk(self, most: int) -> Iterator[str]:
+        """Names of further members, until `most` headers of the file have been read."""
+        while self._walked < most:
+            try:
+                member = self._tar.next()
+            except tarfile.TarError as error:
+                raise zipfile.BadZipFile(f"no whole tar file that is not packed ({error})") from None
+            if member is None:
+                return
+            self._walked += 1
+            self._tar.members = []  # type: ignore[attr-defined]  # it keeps all that it has seen
+            if member.isreg():
+                name = member.name.removeprefix("./")
+                self._found.setdefault(name, (member.offset_data, member.size))
+                yield name
 
 
 def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:

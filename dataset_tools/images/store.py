@@ -7,13 +7,15 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from dataset_tools.errors import BadRow, DataError
-from dataset_tools.images.archives import ENDINGS, Archive, TarArchive
+from dataset_tools.images.archives import ENDINGS, Archive, TarArchive, TarByRange
 from dataset_tools.images.opening import MAX_BYTES, MAX_PIXELS, UnusableImage, file_bytes, open_undecoded
+
+AnyArchive: TypeAlias = Archive | TarArchive | TarByRange
 
 
 @dataclass
@@ -71,7 +73,7 @@ class ImageStore:
     of archives are read, never extracted. A root is a folder, or anything with `read(name)`.
     """
 
-    def __init__(self, roots: Sequence[Any], archives: Sequence[Archive | TarArchive] = ()):
+    def __init__(self, roots: Sequence[Any], archives: Sequence[AnyArchive] = ()):
         self.roots = list(
             dict.fromkeys(root for root in roots if not isinstance(root, Path) or root.is_dir())
         )
@@ -141,7 +143,7 @@ class ImageStore:
 
 
 def _read(place: Any, name: str) -> bytes | None:
-    if not isinstance(place, Archive | TarArchive):
+    if not isinstance(place, AnyArchive):
         return place.read(name)
     try:
         return place.read(name, MAX_BYTES)

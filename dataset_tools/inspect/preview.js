@@ -54,6 +54,12 @@ function response(name, part, row) {
   text.dir = "auto";
   const characters = Array.from(part.text);
   let end = 0;
+  if (row.untrained) {
+    const context = element("span", "context", characters.slice(0, row.untrained).join(""));
+    context.title = "given to the model, not trained";
+    text.append(context);
+    end = row.untrained;
+  }
   part.spans.forEach(([start, stop], index) => {
     text.append(characters.slice(end, start).join(""));
     const sentence = element("span", "sentence", characters.slice(start, stop).join(""));

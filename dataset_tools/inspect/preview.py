@@ -129,6 +129,7 @@ def _shown(number: int, row: dict[str, Any], side: int) -> dict[str, Any]:
         "problems": problems,
         "images": images,
         "prompt": prompt,
+        "untrained": max(row.get("untrained_prefix") or 0, 0),
         **responses,
     }
 

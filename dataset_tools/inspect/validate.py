@@ -19,7 +19,7 @@ from dataset_tools.convert.ids import IdSet
 from dataset_tools.convert.workers import ordered_map
 from dataset_tools.dataset.folder import DATASET_INFO
 from dataset_tools.dataset.record import read_record
-from dataset_tools.dataset.schema import COLUMNS, invariants, shards
+from dataset_tools.dataset.schema import COLUMNS, OPTIONAL, invariants, shards
 from dataset_tools.errors import DataError
 from dataset_tools.images.opening import open_undecoded
 
@@ -174,6 +174,8 @@ def _parts(path: Path, decode: bool) -> list[_Part] | str:
         return f"not a readable parquet file: {text}"
     for name, (kind, _) in COLUMNS.items():
         if name not in schema.names:
+            if name in OPTIONAL:
+                continue
             return f"no column {name}"
         if not schema.field(name).type.equals(kind):
             return f"column {name} is {schema.field(name).type}, expected {kind}"

@@ -34,13 +34,15 @@ def __getattr__(name: str) -> str:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def split_sentences(text: str) -> list[tuple[int, int]]:
-    """The sentences of `text` as (start, end) character offsets.
+def split_sentences(text: str, start: int = 0) -> list[tuple[int, int]]:
+    """The sentences of `text` from character `start` on, as (start, end) character offsets.
 
     For every text the spans are in order, do not overlap, are not empty, neither start nor end with white
-    space, and hold every character that is not white space. The result depends on `text` alone. Takes time
-    linear in the length of the text.
+    space, and hold every character from `start` on that is not white space. The result depends on that text
+    alone. Takes time linear in the length of the text.
     """
+    if start:
+        return [(begin + start, end + start) for begin, end in split_sentences(text[start:])]
     starts = []
     languages = languages_of(text)
     for block in blocks(text):
@@ -50,15 +52,15 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
                 block.start + cut for cut in cuts(text[block.start : block.end], block.marker, languages)
             ]
     spans: list[tuple[int, int]] = []
-    for start, end in pairwise([*starts, len(text)]):
-        piece = text[start:end]
+    for begin, end in pairwise([*starts, len(text)]):
+        piece = text[begin:end]
         stripped = piece.strip()
         if not stripped:
             continue
-        start += len(piece) - len(piece.lstrip())
+        begin += len(piece) - len(piece.lstrip())
         if spans and not any(map(str.isalnum, stripped)):
             # Rules, stray marks and lone emoji say nothing by themselves.
-            spans[-1] = (spans[-1][0], start + len(stripped))
+            spans[-1] = (spans[-1][0], begin + len(stripped))
         else:
-            spans.append((start, start + len(stripped)))
+            spans.append((begin, begin + len(stripped)))
     return spans

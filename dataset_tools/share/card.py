@@ -165,6 +165,7 @@ _COLUMNS = """| Column | Content |
 | `prompt`, `chosen`, `rejected` | messages of role and content |
 | `chosen_sentences`, `rejected_sentences` | start and end of each sentence, in characters of that response |
 | `chosen_similarity`, `rejected_similarity` | cosine of each sentence with its image; null: none |
+| `untrained_prefix` | characters that both responses begin with and that are not trained; 0: none |
 | `id`, `source` | the row's id and where it is from |
 """
 

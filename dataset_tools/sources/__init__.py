@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from dataset_tools.errors import BadRow, SkippedPair, UsageError
+from dataset_tools.nearest import did_you_mean
 from dataset_tools.sources.base import Options, Pair, Source
 from dataset_tools.sources.guess import proposal
 
@@ -36,7 +37,10 @@ REGISTRY: dict[str, tuple[str, str]] = {
 def source_class(name: str) -> type[Source]:
     """The class of a source. Raises `UsageError` with the known names."""
     if name not in REGISTRY:
-        raise UsageError(f"--from {name} is not a known source: choose one of {', '.join(REGISTRY)}.")
+        raise UsageError(
+            f"--from {name} is not a known source: choose one of {', '.join(REGISTRY)}."
+            f"{did_you_mean(name, REGISTRY)}"
+        )
     module, attribute = REGISTRY[name]
     return getattr(import_module(f"{__name__}.{module}"), attribute)
 
@@ -69,8 +73,27 @@ def check_columns(source: Source, columns: Mapping[str, Any], where: str) -> Non
         raise UsageError(
             f"{where} does not look like {source.name}: it has no column {', '.join(missing)}. "
             f"Found: {', '.join(sorted(columns)[:60]) or 'no columns'}. "
-            f"Expected: {', '.join(source.columns)}."
+            f"Expected: {', '.join(source.columns)}.{_nearest(missing, columns)}"
         )
+
+
+def _nearest(missing: list[str], columns: Mapping[str, Any]) -> str:
+    """For the first of the missing columns that is near one that is there."""
+    return next((hint for name in missing if (hint := did_you_mean(name, columns))), "")
+
+
+def check_mapping(kind: type[Source], mapping: Mapping[str, str]) -> None:
+    """Raise `UsageError` where `--column` names what the source does not map."""
+    for name in mapping:
+        if name not in kind.mapped:
+            able = ", ".join(each for each in REGISTRY if source_class(each).mapped)
+            raise UsageError(
+                f"--column {name}={mapping[name]}: {kind.name} maps {', '.join(kind.mapped)}."
+                f"{did_you_mean(name, kind.mapped)}"
+                if kind.mapped
+                else f"--column {name}={mapping[name]}: the columns of {kind.name} have fixed names. "
+                f"Columns are mapped with --from {able.replace(', ', ' or ')}."
+            )
 
 
 __all__ = [
@@ -81,6 +104,7 @@ __all__ = [
     "SkippedPair",
     "Source",
     "check_columns",
+    "check_mapping",
     "recognised",
     "source_class",
     "unknown_layout",

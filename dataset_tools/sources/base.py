@@ -22,7 +22,8 @@ class Pair:
     `images`: embedded in the row (`Embedded`), encoded bytes, or a path below the image root.
     `prompt`: the text of one user turn, or a list of {role, content}. Literal `<image>` markers say where
     the images belong; without any they come first. `id` is empty where the source has none: the row's
-    position is used then. `chosen` and `rejected` may be None, which makes a bad row.
+    position is used then. `chosen` and `rejected` may be None, which makes a bad row. `context` is the
+    beginning of both answers where it is given to the model and not trained; it stands in neither of the two.
     """
 
     images: list[ImageValue]
@@ -30,6 +31,7 @@ class Pair:
     chosen: str | None
     rejected: str | None
     id: str = ""
+    context: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Source:
     """Column whose value names the row's picture: rows that share one may have another's picture."""
     image_columns: ClassVar[tuple[str, ...]] = ("images", "image")
     """Columns that images are read from."""
+    mapped: ClassVar[tuple[str, ...]] = ()
+    """What `--column` may name."""
+    image_folders: ClassVar[tuple[str, ...]] = ()
+    """Folders below an image root in which the images of a row may be, tried in order; none: the root."""
 
     def __init__(self, options: Options | None = None):
         self.options = options or Options()

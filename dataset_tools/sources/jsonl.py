@@ -26,6 +26,7 @@ class JsonLines(Source):
     name = "jsonl"
     about = "any rows (JSON lines, JSON, parquet, CSV) with a column mapping: --column prompt=question ..."
     columns = ("prompt", "chosen", "rejected")
+    mapped = COLUMNS
     images = "optional"
 
     @classmethod

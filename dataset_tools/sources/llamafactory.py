@@ -44,6 +44,7 @@ class LlamaFactory(Source):
     name = "llamafactory"
     about = "any LLaMA-Factory ranking file (llamafactory/RLHF-V); Axolotl's chat_template.default"
     columns = ("conversations", "chosen", "rejected")
+    mapped = tuple(DEFAULTS)
     images = "optional"
 
     @classmethod

@@ -37,7 +37,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders as `aspo-data` writes them (`many`, `eval`, `unscored`), `trl` and `plain.jsonl`."""
+    """Folders as `aspo-data` writes them (`many`, `eval`, `unscored`), `trl`, `plain.jsonl`, and its
+    pairs in `begun.jsonl`, whose answers begin with the end of the prompts."""
     folder = tmp_path_factory.mktemp("datasets")
     data.write_converted(folder / "many", data.rows(24, 1, sentences=(3, 5)))
     data.write_converted(folder / "eval", data.rows(4, 2, sentences=(3, 5)))
@@ -48,6 +49,12 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pair = {name: row[name][-1]["content"] for name in ("prompt", "chosen", "rejected")}
             # A space at the end of a prompt merges with the first word, which TRL then drops and ASPO keeps.
             stream.write(json.dumps(pair | {"prompt": f"Question: {pair['prompt']}\nAnswer:\n"}) + "\n")
+    with open(folder / "begun.jsonl", "w", encoding="utf-8") as stream:
+        for line in (folder / "plain.jsonl").read_text(encoding="utf-8").splitlines():
+            pair, context = json.loads(line), "Answer:\n"
+            pair |= {name: context + pair[name] for name in ("chosen", "rejected")}
+            pair |= {"prompt": pair["prompt"].removesuffix(context), "untrained_prefix": len(context)}
+            stream.write(json.dumps(pair) + "\n")
     return folder
 
 

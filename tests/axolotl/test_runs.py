@@ -139,6 +139,8 @@ def test_one_sentence_is_axolotls_own_dpo_on_text(
     same(aspo, dpo, rel=2e-5)
     assert max(entry["loss"] for entry in dpo) - min(entry["loss"] for entry in dpo) > 1e-3
     assert all(entry["aspo/single_sentence_share"] == 1 for entry in aspo)
+    begun = [{"path": str(datasets / "begun.jsonl"), "split": "train"}]  # with an untrained prefix
+    same(train(**{**common, "datasets": begun}, output_dir=str(tmp_path / "begun")), dpo, rel=2e-5)
 
 
 @pytest.fixture

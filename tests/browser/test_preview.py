@@ -238,6 +238,17 @@ def test_the_gap_is_shown_and_an_unscored_rejected_response_is_not_hatched(brows
     assert not find(browser, ".sentence.none") and not browser.find_element("id", "hatched").is_displayed()
 
 
+def test_a_context_is_told_from_the_sentences(browser, tmp_path):
+    [row] = data.with_context(data.rows(1, sentences=2))
+    write_preview(converted.write(tmp_path / "begun", [[row]]), tmp_path / "begun.html")
+    browser.get((tmp_path / "begun.html").as_uri())
+    contexts = browser.find_elements("css selector", "article .context")
+    assert [element.text for element in contexts] == [data.CONTEXTS[0].strip()] * 2
+    assert all("not trained" in element.get_attribute("title") for element in contexts)
+    shown = [element.text for element in browser.find_elements("css selector", "article .text")]
+    assert shown == [row[side][0]["content"] for side in ("chosen", "rejected")]
+
+
 def test_right_to_left_texts_keep_their_marks(browser, tmp_path):
     made = data.rows(1, sentences=1)
     text = "הוא יושב כאן. לידו ספר!"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
+from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids, untrained_tokens
 from aspo_plugin.method.sentence_sums import SHARED
 from tests.support.tokenizers import KINDS, tokenizer
 
@@ -133,6 +133,45 @@ def test_only_template_tokens_that_both_responses_begin_with_are_shared():
     whole = "<think>\n\n</think>\n\nA cat."  # a block that is the text itself
     assert SHARED not in sentence_ids(tok, token_ids[:-3], whole, [(0, len(whole))], token_ids)
     assert sentence_ids(tok, block, text, spans, block) == [SHARED] * len(block)  # cut before the text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100, deadline=None)
+@given(context=paragraphs, answers=st.lists(paragraphs, min_size=2, max_size=2), glued=st.booleans())
+def test_a_context_is_in_no_sentence(kind, context, answers, glued):
+    """Against the tokenizer's own offsets: what both responses begin with and what ends in the context."""
+    tok = tokenizer(kind)
+    given_text = laid_out(context)[0].rstrip()
+    before = given_text + ("" if glued else " ")
+    sides = []
+    for parts in answers:
+        text, spans = laid_out(parts)
+        sides.append((before + text, [(a + len(before), b + len(before)) for a, b in spans]))
+    ends = [tok(text, add_special_tokens=False, return_offsets_mapping=True) for text, _ in sides]
+    ids = [encoding["input_ids"] for encoding in ends]
+    both = [a == b for a, b in zip(*ids, strict=False)]
+    alike = both.index(False) if False in both else len(both)
+    inside = [end <= len(given_text) for _, end in ends[0]["offset_mapping"]][:alike]
+    expected = inside.index(False) if False in inside else alike
+    for side, (text, spans) in enumerate(sides):
+        found = sentence_ids(tok, ids[side], text, spans, ids[1 - side], len(given_text))
+        assert untrained_tokens(found) == expected and -1 not in found[expected:]
+        assert found[expected:] == by_offsets(tok, text, spans)[1][expected:]
+    assert -1 not in sentence_ids(tok, ids[0], *sides[0], ids[1])
+
+
+def test_what_a_template_writes_before_a_context_is_untrained_too():
+    tok = tokenizer("byte_level")
+    block = tok.encode("<think>\n\n</think>\n\n", add_special_tokens=False)
+    texts = ("A table. A cat.", "A table. A dog sits.")
+    ids = [block + tok.encode(text, add_special_tokens=False) for text in texts]
+    found = sentence_ids(tok, ids[0], texts[0], [(9, 15)], ids[1], 8)
+    assert tok.decode(ids[0][: untrained_tokens(found)]) == "<think>\n\n</think>\n\nA table."
+    assert set(found) == {-1, 0} and tok.decode(ids[0][untrained_tokens(found) :]) == " A cat."
+    cut = untrained_tokens(found)  # a length limit that leaves the context alone
+    assert sentence_ids(tok, ids[0][:cut], texts[0], [(9, 15)], ids[1][:cut], 8) == [-1] * cut
+    with pytest.raises(AlignmentError, match="in the untrained 8"):
+        sentence_ids(tok, ids[0], texts[0], [(0, 8), (9, 15)], ids[1], 8)
 
 
 def test_a_token_that_holds_template_and_text_is_the_texts():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -88,6 +89,15 @@ def test_too_many_rejected_rows_make_exit_code_1_but_lose_nothing(max_bad, code,
     [
         (["nowhere.parquet", "out"], "nowhere.parquet does not exist"),
         (["SOURCE", "out", "--from", "rlaif"], "--from rlaif is not a known source: choose one of rlaif-v"),
+        (["SOURCE", "out", "--from", "rlaif"], "Did you mean rlaif-v?"),
+        (["SOURCE", "out", "--column", "prompt=qestion"], "no column qestion. Found: chosen, "),
+        (["SOURCE", "out", "--column", "prompt=qestion"], "Did you mean question?"),
+        (["SOURCE", "out", "--column", "promt=question"], "jsonl maps prompt, chosen, rejected, images, id"),
+        (["SOURCE", "out", "--column", "promt=question"], "Did you mean prompt?"),
+        (
+            ["SOURCE", "out", "--from", "rlaif-v", "--column", "prompt=question"],
+            "the columns of rlaif-v have fixed names. Columns are mapped with --from llamafactory or jsonl.",
+        ),
         (["SOURCE", "out", "--max-bad", "many"], "--max-bad many is not a share"),
         (["SOURCE", "out", "--column", "prompt"], "--column prompt is not of the form NAME=COLUMN"),
         (["SOURCE", "out", "--image-root", "nowhere"], "--image-root nowhere is neither a folder nor a zip"),
@@ -254,7 +264,23 @@ def test_help_names_every_source():
     from dataset_tools.cli.convert import KINDS
     from dataset_tools.sources import REGISTRY
 
-    assert sorted(KINDS.split(", ")) == sorted(REGISTRY)
+    assert sorted(KINDS) == sorted(REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("convert --from rl", ["rlaif-v", "rlhf-v"]), ("conv", ["convert"]), ("convert ./any", [])],
+)
+def test_names_are_completed_and_paths_left_to_the_shell(words, found):
+    """As the script asks that `--install-completion` puts into the shell: it falls back to files."""
+    asked = {"_ASPO_DATA_COMPLETE": "complete_bash", "COMP_WORDS": f"aspo-data {words}"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from dataset_tools.cli import main; main()"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **asked, "COMP_CWORD": str(len(words.split()))},
+    )
+    assert done.stdout.split() == found, done.stderr
 
 
 @pytest.mark.parametrize("source", ["../nothing", "./a", "a/b/c", "nothing", "/x"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from random import Random
@@ -21,6 +22,7 @@ from dataset_tools.convert.hub import parse_address
 from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import iter_rows
 from dataset_tools.errors import UsageError
+from dataset_tools.images import archives
 from tests.support.hub import StandInHub, apply_environment
 from tests.support.sources import mmpr_published, png, rlaif_v, vlfeedback
 from tests.support.sources.base import IMAGE, write_lines
@@ -86,6 +88,46 @@ def test_a_limit_reads_the_first_lines_and_single_members_of_a_zip(hub, tmp_path
     assert found["read"] == 5 and found["rows"] == 15 and found["rejected"] == 0
     assert hub.sent < size / 10
     assert "not the file of pairs" in found["files_not_read"]["instruction_source.jsonl"]
+
+
+def test_a_limit_reads_single_members_of_a_tar(hub, tmp_path):
+    pair = {"prompt": "What?", "chosen": "A cat. It sleeps.", "rejected": "A dog. It runs."}
+    (tmp_path / "set").mkdir()
+    pictures = [noise(index) for index in range(120)]
+    with tarfile.open(tmp_path / "set" / "images.tar", "w") as archive:
+        for index, picture in enumerate(pictures):
+            member = tarfile.TarInfo(f"./images/{index}.jpg")
+            member.size = len(picture)
+            archive.addfile(member, io.BytesIO(picture))
+    order = [3, 0, 2, 1, 3, *range(4, 120)]
+    rows = [{**pair, "image": f"images/{index}.jpg"} for index in order]
+    write_lines(tmp_path / "set" / "train.jsonl", rows)
+    size = sum(file.stat().st_size for file in (tmp_path / "set").iterdir())
+    hub.publish("user/set", tmp_path / "set")
+    found = convert(hub, tmp_path / "home", "user/set", tmp_path / "out", "--limit", "5", "--workers", "1")
+    assert found["rows"] == 5 and hub.sent < size / 10
+    expected = [pictures[index] for index in order[:5]]
+    assert [row["images"][0]["bytes"] for row in iter_rows(tmp_path / "out")] == expected
+    found = convert(hub, tmp_path / "home", "user/set", tmp_path / "all", "--workers", "1")
+    assert found["rows"] == len(order)
+
+
+def test_a_far_tar_is_fetched_whole_where_its_first_headers_do_not_hold_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "HEADERS", 4)
+    with tarfile.open(tmp_path / "a.tar", "w") as made:
+        for index in range(8):
+            made.addfile(tarfile.TarInfo(f"{index}.jpg"), io.BytesIO())
+    whole: list[Path] = []
+
+    class Far:
+        name = "a.tar"
+
+        def open(self, mode: str, least: int) -> Any:
+            return open(tmp_path / "a.tar", mode)
+
+    far = archives.TarByRange(Far(), lambda: whole.append(tmp_path / "a.tar") or tmp_path / "a.tar")
+    assert far.holds_images and far.read("3.jpg", 10) == b"" and not whole
+    assert far.read("5.jpg", 10) == b"" and far.read("nothing.jpg", 10) is None and len(whole) == 1
 
 
 def test_what_the_bare_command_makes_of_mmpr_on_the_hub(hub, tmp_path):

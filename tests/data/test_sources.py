@@ -48,6 +48,9 @@ def test_every_row_of_a_source_comes_out_or_is_refused_with_a_reason(name, tmp_p
         assert row["chosen"] == [{"role": "assistant", "content": expected.chosen}]
         assert row["rejected"] == [{"role": "assistant", "content": expected.rejected}]
         assert [image["bytes"] for image in row["images"]] == expected.images
+        assert row["untrained_prefix"] == expected.untrained
+        assert row["chosen_sentences"][0]["start"] == row["rejected_sentences"][0]["start"]
+        assert row["chosen_sentences"][0]["start"] in (expected.untrained, expected.untrained + 1)
         assert row["source"] == (fixture.origin or fixture.path.name)
         assert len(row["chosen_sentences"]) > 1
         assert row["chosen_similarity"] is None

@@ -10,6 +10,7 @@ import io
 import json
 import random
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,25 @@ def rows(
                     round((0.3 if true else 0.15) + generator.uniform(-0.05, 0.05), 4) for _, true in told
                 ]
         made.append(row)
+    return made
+
+
+CONTEXTS = ("Two shapes lie on a table. ", "Look closely, in the middle:", "红色的形状。", "A qu")
+
+
+def with_context(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with an untrained prefix in both answers, one of `CONTEXTS` in turn and none in each fifth."""
+    made = []
+    for row, context in zip(rows, cycle((*CONTEXTS, "")), strict=False):
+        joined = context if context[-1:] in ("", " ", "u") else f"{context} "
+        moved = {"untrained_prefix": len(context.rstrip())}
+        for name in ("chosen", "rejected"):
+            moved[name] = [{**row[name][0], "content": joined + row[name][0]["content"]}]
+            spans = row[f"{name}_sentences"]
+            moved[f"{name}_sentences"] = [
+                {"start": span["start"] + len(joined), "end": span["end"] + len(joined)} for span in spans
+            ]
+        made.append({**row, **moved})
     return made
 
 

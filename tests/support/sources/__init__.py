@@ -27,6 +27,8 @@ from tests.support.sources.published import (
     mmpr_published,
     omnialign,
     sentinel,
+    sentinel_alpaca,
+    sentinel_lines,
     vl_rewardbench,
     wildvision,
 )
@@ -61,6 +63,8 @@ BUILDERS = {
     "vl-rewardbench": vl_rewardbench,
     "wildvision": wildvision,
     "sentinel": sentinel,
+    "sentinel-alpaca": sentinel_alpaca,
+    "sentinel-lines": sentinel_lines,
 }
 
 __all__ = [

@@ -25,6 +25,7 @@ class Expected:
     chosen: str
     rejected: str
     images: list[bytes]
+    untrained: int = 0
 
 
 @dataclass

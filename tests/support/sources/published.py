@@ -182,26 +182,72 @@ def wildvision(folder: Path) -> Fixture:
     return fixture
 
 
-def sentinel(folder: Path) -> Fixture:
-    """psp-dada/SENTINEL: two continuations of one beginning; images are Visual Genome's."""
+CONTEXT = "The street is busy."
+ENDS = ("Two cars wait. Red ones.", "An elephant waits. A grey one.")
+ASKED = "Describe this image in detail."
+
+
+def _sentinel(folder: Path, file: str) -> tuple[Fixture, dict[str, Any]]:
+    """Pictures of Visual Genome, and the list of pictures that the pairs were made of."""
     fixture = Fixture("sentinel", folder / "data", settings={"image_roots": [folder / "vg"]})
-    (folder / "vg" / "VG_100K").mkdir(parents=True)
-    (folder / "vg" / "VG_100K" / "7.jpg").write_bytes(jpeg(7))
-    row = {"image_id": "7", "image_path": "VG_100K/7.jpg", "question": "Describe this image in detail."}
-    ends = {"y_win": "Two cars wait. Red ones.", "y_lose": "An elephant waits. A grey one."}
-    rows = [{**row, "context": "The street is busy.", **ends}, {**row, "context": "", **ends}]
-    rows.append({**rows[0], "y_lose": None})
-    write_lines(folder / "data" / "LLaVA_v1_5_7b_data_pair.jsonl", rows)
-    write_lines(
-        folder / "data" / "image_data.jsonl", [{k: row[k] for k in ("image_id", "image_path", "question")}]
-    )
-    name = "LLaVA_v1_5_7b_data_pair"
-    prompt, picture = user(row["question"]), [jpeg(7)]
-    begun = ["The street is busy. " + text for text in ends.values()]
+    for place in ("VG_100K/7.jpg", "VG_100K_2/8.jpg"):
+        (folder / "vg" / place).parent.mkdir(parents=True)
+        (folder / "vg" / place).write_bytes(jpeg(int(Path(place).stem)))
+    picture = {"image_id": "7", "image_path": "/data/visual_genome/VG_100K/7.jpg", "question": ASKED}
+    write_lines(folder / "data" / "image_data.jsonl", [picture])
+    fixture.left = {"image_data.jsonl": ".json files are read"}
+    begun = [f"{CONTEXT} {text}" for text in ENDS]
     fixture.rows = {
-        f"{name}-0": Expected(prompt, *begun, picture),
-        f"{name}-1": Expected(prompt, *ends.values(), picture),
+        f"{file}-0": Expected(user(ASKED), *begun, [jpeg(7)], untrained=len(CONTEXT)),
+        f"{file}-1": Expected(user(ASKED), *ENDS, [jpeg(8)]),
     }
-    fixture.bad[f"{name}-2"] = "y_lose is null"
+    return fixture, picture
+
+
+def sentinel(folder: Path) -> Fixture:
+    """psp-dada/SENTINEL for LLaVA-1.5: the pairs of each picture under its number in Visual Genome."""
+    name = "LLaVA_v1_5_7b_SENTINEL_8_6k"
+    fixture, _ = _sentinel(folder, name)
+    pair = {"question": ASKED, "context": CONTEXT, "y_win": ENDS[0], "y_lose": ENDS[1], "type": "y+"}
+    pairs = {
+        "7": [pair],
+        "8": [{**pair, "context": ""}, {**pair, "y_lose": None}, {**pair, "y_lose": " "}, "no pair"],
+        "9": [pair],
+        "10": "no list",
+    }
+    fixture.bad = {
+        f"{name}-2": "y_lose is null",
+        f"{name}-3": "y_lose is empty",
+        f"{name}-4": "not a JSON object",
+        f"{name}-5": "image file not found",
+        f"{name}-6": "is not a list of rows",
+    }
+    (folder / "data" / f"{name}.json").write_text(json.dumps(pairs, indent=4))
+    return fixture
+
+
+def sentinel_alpaca(folder: Path) -> Fixture:
+    """psp-dada/SENTINEL for other models: LLaMA-Factory's alpaca form, with the context of the answers."""
+    name = "Qwen2_VL_7B_Instruct_SENTINEL_7k"
+    fixture, picture = _sentinel(folder, name)
+    row = {"instruction": f"<image>{ASKED}", "context": CONTEXT, "chosen": ENDS[0], "rejected": ENDS[1]}
+    other = {**row, "context": "", "images": ["/data/visual_genome/VG_100K_2/8.jpg"]}
+    rows = [{**row, "images": [picture["image_path"]]}, other, {**other, "chosen": ""}]
+    rows.append({**other, "context": ["The street is busy."]})
+    fixture.bad = {f"{name}-2": "chosen is empty", f"{name}-3": "context is not a text but list"}
+    (folder / "data" / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False, indent=4))
+    return fixture
+
+
+def sentinel_lines(folder: Path) -> Fixture:
+    """What SENTINEL's own code writes: a line for each pair."""
+    name = "LLaVA_v1_5_7b_data_pair"
+    fixture, picture = _sentinel(folder, name)
+    row = {**picture, "context": CONTEXT, "y_win": ENDS[0], "y_lose": ENDS[1]}
+    write_lines(
+        folder / "data" / f"{name}.jsonl",
+        [row, {**row, "context": "", "image_path": "VG_100K_2/8.jpg"}, {**row, "y_win": None}],
+    )
+    fixture.bad[f"{name}-2"] = "y_win is null"
     fixture.left = {"image_data.jsonl": "it has no column context, y_win, y_lose"}
     return fixture
