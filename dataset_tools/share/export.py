@@ -47,7 +47,8 @@ def export(
 
 def _whole_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """The rows. Raises `DataError` naming one that is not whole; paths in it are never opened."""
-    for row in iter_rows(folder, [*_COLUMNS, *(f"{name}_sentences" for name in RESPONSES)]):
+    checked = [*(f"{name}_sentences" for name in RESPONSES), "untrained_prefix"]
+    for row in iter_rows(folder, [*_COLUMNS, *checked]):
         row["images"] = images = row["images"] or []
         problems = invariants(row)
         problems += [

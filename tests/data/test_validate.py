@@ -12,9 +12,11 @@ import pytest
 from dataset_tools.convert.conversion import Conversion, Settings
 from dataset_tools.dataset.schema import arrow_schema, iter_rows, shards
 from dataset_tools.errors import UsageError
+from dataset_tools.inspect.preview import write_preview
+from dataset_tools.inspect.stats import collect
 from dataset_tools.inspect.validate import validate
 from dataset_tools.share.export import export, typed, with_markers
-from tests.support.sources import jpeg, llamafactory, rlaif_v
+from tests.support.sources import BUILDERS, jpeg, llamafactory, rlaif_v
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,12 @@ def test_a_converted_dataset_is_valid(converted):
         (lambda row: row["images"][0].update(bytes=jpeg(1, 64)[:-300]), "image 0 cannot be decoded"),
         (lambda row: row["images"][0].update(bytes=None), "image 0 has no bytes"),
         (lambda row: row["prompt"][0].update(content="<image><image> Q?"), "2 literal <image> markers"),
+        (lambda row: row.update(untrained_prefix=5), "do not begin with the same 5 characters"),
+        (lambda row: row.update(untrained_prefix=-1), "do not begin with the same -1 characters"),
+        (
+            lambda row: row.update(untrained_prefix=1),
+            "chosen_sentences: sentence 0 starts at 0, before the end 1",
+        ),
     ],
 )
 def test_a_broken_row_is_named(change, problem, converted, tmp_path):
@@ -87,6 +95,28 @@ def test_only_the_asked_number_of_problems_is_kept_but_all_are_counted(converted
 def test_a_folder_that_is_no_converted_dataset_is_refused(tmp_path):
     with pytest.raises(UsageError, match="aspo.json, so it is not a dataset that `aspo-data convert` made"):
         validate(tmp_path)
+
+
+def test_an_untrained_prefix_is_valid_and_exported_with_its_answers(converted, tmp_path):
+    fixture = BUILDERS["sentinel"](tmp_path / "source")
+    out = tmp_path / "out"
+    Conversion(Settings(str(fixture.path), out, **fixture.settings)).run()
+    rows = list(iter_rows(out))
+    assert [row["untrained_prefix"] for row in rows] == [19, 0] and validate(out).total == 0
+    for layout, file in (("llamafactory", "data.jsonl"), ("trl", "train.parquet")):
+        assert export(out, tmp_path / layout, layout) == 2
+        assert (tmp_path / layout / file).exists()
+    first = json.loads((tmp_path / "llamafactory" / "data.jsonl").read_text().splitlines()[0])
+    assert first["chosen"]["value"] == rows[0]["chosen"][0]["content"]
+    assert list(collect(out)["problems"]) == ["has an image, but no similarities"]
+    write_preview(out, tmp_path / "page.html")
+    assert '"untrained": 19' in (tmp_path / "page.html").read_text()
+    older = altered(converted, tmp_path / "older", lambda row: None)
+    for path in shards(older):  # as sets are that were made before the column was
+        pq.write_table(pq.read_table(path).drop_columns(["untrained_prefix"]), path)
+    assert validate(older).total == 0 and collect(older)["rows"] == 12
+    assert write_preview(older, tmp_path / "older.html")["rows"] == 12
+    assert export(older, tmp_path / "plain", "trl") == 12
 
 
 def test_export_for_llamafactory_keeps_texts_markers_and_image_bytes(tmp_path):
