@@ -81,6 +81,7 @@ def image_store(located: Located, image_roots: list[Path], embedded: bool, whole
 
 def _archives_beside(located: Located, whole: bool) -> list[AnyArchive]:
     found: list[AnyArchive] = []
+    archive: AnyArchive
     for file in located.archives(".zip"):
         archive = open_archive(file)
         if not archive.holds_images:
