@@ -6,6 +6,7 @@
 `attention`       its mask, and what stands for it where no mask is needed
 `varlen`          attention of many problems in one call of a flash kernel
 `architectures`   where a shared prefix is proven equal to two rows
+`trial`           the same for a model that nobody listed, proven on a small copy of it (`small_copy`)
 `output_layer`    the output layer, made to return log-probs in place of logits
 `chunked`         log-probs from hidden states, a chunk of rows at a time
 `vision_tower`    no backward pass through a frozen vision tower

@@ -1,6 +1,7 @@
 """Where a shared prefix is proven equal to two ordinary rows, and how each model takes its mask.
 
-"Proven" means a test of ours compares per-token log-probs and gradients in float32 for that class.
+"Proven" means a test of ours compares per-token log-probs and gradients in float32 for that class. What is
+not listed may be tried: see `trial`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Architecture:
     `window`: width of sliding attention in positions, or None. `layers`: the kinds of layers present.
     `per_layer`: the model takes a dict of masks by kind of layer; without it one mask serves all layers.
     `attention`: its name in `transformers`. `additive`: a float mask is wanted. `compiled`: `torch.compile`
-    runs (a part of) the model. `head_size`: width of one attention head.
+    runs (a part of) the model. `head_size`: width of one attention head, 0 where layers differ.
     `two_way`: tokens that see each other both ways, "" or "image" (runs of token_type_ids 1) or
     "prompt" (token_type_ids 0). `first_position`: of a row, where the model counts by itself.
     `counts_images`: positions follow the grids of the images (multimodal rotary embedding).
@@ -52,7 +53,19 @@ class Architecture:
     counts_images: bool = False
 
 
-def describe(model: nn.Module) -> Architecture | str:
+@dataclass(frozen=True)
+class Unlisted:
+    """How a prefix might be shared in a model that is not among those proven equal; `name` of the model."""
+
+    architecture: Architecture
+    name: str
+
+    @property
+    def reason(self) -> str:
+        return f"{self.name} is not among the architectures proven equal"
+
+
+def describe(model: nn.Module) -> Architecture | Unlisted | str:
     """How to share a prefix in `model`, with its wrappers, or the reason why that is not done."""
     base: Any = unwrap(model)
     config = getattr(base, "config", None)
@@ -65,13 +78,9 @@ def describe(model: nn.Module) -> Architecture | str:
         return "NEFTune scales the noise of a row by its length"
     if config.is_encoder_decoder:
         return f"{kind} is an encoder-decoder"
-    if text is not config and kind not in VISION_MODELS:
-        return f"{kind} is not among the architectures proven equal"
     layers = _layers(text)
     if not layers <= LAYERS:
         return f"layers of {text_kind} are {', '.join(sorted(layers - LAYERS))}, which cannot share a prefix"
-    if text_kind not in TEXT_MODELS:
-        return f"{text_kind} is not among the architectures proven equal"
     attention = getattr(text, "_attn_implementation", None)
     flash = "flash" in str(attention)
     if not (flash or attention in ("sdpa", "eager")):
@@ -81,18 +90,34 @@ def describe(model: nn.Module) -> Architecture | str:
     window = getattr(text, "sliding_window", None) if "sliding_attention" in layers else None
     if window and getattr(config, "mm_tokens_per_image", 0) > window:
         return f"an image of {kind} is longer than its attention window"
-    return Architecture(
+    unlisted = ""
+    if text_kind not in TEXT_MODELS:
+        unlisted = text_kind
+    if text is not config and kind not in VISION_MODELS:
+        unlisted = kind
+    if unlisted and flash:
+        return f"{unlisted} is not among the architectures proven equal, and '{attention}' cannot be tried"
+    found = Architecture(
         window=window,
         layers=layers,
-        per_layer=text_kind in MASK_PER_LAYER and kind != "paligemma",
+        per_layer=len(layers) > 1 if unlisted else text_kind in MASK_PER_LAYER and kind != "paligemma",
         attention=str(attention),
         additive=attention == "eager",
         compiled=_is_compiled(model),
-        head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        head_size=_head_size(text),
         two_way={"gemma3": "image", "paligemma": "prompt"}.get(kind, ""),
         first_position=1 if kind == "paligemma" else 0,
         counts_images=hasattr(getattr(base, "model", None), "get_rope_index"),
     )
+    return Unlisted(found, unlisted) if unlisted else found
+
+
+def _head_size(text: Any) -> int:
+    """0 where it is not one: some configs raise an error of their own for what differs by layer."""
+    try:
+        return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    except Exception:
+        return 0
 
 
 def _layers(text: Any) -> frozenset[str]:

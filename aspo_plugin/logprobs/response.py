@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from aspo_plugin.logprobs import self_check as checks
-from aspo_plugin.logprobs.architectures import Architecture, describe
+from aspo_plugin.logprobs.architectures import Architecture, Unlisted, describe
 from aspo_plugin.logprobs.attention import route
 from aspo_plugin.logprobs.output_layer import HeadReader, Rows, output_head, read_logps, unwrap
 from aspo_plugin.logprobs.pair_batch import PairBatch, has_images
+from aspo_plugin.logprobs.trial import Trials
 from aspo_plugin.logprobs.varlen import kernel_for
 from aspo_plugin.logprobs.vision_tower import frozen_without_gradients, vision_towers
 
@@ -35,7 +36,8 @@ TEXT_ONLY, WITH_IMAGES = 1, 2
 class ResponseLogProbs:
     """Per-token log-probs at response positions, for a policy and its reference alike.
 
-    `shared_prefix`: 'auto' shares where that is proven exact, 'true' raises for a model where it is not,
+    `shared_prefix`: 'auto' shares where that is proven exact, by our tests or by a trial on the first batches
+    of a model that they do not know; 'true' raises for a model where it is not,
     'false' never does (see `AspoSettings`); a batch that does not allow it goes the plain way in each.
     `self_check`: compare the fast path with the plain one on the first batch that takes it, and on the first
     with images, and stop on a difference.
@@ -54,7 +56,10 @@ class ResponseLogProbs:
         # By whether pairs stand in one row: a model whose weights are float32 packs from the second batch on.
         self._checked = dict.fromkeys((False, True), TEXT_ONLY - 1 if self_check else WITH_IMAGES)
         self._readers: weakref.WeakKeyDictionary[nn.Module, HeadReader] = weakref.WeakKeyDictionary()
-        self._known: weakref.WeakKeyDictionary[nn.Module, Architecture | str] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[nn.Module, Architecture | Unlisted | str] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._trials = Trials()
         self._last: tuple[weakref.ref[Tensor], PairBatch] | None = None
 
     def __call__(
@@ -85,11 +90,14 @@ class ResponseLogProbs:
         return {**{f"pairs/{key}": n for key, n in self.pairs.items()}, **self.fallbacks}
 
     def why_not(self, model: nn.Module) -> str:
-        """Why `model` cannot share a prefix, or "": to tell a user before training starts."""
+        """Why `model` cannot share a prefix, or "": to tell a user before training starts.
+
+        "" also where a trial on the first batch will say.
+        """
         known = self._architecture(model)
         return known if isinstance(known, str) else ""
 
-    def _architecture(self, model: nn.Module) -> Architecture | str:
+    def _architecture(self, model: nn.Module) -> Architecture | Unlisted | str:
         if self.shared_prefix == "false":
             return "switched off (shared_prefix: false)"
         base = unwrap(model)
@@ -98,14 +106,24 @@ class ResponseLogProbs:
             if isinstance(found, Architecture):
                 route(found.attention)
         known = self._known[base]
-        if isinstance(known, str) and self.shared_prefix == "true":
-            raise ValueError(
-                f"{self._setting} is true, but {known}. Set it to auto, which goes the plain way here."
-            )
+        if isinstance(known, str):
+            self._insist(known)
         return known
 
+    def _insist(self, reason: str) -> None:
+        if self.shared_prefix == "true":
+            raise ValueError(
+                f"{self._setting} is true, but {reason}. Set it to auto, which goes the plain way here."
+            )
+
     def _prepare(self, model: nn.Module, inputs: Mapping[str, Any], response_mask: Tensor) -> PairBatch:
-        architecture = self._architecture(model)
+        known = self._architecture(model)
+        if isinstance(known, Unlisted):
+            architecture = self._trials.architecture(model, known, inputs, response_mask)
+            if reason := self._trials.refused(model):
+                self._insist(reason)
+        else:
+            architecture = known
         if self._last is not None and self._last[0]() is response_mask:
             batch = self._last[1]
             # The policy and its reference may be models of two kinds; the layout serves one.
@@ -121,7 +139,7 @@ class ResponseLogProbs:
 
         What the model computes in is seen in its first forward; until then it is taken for its weights'.
         """
-        if architecture.additive or architecture.compiled:
+        if architecture.additive or architecture.compiled or not architecture.head_size:
             return False
         device = inputs["input_ids"].device
         return kernel_for(device, self._precision(model), architecture.head_size) is not None
@@ -169,7 +187,7 @@ class ResponseLogProbs:
     def _check(self, model: nn.Module, batch: PairBatch) -> None:
         """Before the pass that is trained: ZeRO-3 takes no other forward between that and its backward."""
         device = batch.inputs["input_ids"].device
-        if isinstance(batch.architecture, str):  # of the model, so the same on every rank
+        if isinstance(self._architecture(model), str):  # of the model, so the same on every rank
             self._checked = dict.fromkeys((False, True), WITH_IMAGES)
             return
         kind = 0

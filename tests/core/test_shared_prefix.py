@@ -274,7 +274,6 @@ def test_an_unknown_input_goes_the_plain_way():
         ("Lfm2", {"layer_types": ["conv", "full_attention", "conv"]}, "conv, which cannot share a prefix"),
         ("Llama4Text", {"intermediate_size_mlp": 48, "num_local_experts": 2}, "chunked_attention"),
         ("Mamba", {"num_heads": 4}, "mamba"),
-        ("Falcon", {"alibi": False}, "falcon is not among the architectures proven equal"),
     ],
 )
 def test_models_that_cannot_share_say_why(kind, config, reason):

@@ -27,4 +27,5 @@ def test_log_probs_loss_and_gradients_are_those_of_trls_dpo(name: str, model: An
             continue
         assert not outcome.host_error and not outcome.our_error, (kind, outcome)
         assert not outcome.differences, (kind, outcome.differences)
-        assert outcome.shared == (name in backbones.SHARES), kind
+        if name not in backbones.TRIED:
+            assert outcome.shared == (name in backbones.SHARES), kind

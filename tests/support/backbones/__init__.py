@@ -64,6 +64,8 @@ SHARES = tuple(
     "glm4v glm4v_moe glm_ocr mistral3 ministral3 deepseek_vl deepseek_vl_hybrid idefics2 "
     "aya_vision llava_next_video llava_next_mistral granite_vision paddleocr_vl".split()
 )
+# Not listed, and found by a trial to share (tests/core/test_trial.py).
+TRIED = ("gemma4_small", "kimi_k25", "ovis2")
 DUAL_ENCODERS = ("clip", "siglip")
 
 
