@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 
@@ -33,6 +35,7 @@ _PREPARED = Features(
 )
 _REJECTED = Features({"rejected_sentence_ids": [Value("int32")], "rejected_similarity": [Value("float32")]})
 _IMAGE_COLUMNS = ("images", "image")
+_OTHER_MEDIA = ("videos", "video", "audios", "audio", "sounds", "sound")
 _REFUSED = "refused"
 _REFUSAL = {"row": Value("int64")} | {
     name: Value("string") for name in ("id", "reason", "detail", "prompt", "chosen")
@@ -198,6 +201,21 @@ def _check_image_columns(dataset: Dataset, name: str) -> None:
             f"{name} has a column {', '.join(others)}, but images are read from `images` or `image`, so the "
             "pairs would be trained without them. Rename the column, or drop it if the pairs have no images."
         )
+    unseen = [c for c in dataset.column_names if c.lower() in _OTHER_MEDIA and _holds_any(dataset, c)]
+    if unseen:
+        raise ValueError(
+            f"{name} has {', '.join(unseen)}, which TRL's preference training does not take: these pairs "
+            "would be trained on their texts alone. Train them in LLaMA-Factory with `stage: aspo`, or drop "
+            "the column."
+        )
+
+
+def _holds_any(dataset: Dataset, column: str) -> bool:
+    """Whether a row has something there; of the whole table, whatever rows were selected of it."""
+    values = dataset.data.column(column)
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        return bool(pc.any(pc.greater(pc.list_value_length(values), 0)).as_py())
+    return values.null_count < len(values)
 
 
 def _files(value: Any) -> list[dict[str, Any]]:

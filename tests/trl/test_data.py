@@ -164,6 +164,17 @@ def test_images_that_would_go_unseen_stop_the_run(llava: Any, processing: Any) -
         assert len(prepare_dataset(named, processing("text"), alpha=0.5)) == 2
 
 
+@pytest.mark.parametrize("column", ["videos", "audio"])
+def test_videos_and_sounds_beside_images_stop_the_run(column: str, llava: Any) -> None:
+    """What TRL's preference training does not take would be trained on its texts alone."""
+    dataset = as_dataset(data.rows(2))
+    empty = [[], []] if column == "videos" else [None, None]
+    assert len(prepare_dataset(dataset.add_column(column, empty), llava, alpha=0.0)) == 2
+    named = dataset.add_column(column, [["a.mp4"], []] if column == "videos" else ["a.wav", None])
+    with pytest.raises(ValueError, match=f"mine has {column}, which TRL's preference training does not take"):
+        prepare_dataset(named, llava, alpha=0.0, name="mine")
+
+
 def test_odd_images_refuse_their_row_alone(llava: Any) -> None:
     rows = data.rows(4, 1)
     [image] = rows[0]["images"]
