@@ -88,7 +88,7 @@ def _first_layers(config: Any, layers: int) -> Any:
     return config
 
 
-def _kinds_of_layers(model: Any, depth: int) -> list[tuple]:
+def _kinds_of_layers(model: Any, depth: int) -> list[tuple[Any, ...]]:
     """What distinguishes each layer of the language model: classes and settings of its modules."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     stacks = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
@@ -100,7 +100,7 @@ def _kinds_of_layers(model: Any, depth: int) -> list[tuple]:
     ]
 
 
-def _settings(module: nn.Module, index: int) -> tuple:
+def _settings(module: nn.Module, index: int) -> tuple[Any, ...]:
     """Its plain attributes but the number of its layer."""
     plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | tuple | type(None))}
     numbers = {k for k, v in plain.items() if not isinstance(v, bool) and v == index}

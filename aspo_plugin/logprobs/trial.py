@@ -42,8 +42,8 @@ class Trials:
     """What was tried in this run, by model and by inputs of the batch."""
 
     def __init__(self) -> None:
-        self._tried: dict[tuple, _Tried] = {}
-        self._names: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
+        self._tried: dict[tuple[Any, ...], _Tried] = {}
+        self._names: weakref.WeakKeyDictionary[nn.Module, tuple[Any, ...]] = weakref.WeakKeyDictionary()
 
     def architecture(
         self, model: nn.Module, unlisted: Unlisted, inputs: Mapping[str, Any], response_mask: Tensor
@@ -72,7 +72,7 @@ class Trials:
         tried = self._tried.get(self._name(model))
         return tried.found if tried is not None and isinstance(tried.found, str) else ""
 
-    def _name(self, model: nn.Module) -> tuple:
+    def _name(self, model: nn.Module) -> tuple[Any, ...]:
         """The same for a policy and for a reference of its own."""
         base: Any = unwrap(model)
         if base not in self._names:
@@ -114,7 +114,7 @@ def try_batch(
             torch.cuda.empty_cache()
 
 
-def _kind(inputs: Mapping[str, Any]) -> tuple:
+def _kind(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
     """What distinguishes batches: the names of their inputs, and how those of images are laid out."""
     rows, images = len(inputs["input_ids"]), image_inputs(inputs)
     laid = {
