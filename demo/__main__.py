@@ -4,13 +4,14 @@ with `stage: dpo` and `stage: aspo`, and how many false sentences each model say
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,24 @@ def train_all() -> None:
 
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        for number, name in enumerate(pool.map(one, RUNS.items()), 1):
-            say(f"  {number}/{len(RUNS)}  {name} trained, {time.monotonic() - began:.0f} s")
+        waiting = {pool.submit(one, item): item[0] for item in RUNS.items()}
+        while waiting:
+            for future in wait(waiting, timeout=5, return_when=FIRST_COMPLETED).done:
+                future.result()
+                name = waiting.pop(future)
+                say(f"  {len(RUNS) - len(waiting)}/{len(RUNS)}  {name} trained")
+            going = [f"{name}: {step_of(name)}" for future, name in waiting.items() if future.running()]
+            say(f"  {time.monotonic() - began:3.0f} s  {', '.join(going)}")
+
+
+def step_of(name: str) -> str:
+    """How far a run is, by the host's own log."""
+    path = folder_of(name) / "trainer_log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    logged = [json.loads(line) for line in lines if line.endswith("}")]
+    if not logged:
+        return "starting"
+    return f"step {logged[-1]['current_steps']} of {logged[-1]['total_steps']}"
 
 
 def models(base: Any) -> Iterator[tuple[str, Any]]:
@@ -78,9 +95,15 @@ def models(base: Any) -> Iterator[tuple[str, Any]]:
     import torch
     from transformers import AutoModelForImageTextToText
 
+    from study.models import whole
+
     yield "before training", base
     for name in RUNS:
-        yield name, AutoModelForImageTextToText.from_pretrained(folder_of(name), dtype=torch.float32).eval()
+        folder = folder_of(name)
+        loaded = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+        yield name, whole(loaded, folder).eval()
 
 
 def main() -> None:
@@ -164,35 +187,32 @@ def measured(world: Any, number: int) -> tuple[list[dict[str, Any]], list[Any]]:
         say(f"  {name}")
     chosen = [name for name in ("DPO", "ASPO, alpha 1", "ASPO, alpha 0.5") if name in said]
     examples = [
-        (pictures[i], scenes[i], {name: said[name][i] for name in chosen}) for i in range(min(8, len(scenes)))
+        (pictures[i], scenes[i], {name: said[name][i] for name in chosen}) for i in range(min(6, len(scenes)))
     ]
     return rows, examples
 
 
 def weighted(world: Any, pairs: Any) -> list[Any]:
-    """Some chosen answers with the weights that alpha 1, 0.5 and 0 give their sentences before training."""
-    import torch
+    """The first chosen answers that hold the habit falsely, and a true sentence, with the weights that alpha
+    1, 0.5 and 0 give their sentences when training begins."""
+    from study.sentences import HABIT, parse, true_facts
+    from study.weights import chosen_weights
 
-    from aspo_plugin.method.sentence_sums import sentence_sums
-    from aspo_plugin.method.weights import fused_weights
-    from study.answers import Answerer
+    def telling(i: int) -> bool:
+        true, facts = true_facts(pairs.scenes[i]), parse(pairs.texts["chosen"][i])
+        return len(facts) > 3 and HABIT in facts and HABIT not in true and any(fact in true for fact in facts)
 
-    answerer = Answerer(world.model, world.tokenizer)
-    places = [i for i, truth in enumerate(pairs.truth["chosen"]) if len(truth) > 3 and not all(truth)][:6]
-    found = []
-    for i in places:
-        with torch.no_grad():
-            logps = answerer.logps(pairs.seen[[i]], torch.tensor([pairs.tokens["chosen"][i]]))
-        ids = torch.tensor([pairs.ids["chosen"][i]])
-        similarity = torch.tensor([pairs.similarity["chosen"][i]])
-        counts = sentence_sums(torch.ones_like(logps), ids, similarity.size(1))
-        nll = -sentence_sums(logps, ids, similarity.size(1)) / counts
-        weights = {
-            f"alpha {alpha:g}": fused_weights(similarity, nll, counts > 0, alpha)[0][0].tolist()
-            for alpha in (1.0, 0.5, 0.0)
-        }
-        found.append((pairs.pictures[i], pairs.scenes[i], pairs.texts["chosen"][i], weights))
-    return found
+    rows = [i for i in range(len(pairs)) if telling(i)][:6]
+    found = chosen_weights(world, pairs, (1.0, 0.5, 0.0), rows)
+    return [
+        (
+            pairs.pictures[i],
+            pairs.scenes[i],
+            pairs.texts["chosen"][i],
+            {f"alpha {alpha:g}": weights[place] for alpha, weights in found.items()},
+        )
+        for place, i in enumerate(rows)
+    ]
 
 
 def report(rows: list[dict[str, Any]]) -> None:

@@ -168,7 +168,31 @@ def clip(seed: int) -> tuple[Any, Any]:
 
 
 def save(folder: Path, model: Any, processor: Any) -> Path:
-    """Write both in the layout that `from_pretrained` reads."""
+    """Write both as `from_pretrained` reads them, in every version of transformers.
+
+    Versions differ in the names of a LLaVA's vision tower; all read those of LLaVA-1.5 at the Hub.
+    """
+    from safetensors.torch import load_file, save_file
+
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    inner = "vision_tower.vision_model."
+    tensors = {
+        name if name.startswith(inner) else name.replace("vision_tower.", inner, 1): tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def whole(loaded: tuple[Any, dict[str, Any]], folder: Path) -> Any:
+    """The model of `from_pretrained(..., output_loading_info=True)`, whose every weight came from `folder`.
+
+    Raises:
+        ValueError: Weights were missing and drawn at random: the model knows less than it was taught.
+    """
+    model, told = loaded
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} weights of its model, {missing[0]} among them")
+    return model

@@ -1,10 +1,10 @@
-"""Preference pairs of a taught world: the model's own answer to a picture against its answer to the noised
-one (SeVa), with the similarity and the truth of every sentence."""
+"""Preference pairs of a taught world, with the similarity and the truth of every sentence: own answers to the
+clean and to the noised picture (SeVa), own answers ranked by a judge, or templates."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from dataset_tools.sentences import split_sentences
 
 from .answers import Answerer, features, pixels
+from .models import whole
 from .scenes import Scene
 from .sentences import Fact, answer, describe, parse, true_facts
 from .teach import drawn
@@ -52,17 +53,21 @@ class Pairs:
 
 
 def load(folder: Path) -> World:
-    """The world that `teach` wrote."""
+    """The world that `teach` wrote.
+
+    Raises:
+        ValueError: Weights are missing.
+    """
     from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, CLIPProcessor
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    model = AutoModelForImageTextToText.from_pretrained(folder / "llava", dtype=torch.float32).eval()
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    model = whole(AutoModelForImageTextToText.from_pretrained(folder / "llava", **options), folder / "llava")
     processor = AutoProcessor.from_pretrained(folder / "llava")
-    scorer = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
-    return World(
-        model, processor.tokenizer, processor, scorer, CLIPProcessor.from_pretrained(folder / "clip")
-    )
+    scorer = whole(CLIPModel.from_pretrained(folder / "clip", **options), folder / "clip")
+    scorer_processor = CLIPProcessor.from_pretrained(folder / "clip")
+    return World(model.eval(), processor.tokenizer, processor, scorer.eval(), scorer_processor)
 
 
 def noised(pictures: np.ndarray, deviation: float, seed: int) -> np.ndarray:
@@ -87,6 +92,47 @@ def seva(world: World, number: int, seed: int) -> Pairs:
     ][:number]
     chosen, rejected = ([answerer.text(rows[i]) for i in kept] for rows in both)
     return _annotated(world, [scenes[i] for i in kept], pictures[kept], chosen, rejected)
+
+
+def ranked(world: World, number: int, seed: int, dislike: float = 0.5) -> Pairs:
+    """`number` pairs of own answers to the clean picture: best (chosen) and worst of four, for a judge
+    that likes detail: the number of true facts less `dislike` times the false sentences."""
+    scenes, pictures = drawn(number + number // 4, 500_000 + seed)
+    answerer = Answerer(world.model, world.tokenizer)
+    seen = features(world.model, pixels(world.processor, pictures))
+    drawn_answers = [
+        answerer.sample(seen, 1.0, torch.Generator().manual_seed(4 * seed + shift))[0] for shift in range(4)
+    ]
+    end = world.tokenizer.eos_token_id
+    kept: list[int] = []
+    texts: list[list[str]] = [[], []]
+    for i, things in enumerate(scenes):
+        true = true_facts(things)
+        judged = []
+        for rows in drawn_answers:
+            if rows[i][-1] == end and len(rows[i]) > 3:
+                text = answerer.text(rows[i])
+                facts = parse(text)
+                right = len({fact for fact in facts if fact in true})
+                judged.append((right - dislike * sum(fact not in true for fact in facts), text))
+        if judged and max(judged)[0] > min(judged)[0] and len(kept) < number:
+            kept.append(i)
+            texts[0].append(max(judged)[1])
+            texts[1].append(min(judged)[1])
+    return _annotated(world, [scenes[i] for i in kept], pictures[kept], texts[0], texts[1])
+
+
+def swapped(pairs: Pairs, share: float, seed: int) -> Pairs:
+    """The pairs with chosen and rejected exchanged in this share of them: label noise."""
+    wrong = set(random.Random(seed).sample(range(len(pairs)), round(share * len(pairs))))
+
+    def exchanged(sides: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        one, two = sides["chosen"], sides["rejected"]
+        both = [(b, a) if i in wrong else (a, b) for i, (a, b) in enumerate(zip(one, two, strict=True))]
+        return {"chosen": [a for a, _ in both], "rejected": [b for _, b in both]}
+
+    columns = ("texts", "tokens", "ids", "truth", "similarity")
+    return replace(pairs, **{name: exchanged(getattr(pairs, name)) for name in columns})
 
 
 def written(world: World, number: int, seed: int, false_shares: tuple[float, float] = (0.25, 0.5)) -> Pairs:
