@@ -9,6 +9,7 @@ The hook costs one set look-up per module imported afterwards; nothing of the pa
 `TARGETS` is. TORCH_DEVICE_BACKEND_AUTOLOAD=0 switches it off, and with it `stage: aspo`.
 """
 
+import os
 import sys
 from importlib.abc import Loader, MetaPathFinder
 
@@ -28,6 +29,8 @@ TARGETS = frozenset(
         "webui.runner",
     )
 )
+# Commands that start a run in other processes, and end with a traceback of their own where it fails.
+LAUNCHERS = frozenset(("torchrun", "accelerate", "axolotl", "llamafactory-cli", "llamafactory", "lmf"))
 _reported: set = set()
 
 
@@ -38,6 +41,10 @@ def autoload() -> None:
             sys.meta_path.insert(0, HookFinder())
             for name in TARGETS & sys.modules.keys():
                 _adjust(sys.modules[name])
+            if "ASPO_LAST_LINE" in os.environ or os.path.basename(sys.argv[0]) in LAUNCHERS:
+                from aspo_plugin.last_line import settle
+
+                settle()
     except Exception as error:
         _report(error)
 
