@@ -73,12 +73,19 @@ class Progress:
     with Progress("convert", total=rows, unit="rows") as progress:
         progress.advance(100)
     ```
-    `total` None means that it is not known: no percentage and no time left then.
+    `total` None means that it is not known: no percentage and no time left then. `silent` shows nothing.
     """
 
     def __init__(
-        self, label: str, total: int | None = None, unit: str = "rows", done: int = 0, every: float = 10.0
+        self,
+        label: str,
+        total: int | None = None,
+        unit: str = "rows",
+        done: int = 0,
+        every: float = 10.0,
+        silent: bool = False,
     ):
+        self._silent = silent
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self._first = done
         self._terminal = sys.stderr.isatty()
@@ -91,7 +98,7 @@ class Progress:
     def advance(self, count: int = 1) -> None:
         self.done += count
         now = time.monotonic()
-        if now - self._shown >= self._every:
+        if now - self._shown >= self._every and not (self._terminal and _bars()):
             self._shown = now
             self._show()
 
@@ -110,6 +117,8 @@ class Progress:
         return text
 
     def _show(self) -> None:
+        if self._silent:
+            return
         end = "" if self._terminal else "\n"
         start = "\r\x1b[K" if self._terminal else ""
         print(start + self.line(), end=end, file=sys.stderr, flush=True)
@@ -118,8 +127,14 @@ class Progress:
         if kind and self.done == self._first:
             return  # the error that follows says more
         self._show()
-        if self._terminal:
+        if self._terminal and not self._silent:
             print(file=sys.stderr, flush=True)
+
+
+def _bars() -> int:
+    """How many bars of tqdm are up: the Hub's, of a download, which would share the line with ours."""
+    module = sys.modules.get("tqdm.std")
+    return len(getattr(module.tqdm, "_instances", ())) if module else 0
 
 
 def _clock(seconds: float) -> str:

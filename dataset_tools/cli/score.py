@@ -50,7 +50,7 @@ def score(
         output.note(f"scoring {out} by {model}: loading the model")
     from dataset_tools.scoring.folder import score_dataset
 
-    with output.Progress("score" if not rank else f"score (process {rank})") as progress:
+    with output.Progress("score", silent=rank > 0) as progress:
 
         def begin(rows: int, done: int) -> None:
             progress.total, progress.done = rows, done

@@ -1,7 +1,8 @@
 """Scoring a converted dataset: each parquet shard is rewritten with similarities and replaced when whole.
 
 A finished shard says in its parquet metadata who scored it, so a run that was stopped goes on where it was.
-Several processes (torchrun, accelerate launch, srun with the same variables) share the shards between them.
+Of several processes (torchrun, accelerate launch, srun with the same variables) each takes the next shard
+when it has finished one, so that a slow one does not hold the others.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def score_dataset(
     """Fill the similarity columns of a converted dataset; returns what `aspo.json` then says under `scorer`.
 
     Without `rejected` only chosen sentences are scored and `rejected_similarity` is left empty. Shards that
-    the same model scored before are kept. `begin` gets the rows of this process and how many of them are done
-    already, `progress` the rows finished since its last call. Raises `UsageError` for a folder that is no
+    the same model scored before are kept. `begin` gets the number of rows and how many of them are done
+    already, `progress` the rows finished since its last call, by all processes; both are called in the first
+    process. Raises `UsageError` for a folder that is no
     converted dataset or a model that is no dual encoder, `DataError` where nothing could be scored.
     """
     from dataset_tools.scoring.scorer import SentenceScorer, identify
@@ -60,23 +62,26 @@ def score_dataset(
     wanted: dict[str, Any] = {**identify(model, revision).as_dict(), "rejected": rejected}
     if dtype != "auto":
         wanted["dtype"] = dtype
-    with _processes(folder) as (rank, together, wait):
-        mine = paths[rank::together]
-        pending = [path for path in mine if not _is_scored(path, wanted)]
-        if rank == 0 and not _covers(record.get("scorer") or {}, wanted):
-            # From here on the shards are of two kinds until all are done.
-            write_record(folder, {**record, "scorer": None})
-        if mine:
-            _clear(mine)
-        todo, rows = _rows(pending), _rows(mine)
-        begin(rows, rows - todo)
-        if pending:
-            scorer = SentenceScorer(model, revision, device, dtype, batch_size)
-            for path in pending:
-                score_shard(path, scorer, rejected, progress)
-            _clear(pending)
-        wait()
-        return _recorded(folder, paths, record) if rank == 0 else {}
+    with _processes(folder) as team:
+        if team.rank == 0:
+            pending = [path for path in paths if not _is_scored(path, wanted)]
+            if not _covers(record.get("scorer") or {}, wanted):
+                # From here on the shards are of two kinds until all are done.
+                write_record(folder, {**record, "scorer": None})
+            _clear(paths)
+            rows = _rows(paths)
+            begin(rows, rows - _rows(pending))
+            team.offer([path.name for path in pending])
+        scorer: SentenceScorer | None = None
+        for name in team.take():
+            scorer = scorer or SentenceScorer(model, revision, device, dtype, batch_size)
+            score_shard(folder / "data" / name, scorer, rejected, lambda count: team.count(count, progress))
+        team.wait()
+        if team.rank:
+            return {}
+        team.count(0, progress)
+        _clear(paths)
+        return _recorded(folder, paths, record)
 
 
 def score_shard(
@@ -238,9 +243,50 @@ def _recorded(folder: Path, paths: list[Path], record: dict[str, Any]) -> dict[s
     return {**scorer, "unreadable": unreadable} if unreadable else scorer
 
 
-def _wait(distributed: Any) -> None:
+class _Team:
+    """The processes that score a folder together: the first offers shards, each takes the next that is left.
+
+    `store`: what they share, None for one process alone.
+    """
+
+    def __init__(self, rank: int = 0, store: Any = None, distributed: Any = None) -> None:
+        self.rank = rank
+        self._store = store
+        self._distributed = distributed
+        self._offered: list[str] = []
+        self._told = 0
+
+    def offer(self, names: list[str]) -> None:
+        self._offered = names
+        if self._store is not None:
+            self._store.set("aspo/shards", json.dumps(names))
+
+    def take(self) -> Iterator[str]:
+        """Names of shards, as long as there are any left; each is given to one process."""
+        if self._store is None:
+            yield from self._offered
+            return
+        store = self._store
+        names = json.loads(_reached(lambda: store.get("aspo/shards")))  # waits until they are offered
+        while (index := _reached(lambda: store.add("aspo/next", 1)) - 1) < len(names):
+            yield names[index]
+
+    def count(self, rows: int, progress: Callable[[int], Any]) -> None:
+        """Add rows that are finished; the first process tells those of all."""
+        done = rows + self._told if self._store is None else self._store.add("aspo/rows", rows)
+        if self.rank == 0 and done > self._told:
+            progress(done - self._told)
+            self._told = done
+
+    def wait(self) -> None:
+        if self._distributed is not None:
+            _reached(self._distributed.barrier)
+
+
+def _reached(ask: Callable[[], Any]) -> Any:
+    """What the other processes answer. Raises `DataError` where one of them is gone."""
     try:
-        distributed.barrier()
+        return ask()
     except RuntimeError as error:
         raise DataError(
             "another process of this scoring ended before its part was done; its own message says why. Start "
@@ -249,19 +295,28 @@ def _wait(distributed: Any) -> None:
 
 
 @contextmanager
-def _processes(folder: Path) -> Iterator[tuple[int, int, Callable[[], Any]]]:
-    """(rank, number of processes, a function that waits for all of them); the folder is locked meanwhile."""
+def _processes(folder: Path) -> Iterator[_Team]:
+    """The processes of this scoring; the folder is locked meanwhile."""
     rank, together = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     busy = f"another `aspo-data score` or push is at work in {folder / 'data'}."
     with locked(folder / "data", busy) if rank == 0 else nullcontext():
         if together == 1:
-            yield rank, together, lambda: None
+            yield _Team()
             return
         import torch.distributed as distributed
 
-        # Nothing is exchanged but the end, which some processes reach hours before others.
-        distributed.init_process_group("gloo", timeout=timedelta(days=7))
+        # Nothing is exchanged but names and the end, which some processes reach hours before others.
+        forever = timedelta(days=7)
+        store, rank, together = next(distributed.rendezvous("env://", timeout=forever))
+        store.set_timeout(forever)
+        distributed.init_process_group(
+            "gloo",
+            store=distributed.PrefixStore("group", store),
+            rank=rank,
+            world_size=together,
+            timeout=forever,
+        )
         try:
-            yield rank, together, lambda: _wait(distributed)
+            yield _Team(rank, store, distributed)
         finally:
             distributed.destroy_process_group()

@@ -183,12 +183,48 @@ def test_two_processes_share_the_shards(launcher, out, unscored, encoder, tmp_pa
     scored_json(whole, encoder("clip"))
     result = launched(launcher, out, encoder("clip"))
     assert json.loads(result.stdout)["counts"]["rows"] == 40
-    assert "process 1): 20 of 20" in result.stderr and "score: 20 of 20" in result.stderr
+    assert "score: 40 of 40 rows" in result.stderr and result.stderr.count("rows (100%)") == 1
     assert read_record(out) == read_record(whole)
     for found, expected in zip(iter_rows(out), iter_rows(whole), strict=True):
         # The processes may use another number of threads, which changes the last bit.
         found, expected = found["chosen_similarity"], expected["chosen_similarity"]
         assert np.allclose(np.float32(found), np.float32(expected), atol=1e-5, equal_nan=True)
+
+
+SLOW = """
+import os, sys, time
+from dataset_tools.scoring import folder as module
+
+score_shard = module.score_shard
+
+def slow(path, *rest):
+    others = [other for other in module.shards(path.parent.parent) if other != path]
+    while os.environ["RANK"] == "1" and not all(map(module.scored_by, others)):
+        time.sleep(0.05)
+    print("process", os.environ["RANK"], "scores", path.name, file=sys.stderr, flush=True)
+    score_shard(path, *rest)
+
+module.score_shard = slow
+from dataset_tools.cli import main
+main()
+"""
+
+
+def test_a_slow_process_holds_no_shard_but_its_own(out, encoder, tmp_path):
+    """The second process scores nothing until all shards but the one it has taken are done."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [sys.executable, "-m", *TORCHRUN, str(tmp_path / "slow.py"), "score", str(out)]
+    result = subprocess.run(
+        [*command, "--model", str(encoder("clip")), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.getcwd()},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    by = [line.split()[1] for line in result.stderr.splitlines() if " scores train-" in line]
+    assert sorted(by) in (["0", "0", "0", "1"], ["0"] * 4) and len(by) == len(shards(out)) == 4
+    assert json.loads(result.stdout)["counts"]["rows"] == 40
 
 
 def test_one_process_of_accelerate_says_why_it_is_alone(out, encoder, monkeypatch):

@@ -1,0 +1,50 @@
+"""The progress line on a terminal: rewritten in place, and still while a bar of the Hub is up."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr
+
+from tqdm import tqdm
+
+from dataset_tools.cli.output import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def advance(progress: Progress) -> None:
+    progress._shown -= 1  # as if a second had passed
+    progress.advance(5)
+
+
+def test_one_line_is_rewritten_and_closed():
+    terminal = Terminal()
+    with redirect_stderr(terminal), Progress("convert", total=20) as progress:
+        advance(progress)
+        advance(progress)
+    lines = terminal.getvalue().split("\r\x1b[K")
+    assert [line.partition(",")[0] for line in lines[1:]] == [
+        "convert: 5 of 20 rows (25%)", "convert: 10 of 20 rows (50%)", "convert: 10 of 20 rows (50%)",
+    ]  # fmt: skip
+    assert terminal.getvalue().endswith("\n")
+
+
+def test_it_waits_while_a_bar_of_the_hub_is_up():
+    terminal = Terminal()
+    with redirect_stderr(terminal), Progress("convert", total=20) as progress:
+        with tqdm(total=3, file=terminal, desc="part.parquet") as bar:
+            advance(progress)
+            bar.update(3)
+            assert "convert" not in terminal.getvalue()
+        advance(progress)
+        assert "convert: 10 of 20 rows" in terminal.getvalue().splitlines()[-1]
+
+
+def test_a_process_beside_the_first_says_nothing():
+    terminal = Terminal()
+    with redirect_stderr(terminal), Progress("score", total=20, silent=True) as progress:
+        advance(progress)
+    assert terminal.getvalue() == ""
