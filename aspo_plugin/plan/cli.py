@@ -39,7 +39,7 @@ def plan(
 
     try:
         run = read_run(recipe, override or [], more, gpus)
-        parts = estimate(run, shape_of(run, config))
+        parts = estimate(run, shape_of(run, config, lambda text: typer.echo(f"aspo-plan: {text}", err=True)))
     except ModuleNotFoundError as error:
         typer.echo(
             f"aspo-plan: {error.name} is not installed, and the model's shape comes from it: run this in the "
@@ -48,8 +48,11 @@ def plan(
         )
         raise typer.Exit(2) from None
     except (OSError, ValueError) as error:
-        typer.echo(f"aspo-plan: {error}", err=True)
+        typer.echo(f"aspo-plan: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("aspo-plan: stopped.", err=True)
+        raise typer.Exit(130) from None
     total = sum(part.bytes for part in parts)
     if as_json:
         document = {"recipe": str(recipe), "gpus": gpus, "bytes": {part.name: part.bytes for part in parts}}
@@ -61,6 +64,8 @@ def plan(
     for part in parts:
         typer.echo(f"  {part.name:<{width}}  {part.bytes / 2**30:7.2f}  {part.formula}")
     typer.echo(f"  {'total':<{width}}  {total / 2**30:7.2f}  {_fits(total)}")
+    command = "llamafactory-cli" if run.host == "llamafactory" else "axolotl"
+    typer.echo(f"next: {command} train {recipe}", err=True)
 
 
 def _fits(total: float) -> str:

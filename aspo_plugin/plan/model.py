@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,19 @@ class Shape:
     largest: int
 
 
-def shape_of(run: Run, folder: Path | None = None) -> Shape:
-    """The shape of the run's model; `ValueError` where its config is neither known nor given."""
-    return measure(config_of(run.model, folder), run)
+def shape_of(run: Run, folder: Path | None = None, tell: Callable[[str], Any] = lambda text: None) -> Shape:
+    """The shape of the run's model; `tell` hears what is waited for.
+
+    Raises `ValueError` where its config is neither known, nor given, nor on the Hub.
+    """
+    return measure(config_of(run.model, folder, tell), run)
 
 
-def config_of(name: str, folder: Path | None = None) -> Any:
-    """The config of the model called `name`: in `folder`, at `name` on disk, or of the known ones."""
+def config_of(name: str, folder: Path | None = None, tell: Callable[[str], Any] = lambda text: None) -> Any:
+    """The config of the model called `name`: in `folder`, at `name` on disk, of the known ones, or the Hub's.
+
+    From the Hub comes config.json alone, and `tell` says so before; not with HF_HUB_OFFLINE.
+    """
     from transformers import AutoConfig
 
     place = folder or Path(name)
@@ -50,10 +57,19 @@ def config_of(name: str, folder: Path | None = None) -> Any:
     if name in SHAPES:
         kind, values = SHAPES[name]
         return AutoConfig.for_model(kind, **values)
-    raise ValueError(
-        f"the shape of {name} is not known here: give --config FOLDER with its config.json. "
-        f"Known: {', '.join(SHAPES)}."
-    )
+    unknown = f"the shape of {name} is not known here"
+    remedy = f"give --config FOLDER with its config.json. Known: {', '.join(SHAPES)}."
+    if folder is not None or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"{unknown}: {remedy}")
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if not HF_HUB_OFFLINE:
+        tell(f"waiting for the config.json of {name} from the Hub")
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{unknown}, and the Hub gave none ({first}): {remedy}") from None
 
 
 def empty_model(config: Any) -> Any:

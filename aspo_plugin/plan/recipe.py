@@ -67,6 +67,15 @@ def _pairs(words: list[str]) -> dict[str, Any]:
     return made
 
 
+def _whole(values: dict[str, Any], key: str, default: int) -> int:
+    value = values.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{key} is {value!r}: set a whole number above 0.")
+    return value
+
+
 def _sharding(values: dict[str, Any], fsdp: Any) -> str:
     if values.get("deepspeed"):
         stage = _mapping(Path(values["deepspeed"])).get("zero_optimization", {}).get("stage", 0)
@@ -86,11 +95,11 @@ def _llamafactory(values: dict[str, Any], gpus: int) -> Run:
         host="llamafactory",
         model=values["model_name_or_path"],
         method="full" if kind == "full" else "qlora" if quantized else "lora",
-        rank=int(values.get("lora_rank", 8)),
+        rank=_whole(values, "lora_rank", 8),
         targets="all" if targets == "all" else tuple(name.strip() for name in targets.split(",")),
         trained=(),
-        pairs=int(values.get("per_device_train_batch_size", 8)),
-        length=int(values.get("cutoff_len", 2048)),
+        pairs=_whole(values, "per_device_train_batch_size", 8),
+        length=_whole(values, "cutoff_len", 2048),
         gpus=gpus,
         sharding=_sharding(values, values.get("fsdp")),
         checkpointing=not values.get("disable_gradient_checkpointing", False),
@@ -109,11 +118,11 @@ def _axolotl(values: dict[str, Any], gpus: int) -> Run:
         host="axolotl",
         model=values["base_model"],
         method=adapter or "full",
-        rank=int(values.get("lora_r") or 8),
+        rank=_whole(values, "lora_r", 8),
         targets=targets if isinstance(targets, str) else tuple(targets),
         trained=tuple(values.get("unfrozen_parameters") or (".*",)),
-        pairs=int(values.get("micro_batch_size", 1)),
-        length=int(values.get("sequence_len", 2048)),
+        pairs=_whole(values, "micro_batch_size", 1),
+        length=_whole(values, "sequence_len", 2048),
         gpus=gpus,
         sharding=_sharding(values, values.get("fsdp_config")),
         checkpointing=bool(

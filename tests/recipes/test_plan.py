@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from aspo_plugin.plan.model import config_of
 from tests.support import backbones
+from tests.support.hub import StandInHub, apply_environment
 
 from . import catalog, hosts, memory, table
 from .catalog import RECIPES, ROOT, Recipe
@@ -304,12 +306,12 @@ def test_each_setting_moves_its_part(words: list[str], part: str) -> None:
     assert "reference model" not in cached
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
+def command(*words: str, hub: StandInHub | None = None) -> subprocess.CompletedProcess[str]:
     script = "from aspo_plugin.plan import main; main()"
     return subprocess.run(
         [sys.executable, "-c", script, *words],
         cwd=ROOT,
-        env=catalog.environment(),
+        env=apply_environment(hub, catalog.environment()) if hub else catalog.environment(),
         capture_output=True,
         text=True,
     )
@@ -323,3 +325,21 @@ def test_command() -> None:
     unknown = command("recipes/llamafactory/llava-1.5-7b.yaml", "model_name_or_path=me/mine")
     assert unknown.returncode == 2 and "--config" in unknown.stderr and "Traceback" not in unknown.stderr
     assert command("no/such/file.yaml").returncode == 2
+    wrong = command("recipes/llamafactory/llava-1.5-7b.yaml", "lora_rank=eight")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "aspo-plan: lora_rank is 'eight': set a whole number above 0.\n"
+
+
+def test_a_config_comes_from_the_hub_where_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = "recipes/llamafactory/llava-1.5-7b.yaml"
+    config_of("llava-hf/llava-1.5-7b-hf").save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with StandInHub() as hub:
+        hub.publish("me/mine", tmp_path / "model", kind="model")
+        mine = command(recipe, "model_name_or_path=me/mine", "--json", hub=hub)
+        assert mine.returncode == 0, mine.stderr
+        assert "waiting for the config.json of me/mine from the Hub" in mine.stderr
+        bytes_ = json.loads(mine.stdout)["bytes"]
+        assert bytes_ == json.loads(command(recipe, "--json").stdout)["bytes"]
+        missing = command(recipe, "model_name_or_path=me/other", hub=hub)
+        assert missing.returncode == 2 and missing.stderr.splitlines()[-1].startswith("aspo-plan: the shape")

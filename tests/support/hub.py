@@ -114,9 +114,11 @@ class StandInHub:
     def repo(self, name: str, kind: str = "dataset") -> Repo:
         return self.repos[kind, name]
 
-    def publish(self, name: str, folder: Path, branch: str = "main", card: str = "") -> str:
+    def publish(
+        self, name: str, folder: Path, branch: str = "main", card: str = "", kind: str = "dataset"
+    ) -> str:
         """A folder's files as a commit of a public dataset, as if somebody had uploaded them long ago."""
-        repo = self.repos.setdefault(("dataset", name), Repo("dataset", name))
+        repo = self.repos.setdefault((kind, name), Repo(kind, name))
         files = {
             path.relative_to(folder).as_posix(): Blob(path.read_bytes(), path.suffix in (".parquet", ".zip"))
             for path in sorted(folder.rglob("*"))
