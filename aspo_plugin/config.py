@@ -19,15 +19,17 @@ WEIGHT_SCALES = (1.0, 2.0)
 class AspoSettings:
     """What a user may set. `validate` raises `ValueError` with one message per mistake.
 
-    The field metadata holds `help`, `choices` where the values are a closed set, and `speed` where the
-    value changes how fast a step is, or what is kept of it, and not what it learns.
+    The field metadata holds `help`; `choices` where the values are a closed set of words, `numbers` where
+    of numbers, `bounds` where they have a least and a largest; and `speed` where the value changes how fast a
+    step is, or what is kept of it, and not what it learns.
     """
 
     alpha: float = field(
         default=0.5,
         metadata={
             "help": "Weight of image-text similarity against perplexity in a sentence's weight: "
-            "1 uses similarity only, 0 perplexity only. In [0, 1]."
+            "1 uses similarity only, 0 perplexity only. In [0, 1].",
+            "bounds": (0, 1),
         },
     )
     normalization: str = field(
@@ -49,7 +51,10 @@ class AspoSettings:
     )
     weight_scale: float | None = field(
         default=None,
-        metadata={"help": "Strength of a centred weighting: 1, or 2, which it has where this is not set."},
+        metadata={
+            "help": "Strength of a centred weighting: 1, or 2, which it has where this is not set.",
+            "numbers": WEIGHT_SCALES,
+        },
     )
     weight_rejected: bool = field(
         default=False,
@@ -87,6 +92,7 @@ class AspoSettings:
         metadata={
             "help": "Pairs per logging step whose sentences are written, with similarity, perplexity, weight "
             "and log-ratio, to aspo_samples.jsonl in the output folder and to the trackers. 0: none.",
+            "bounds": (0, None),
             "speed": True,
         },
     )
@@ -151,6 +157,33 @@ class AspoSettings:
             "weighting": self.weighting,
             "weight_scale": WEIGHT_SCALES[-1] if self.weight_scale is None else self.weight_scale,
         }
+
+
+def json_schema(name: str = "{}") -> dict[str, dict[str, Any]]:
+    """JSON Schema of each setting, by its name as `name` formats it: what `settings_from` takes of one."""
+    kinds = {
+        "float": "number",
+        "str": "string",
+        "bool": "boolean",
+        "int": "integer",
+    }
+    found = {}
+    for item in fields(AspoSettings):
+        kind, optional = item.type.removesuffix(" | None"), item.type.endswith(" | None")
+        about = item.metadata
+        schema: dict[str, Any] = {"description": about["help"], "default": item.default}
+        values = about.get("choices") or about.get("numbers")
+        if values:
+            both = (True, False) if item.name == "shared_prefix" else ()  # as YAML reads true and false
+            schema["enum"] = [*values, *both, *([None] if optional else [])]
+        else:
+            schema["type"] = [kinds[kind], "null"] if optional else kinds[kind]
+        if kind == "str" and not values:
+            schema["minLength"] = 1
+        low, high = about.get("bounds", (None, None))
+        schema |= {key: limit for key, limit in (("minimum", low), ("maximum", high)) if limit is not None}
+        found[name.format(item.name)] = schema
+    return found
 
 
 def canonical(name: str, value: Any) -> Any:

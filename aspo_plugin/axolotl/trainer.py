@@ -10,6 +10,7 @@ from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
 from aspo_plugin.config import settings_from
+from aspo_plugin.training.model_card import scorer_names
 from aspo_plugin.trl.arguments import PREFIX
 from aspo_plugin.trl.trainer import AspoMixin
 
@@ -69,6 +70,10 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
         )
         if trained is not None:
             set_peft_model_state_dict(self.model, load_peft_weights(trained, device="cpu"))
+
+    def _scorer_names(self) -> list[str]:
+        paths = [entry["path"] for entry in current_config().datasets]
+        return scorer_names(paths, self.aspo_settings.similarity_model)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""The `aspo` command line: the data tool, the memory plan, the recipes and a look at the installation.
+"""The `aspo` command line: data, memory plan, recipes, a look into a run and at the installation.
 
 Each command's module is imported when it is asked for. `aspo-data` and `aspo-plan` are the same commands by
 names of their own.
@@ -22,7 +22,7 @@ def _app() -> typer.Typer:
     from dataset_tools.cli.group import SETTINGS, Group
 
     class Aspo(Group):
-        names = ("data", "plan", "recipes", "doctor")
+        names = ("data", "plan", "inspect", "recipes", "schema", "doctor")
 
         def load(self, name: str) -> Any:
             if name == "data":
@@ -50,7 +50,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """ASPO for vision-language models: make data, plan memory, copy a recipe, check the installation."""
+    """ASPO for vision-language models: data, memory, recipes, a look into a run and at the installation."""
 
 
 def main() -> None:

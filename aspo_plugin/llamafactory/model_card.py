@@ -9,6 +9,7 @@ from typing import Any
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
 from aspo_plugin.training.model_card import RECORD, add_section, dataset_row, scorer_of
+from aspo_plugin.training.model_card import scorer_names as known_scorers
 
 TAGS = ["aspo"]
 ARGS_FILE = "aspo_args.json"
@@ -37,6 +38,19 @@ def dataset_sources(data_args: Any) -> list[tuple[str, str]]:
 def scorers(data_args: Any) -> dict[str, Any] | None:
     """What scored the sentences of the folder that is trained on."""
     return scorer_of(data_args.dataset_dir) if isinstance(data_args.dataset_dir, str) else None
+
+
+def scorer_names(data_args: Any, settings: AspoSettings) -> list[str]:
+    """The models that scored the training sets, as far as the folders they lie in tell."""
+    from llamafactory.data.parser import get_dataset_list
+
+    folder, paths = data_args.dataset_dir, []
+    if isinstance(folder, str) and (Path(folder) / "dataset_info.json").is_file():
+        for attribute in get_dataset_list(data_args.dataset, folder):
+            if attribute.load_from == "file":
+                inside = (Path(folder) / attribute.dataset_name).parents
+                paths += [path for path in inside if path.is_relative_to(folder)]
+    return known_scorers(paths, settings.similarity_model)
 
 
 def save_args(

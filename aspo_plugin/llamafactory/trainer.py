@@ -15,6 +15,7 @@ from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
 from aspo_plugin.training.first_step import FirstStep
 from aspo_plugin.training.resume import SameObjective
+from aspo_plugin.training.start import StartLine
 from aspo_plugin.training.step import AspoStep, ExactSimilarities
 
 from .arguments import PREFIX
@@ -40,16 +41,19 @@ class AspoTrainer(SameObjective, ExactResume, ExactSimilarities, CustomDPOTraine
         settings: AspoSettings,
         fingerprint: dict[str, str] | None = None,
         starts_from_reference: bool = False,
+        scorers: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """`fingerprint`: what the reference's log-probs depend on, where they are cached.
 
-        `starts_from_reference`: the first step's margin is 0, or the run stops there.
+        `starts_from_reference`: the first step's margin is 0, or the run stops there. `scorers`: what is
+        known to have scored the sentences.
         """
         super().__init__(*args, **kwargs)
         self.settings = settings
         disable_attention_dropout(self.model)  # the host switches off what modules hold
         sure = starts_from_reference and not self.args.neftune_noise_alpha
+        StartLine(self, settings, "chosen_sentence_ids", scorers or [])
         self.aspo = AspoStep(
             self,
             settings,

@@ -20,7 +20,7 @@ from .checks import check_data, check_run, tell_start
 from .collator import SentencePairCollator
 from .contract import check_host, host_version, sentence_data
 from .datasets import SentenceData
-from .model_card import TAGS, dataset_sources, save_args, scorers
+from .model_card import TAGS, dataset_sources, save_args, scorer_names, scorers
 from .reference import reference_fingerprint
 from .trainer import AspoTrainer
 
@@ -87,6 +87,7 @@ def run_aspo(
     trainer = AspoTrainer(
         settings=settings,
         starts_from_reference=from_reference,
+        scorers=scorer_names(data_args, settings),
         fingerprint=reference_fingerprint(
             model_args, data_args, training_args, finetuning_args, tokenizer_module
         )

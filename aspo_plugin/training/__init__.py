@@ -1,5 +1,7 @@
 """What the trainers of all hosts share.
 
+`start`           what a run says as it begins
+`files`           names of what a run leaves
 `rejected`        the rows that a run refused, each with its reason
 `image_check`     a broken image is met before training
 `checkpoints`     resuming a full fine-tuning exactly

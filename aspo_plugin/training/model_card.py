@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,16 @@ def dataset_row(path: str, revision: str | None = None) -> tuple[str, str]:
     return name, revision or source.get("revision") or "not recorded"
 
 
-def scorer_of(path: str) -> dict[str, Any] | None:
+def scorer_of(path: str | Path) -> dict[str, Any] | None:
     """What scored the sentences of a folder of `aspo-data`; None where that is not known."""
     record = Path(path) / RECORD
     return json.loads(record.read_text(encoding="utf-8")).get("scorer") if record.is_file() else None
+
+
+def scorer_names(paths: Iterable[str | Path], model: str | None) -> list[str]:
+    """The models that scored the folders of `aspo-data` among `paths`, and `model`, for the others."""
+    found = [(scorer_of(path) or {}).get("model") for path in paths]
+    return [name for name in dict.fromkeys([*found, model]) if name]
 
 
 def add_section(

@@ -15,9 +15,10 @@ from transformers import TrainerCallback
 from aspo_plugin.method.loss import AspoOutput
 from aspo_plugin.method.weights import scaled_perplexity, scaled_similarity
 
+from .files import SAMPLES as FILE
+
 logger = logging.getLogger(__name__)
 
-FILE = "aspo_samples.jsonl"
 TABLE = "aspo/samples"
 COLUMNS = (
     "step",
@@ -196,7 +197,8 @@ def _trackio(tracker: Any, step: int, rows: list[list[Any]]) -> None:
     import pandas
     import trackio
 
-    table = trackio.Table(dataframe=pandas.DataFrame(rows, columns=list(COLUMNS)))
+    # Objects, for a column of numbers would hold what is not known as the text "NaN".
+    table = trackio.Table(dataframe=pandas.DataFrame(rows, columns=list(COLUMNS), dtype=object))
     trackio.log({TABLE: table, "train/global_step": step})
 
 

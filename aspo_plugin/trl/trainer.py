@@ -26,6 +26,7 @@ from aspo_plugin.training.model_needs import missing_packages_named
 from aspo_plugin.training.rejected import RejectedRows
 from aspo_plugin.training.resume import SameObjective, objective
 from aspo_plugin.training.rewritten_base import rewrites_base, wrong_reference
+from aspo_plugin.training.start import StartLine
 from aspo_plugin.training.step import AspoStep, ExactSimilarities
 
 from .arguments import AspoConfig, refuse_options, settings_of
@@ -136,6 +137,7 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
         self._expect_images(train, evaluation)
         if self.args.disable_dropout:
             disable_attention_dropout(self.model)  # the reference is not in training
+        StartLine(self, self.aspo_settings, "sentence_ids", self._scorer_names())
         self._aspo = AspoStep(
             self,
             self.aspo_settings,
@@ -209,6 +211,11 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
     def _scorer(self) -> Any:
         model = self.aspo_settings.similarity_model
         return dataset_scorer(model, Path(HF_DATASETS_CACHE) / "aspo_similarity") if model else None
+
+    def _scorer_names(self) -> list[str]:
+        """What is known to have scored the sentences."""
+        model = self.aspo_settings.similarity_model
+        return [model] if model else []
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return self._prepare(dataset, processing_class, args, dataset_name)

@@ -2,7 +2,9 @@
 // All texts come from a dataset that anyone may have written: they enter the page as text nodes only.
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
-const state = { page: 0, size: 10, kind: "", scale: "response", sort: "sound", search: "", below: null, found: null };
+// What tints a sentence: its similarity, or another number within bounds that the page gives.
+const measure = data.measure || "similarity";
+const state = { page: 0, size: 10, kind: "", scale: data.bounds ? "page" : "response", sort: data.bounds ? "change" : "sound", search: "", below: null, found: null };
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -18,12 +20,20 @@ const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3)
 data.rows.forEach((row) => {
   const [chosen, rejected] = [known(row.chosen.similarity), known(row.rejected.similarity)];
   row.lowest = chosen.length ? Math.min(...chosen) : Infinity;
-  row.spread = spread(chosen);
   row.gap = chosen.length && rejected.length ? mean(chosen) - mean(rejected) : Infinity;
+  // Texts side by side: the two responses, tinted by similarity, or what the page gives.
+  row.parts = row.parts || [["chosen", chosen], ["rejected", rejected]].map(([name, values]) => {
+    let about = values.length ? `similarity ${mean(values).toFixed(3)}` : "not scored";
+    if (name === "rejected" && row.gap !== Infinity) about += `, chosen ${signed(row.gap)}`;
+    return { name, about, text: row[name].text, spans: row[name].spans, values: row[name].similarity };
+  });
+  const [first, last] = [row.parts[0].values || [], row.parts[row.parts.length - 1].values || []];
+  row.spread = spread(known(first));
+  row.change = data.bounds ? Math.max(0, ...first.map((value, index) => Math.abs(last[index] - value))) : 0;
   row.words = [row.id, ...row.prompt.map((turn) => turn[1]), row.chosen.text, row.rejected.text].join("\n").toLowerCase();
 });
-const all = data.rows.flatMap((row) => [...known(row.chosen.similarity), ...known(row.rejected.similarity)]);
-const whole = all.length ? all.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [1, -1]) : [0, 0];
+const all = data.rows.flatMap((row) => row.parts.flatMap((part) => known(part.values)));
+const whole = data.bounds ? data.bounds : all.length ? all.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [1, -1]) : [0, 0];
 // A response whose similarities spread as widely as those of nine responses in ten is tinted in full.
 const spreads = data.rows.map((row) => row.spread).filter((value) => value > 0).sort((a, b) => a - b);
 const full = spreads.length ? spreads[Math.floor((spreads.length - 1) * 0.9)] : 1;
@@ -41,14 +51,12 @@ function tint(share, values) {
 }
 
 // Offsets count characters as Python does (code points), while JavaScript counts UTF-16 units.
-function response(name, part, row) {
-  const box = element("section", name);
+function response(part) {
+  const box = element("section", part.name.split(" ")[0]);
   const count = part.spans.length;
-  const title = element("h2", "", `${name}, ${count} sentence${count === 1 ? "" : "s"} `);
-  const values = known(part.similarity);
-  let about = values.length ? `similarity ${mean(values).toFixed(3)}` : "not scored";
-  if (name === "rejected" && row.gap !== Infinity) about += `, chosen ${signed(row.gap)}`;
-  title.append(element("span", "pale", about));
+  const title = element("h2", "", `${part.name}, ${count} sentence${count === 1 ? "" : "s"} `);
+  const values = known(part.values);
+  title.append(element("span", "pale", part.about));
   box.append(title);
   const text = element("div", "text");
   text.dir = "auto";
@@ -63,17 +71,19 @@ function response(name, part, row) {
   part.spans.forEach(([start, stop], index) => {
     text.append(characters.slice(end, start).join(""));
     const sentence = element("span", "sentence", characters.slice(start, stop).join(""));
-    const value = part.similarity ? part.similarity[index] : null;
-    const share = value === null || value === undefined ? undefined : scaled(value, part.similarity);
+    const value = part.values ? part.values[index] : null;
+    const share = value === null || value === undefined ? undefined : scaled(value, part.values);
     const lines = [`sentence ${index + 1} of ${count}, characters ${start} to ${stop}`];
     if (share === undefined) {
       // A response that is not scored at all is so by design; one sentence of a scored one is a fault.
       if (values.length) sentence.classList.add("none");
-      lines.push("no similarity");
+      lines.push(`no ${measure}`);
     } else {
-      sentence.style.background = tint(share, part.similarity);
-      lines.push(`similarity ${value.toFixed(4)}` + (share === null ? "" : `, scaled ${share.toFixed(3)}`));
+      sentence.style.background = tint(share, part.values);
+      const relative = share === null || data.bounds ? "" : `, scaled ${share.toFixed(3)}`;
+      lines.push(`${measure} ${value.toFixed(4)}${relative}`);
     }
+    if (part.notes) lines.push(...part.notes[index]);
     sentence.dataset.tip = lines.join("\n");
     sentence.tabIndex = 0;
     text.append(sentence);
@@ -81,6 +91,24 @@ function response(name, part, row) {
   });
   text.append(characters.slice(end).join(""));
   box.append(text);
+  return box;
+}
+
+function numbers(row) {
+  const [box, table, head, body] = [element("details", "numbers"), element("table"), element("thead"), element("tbody")];
+  box.open = window.innerWidth > 900;
+  box.append(element("summary", "", "numbers"));
+  const line = (cells, tag) => {
+    const made = element("tr");
+    made.append(...cells.map((cell) => element(tag, "", cell)));
+    return made;
+  };
+  head.append(line(row.table.head, "th"));
+  body.append(...row.table.rows.map((cells) => line(cells, "td")));
+  table.append(head, body);
+  const scroll = element("div", "scroll");
+  scroll.append(table);
+  box.append(scroll);
   return box;
 }
 
@@ -132,7 +160,10 @@ function article(row) {
   const top = element("div", "top");
   top.append(element("span", "id", row.id), element("span", "pale", `row ${row.number.toLocaleString("en")}`));
   row.problems.forEach((kind) => top.append(element("span", "badge", kind)));
-  box.append(top, pictures(row), prompt(row), response("chosen", row.chosen, row), response("rejected", row.rejected, row));
+  const texts = element("div", "texts");
+  texts.append(...row.parts.map(response));
+  if (row.table) texts.append(numbers(row));
+  box.append(top, pictures(row), prompt(row), texts);
   return box;
 }
 
@@ -141,6 +172,7 @@ const orders = {
   number: () => 0,
   lowest: (a, b) => a.lowest - b.lowest || 0,
   spread: (a, b) => b.spread - a.spread,
+  change: (a, b) => b.change - a.change,
   gap: (a, b) => a.gap - b.gap || 0,
 };
 
@@ -191,7 +223,15 @@ data.kinds.forEach((kind) => {
   at("filter").append(option(kind, `${kind} (${count})`));
 });
 at("ids").append(...data.rows.map((row) => option(row.id, `row ${row.number}`)));
-at("hatched").hidden = !data.rows.some((row) => [row.chosen, row.rejected].some((part) => known(part.similarity).length && part.similarity.includes(null)));
+at("hatched").hidden = !data.rows.some((row) => row.parts.some((part) => known(part.values).length && part.values.includes(null)));
+at("measure").textContent = measure;
+at("scale").value = state.scale;
+if (data.bounds) at("scale").querySelector("[value=page]").textContent = `from ${whole[0]} to ${whole[1]}`;
+if (!data.rows.some((row) => row.change > 0)) {
+  at("sort").querySelector("[value=change]").remove();
+  if (state.sort === "change") state.sort = "sound";
+}
+at("sort").value = state.sort;
 if (!data.rows.some((row) => row.gap !== Infinity)) at("sort").querySelector("[value=gap]").remove();
 at("tools").open = window.innerWidth > 900;
 

@@ -14,7 +14,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def write_preview(
         raise UsageError(f"{folder} has no rows to look at.")
     picked = _pick(folder, total, rows, progress)
     side = _SIDE if len(picked) > _FEW else _LARGE_SIDE
-    shown = [_shown(number, row, side) for number, row in _read(folder, picked)]
+    shown = [page_row(number, row, side) for number, row in read_rows(folder, picked)]
     kinds = Counter(kind for row in shown for kind in row["problems"])
     source = record["source"]
     name = Path(source.get("location") or "").name or source["name"]
@@ -68,7 +68,7 @@ def write_preview(
         f"Similarities by {scorer['model']}." if scorer else "The sentences are not scored."
     )
     data = {"title": f"{name}: sentences", "about": about, "kinds": list(kinds), "rows": shown}
-    write_text(path, _page(data))
+    write_text(path, page_of(data))
     return {"rows": len(shown), "of": total, "problems": dict(kinds)}
 
 
@@ -93,7 +93,7 @@ def _pick(folder: Path | str, total: int, rows: int, progress: Callable[[int], A
     return picked
 
 
-def _read(folder: Path | str, picked: dict[int, list[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(folder: Path | str, picked: Mapping[int, list[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The picked rows with their images; row groups without one are skipped."""
     first = 0
     for path in shards(folder):
@@ -113,8 +113,9 @@ def _read(folder: Path | str, picked: dict[int, list[str]]) -> Iterator[tuple[in
                 first += count
 
 
-def _shown(number: int, row: dict[str, Any], side: int) -> dict[str, Any]:
-    images = [_thumbnail((image and image["bytes"]) or b"", side) for image in row["images"] or ()]
+def page_row(number: int, row: dict[str, Any], side: int) -> dict[str, Any]:
+    """A row of a converted dataset, with its `problems`, as the page takes it; images at most `side` wide."""
+    images = [thumbnail((image and image["bytes"]) or b"", side) for image in row["images"] or ()]
     problems = row["problems"] + ([UNDECODABLE] if None in images else [])
     responses = {}
     for name in RESPONSES:
@@ -134,7 +135,7 @@ def _shown(number: int, row: dict[str, Any], side: int) -> dict[str, Any]:
     }
 
 
-def _thumbnail(data: bytes, side: int) -> str | None:
+def thumbnail(data: bytes, side: int) -> str | None:
     """A data URI of the image at most `side` pixels wide and high, None where it cannot be decoded."""
     from PIL import Image, ImageOps
 
@@ -151,7 +152,15 @@ def _thumbnail(data: bytes, side: int) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def _page(data: dict[str, Any]) -> str:
+def page_of(data: dict[str, Any]) -> str:
+    """The page of `data`: `title`, `about`, `kinds` of problems, `rows`.
+
+    A row has `number`, `id`, `problems`, `images` (data URIs), `prompt` (role and text of each turn),
+    `chosen` and `rejected` (`text`, `spans`, `similarity`). In place of these two it may show `parts`, each
+    with `name`, `about`, `text`, `spans`, the `values` that tint the sentences and `notes`, lines for each,
+    and under them a `table` (`head`, `rows`). `measure` names the values, `bounds` are their least and
+    largest.
+    """
     here = Path(__file__).parent
     script = (here / "preview.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -37,6 +37,18 @@ def launch(*arguments: str, **variables: str | None) -> None:
     subprocess.run([str(bin_dir / "axolotl"), *arguments], env=environment, check=True, timeout=500)
 
 
+@pytest.mark.host
+@pytest.mark.parametrize("launcher", [(), ("--launcher", "torchrun", "--", "--nproc_per_node=2")])
+def test_a_refusal_is_the_last_line(
+    launcher: tuple[str, ...], config: Any, tmp_path: Path, capfd: Any
+) -> None:
+    path = write({**config, "aspo": {"alpha": 2}}, tmp_path / "config")
+    with pytest.raises(subprocess.CalledProcessError):
+        launch("train", path, *launcher)
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert "aspo: alpha is 2.0, but it mixes similarity (1) with perplexity (0)" in lines[-1], lines[-5:]
+
+
 def same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], rel: float, names: Any = NUMBERS) -> None:
     assert len(ours) == len(theirs) > 0
     for step, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -46,11 +58,23 @@ def same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], rel: float, n
 
 @pytest.mark.host
 def test_the_default_launcher_and_two_processes(
-    config: Any, train: Any, datasets: Path, tmp_path: Path
+    config: Any, train: Any, datasets: Path, tmp_path: Path, capfd: Any
 ) -> None:
     """`axolotl train` as users type it; 1 process with batch 2 equals 2 processes with batch 1, which read
-    their set from a Hub by its id."""
+    their set from a Hub by its id. One process tells how it begins, and keeps samples."""
+    sentences = sum(len(row["chosen_sentences"]) for row in data.rows(24, 1, sentences=(3, 5)))
+    begin = (
+        "ASPO: alpha 0.5, normalization weight; similarities of the dataset; 24 pairs with "
+        f"{sentences} sentences, 0% of one sentence only; 0 rows refused."
+    )
+
+    def begins_once(folder: Path) -> None:
+        assert [line for line in capfd.readouterr().err.splitlines() if "ASPO: alpha" in line] == [begin]
+        kept = samples.pairs(samples.read(folder))
+        assert list(kept) == [(step, pair) for step in (1, 2, 3) for pair in (0, 1)]
+
     changes = {
+        "aspo": {"alpha": 0.5, "log_samples": 2},
         "test_datasets": [{"path": str(datasets / "eval")}],
         "eval_steps": 3,
         "max_steps": 3,
@@ -59,6 +83,7 @@ def test_the_default_launcher_and_two_processes(
     }
     one, two = tmp_path / "one", tmp_path / "two"
     launch("train", write({**config, **changes, "output_dir": str(one)}, tmp_path / "c1"))
+    begins_once(one)
     halves = {**config, **changes, "micro_batch_size": 1, "output_dir": str(two)}
     halves |= {
         "datasets": [{"path": "somebody/pairs"}],
@@ -69,6 +94,7 @@ def test_the_default_launcher_and_two_processes(
         environment = {**hub.environment(), "HF_HOME": str(tmp_path / "home")}
         config_file = write(halves, tmp_path / "c2")
         launch("train", config_file, "--launcher", "torchrun", "--", "--nproc_per_node=2", **environment)
+    begins_once(two)
     # The adapter starts from the same seed; sums of different order differ in the last places.
     same(history(one), history(two), rel=2e-4)
     state = json.loads((one / "checkpoint-3" / "trainer_state.json").read_text())

@@ -27,7 +27,9 @@ def aspo(*arguments: str, code: int = 0, **settings: str) -> subprocess.Complete
 def test_help_in_every_form_names_every_command():
     for form in (("--help",), ("-h",), ("help",)):
         shown = aspo(*form).stdout
-        assert all(f"│ {name} " in shown for name in ("data", "plan", "recipes", "doctor"))
+        assert all(
+            f"│ {name} " in shown for name in ("data", "plan", "inspect", "recipes", "schema", "doctor")
+        )
     shown = aspo("help", "data").stdout
     assert all(f"│ {name} " in shown for name in COMMANDS)
     assert "Usage: aspo data stats" in aspo("help", "data", "stats").stdout
@@ -37,7 +39,7 @@ def test_help_in_every_form_names_every_command():
 def test_a_misspelt_name_is_met_with_the_nearest():
     assert "Did you mean data?" in aspo("dat", code=2).stderr
     assert "Did you mean convert" in aspo("data", "confert", code=2).stderr
-    assert "There are data, plan, recipes, doctor." in aspo("xyz", code=2).stderr
+    assert "There are data, plan, inspect, recipes, schema, doctor." in aspo("xyz", code=2).stderr
     done = aspo("recipes", "copy", "llamafactory/llava-15-7b", "x.yaml", code=2)
     assert "llamafactory/llava-1.5-7b" in done.stderr and "Traceback" not in done.stderr
 

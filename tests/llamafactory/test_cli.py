@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support import data
+from tests.support import data, samples
 
 from .conftest import LOGGED_DIGITS, cli, history, write_sets
 
@@ -33,12 +33,16 @@ def write_recipe(folder: Path, recipe: dict[str, Any]) -> Path:
 def test_one_process_equals_two(recipe: dict[str, Any], tmp_path: Path) -> None:
     """YAML with `key=value` overrides; 1 process of batch 4 and 2 of batch 2 log the same numbers.
 
-    Each lists the one row that cannot be trained on, once, also where two processes read a stream.
+    Each lists the one row that cannot be trained on, once, also where two processes read a stream, begins
+    with one line of its settings and its data, and keeps samples of one process.
     """
     rows = data.rows(24, 32, sentences=(3, 5))
     rows[5]["chosen"][0]["content"] = " "
     sets = str(write_sets(tmp_path / "sets", {"spoiled": rows}))
-    path = write_recipe(tmp_path, {**recipe, "max_steps": 4, "dataset_dir": sets, "dataset": "spoiled"})
+    record = {"scorer": {"model": "some/clip"}}
+    (tmp_path / "sets" / "spoiled" / "aspo.json").write_text(json.dumps(record))
+    changed = {"max_steps": 4, "dataset_dir": sets, "dataset": "spoiled", "aspo_log_samples": 2}
+    path = write_recipe(tmp_path, {**recipe, **changed})
     one = cli("train", path, "aspo_alpha=0.3", f"output_dir={tmp_path / 'one'}")
     assert one.returncode == 0, one.stderr[-3000:]
     two = cli(
@@ -71,12 +75,31 @@ def test_one_process_equals_two(recipe: dict[str, Any], tmp_path: Path) -> None:
     for name in ("one", "two", "streamed"):
         [line] = (tmp_path / name / "aspo_rejected.jsonl").read_text().splitlines()
         assert json.loads(line)["row"] == 5
+        kept = samples.pairs(samples.read(tmp_path / name))
+        assert list(kept) == [(step, pair) for step in (1, 2, 3, 4) for pair in (0, 1)]
+    sentences = sum(len(row["chosen_sentences"]) for row in rows if row is not rows[5])
+    for name, run in (("one", one), ("two", two)):
+        assert [line for line in run.stderr.splitlines() if "ASPO: alpha" in line] == [
+            "ASPO: alpha 0.3, normalization weight; similarities by some/clip; 23 pairs with "
+            f"{sentences} sentences, 0% of one sentence only; 1 rows refused, listed in "
+            f"{tmp_path / name / 'aspo_rejected.jsonl'}."
+        ]
+    assert streamed.stderr.count("ASPO: alpha") == 1 and "a streamed set" in streamed.stderr
     first, second = steps(tmp_path / "one"), steps(tmp_path / "two")
     assert len(first) == len(second) == 4
     for alone, together in zip(first, second, strict=True):
         assert alone.keys() == together.keys()
         for key in alone:
             assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=2e-5 + 2 * LOGGED_DIGITS), key
+
+
+def test_a_refusal_is_the_last_line_under_torchrun(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Below torchrun's table of failures and the host's CalledProcessError."""
+    path = write_recipe(tmp_path, {**recipe, "aspo_alpha": 2})
+    done = cli("train", path, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and any(line.startswith("subprocess.CalledProcessError") for line in lines)
+    assert lines[-1].startswith("ValueError: aspo_alpha is 2.0, but it mixes similarity")
 
 
 def test_flags_and_help(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""`aspo inspect`: what a model makes of the sentences of a dataset, before training and after, as a page."""

@@ -1,0 +1,208 @@
+"""`aspo inspect` against the model's own logits and the method in plain Python, and what its page is told."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from aspo_plugin.config import AspoSettings
+from aspo_plugin.inspection.measure import measure, prepare
+from aspo_plugin.inspection.page import samples_page
+from aspo_plugin.inspection.run import find_run
+from dataset_tools.errors import UsageError
+from tests.support import converted, data
+from tests.support.backbones import build
+from tests.support.reference import Pair, aspo
+
+ALPHA = 0.3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: Any) -> Path:
+    """`llava`; `adapter`, trained by chance; `full`, the same as a model; `set`, whose row 2 is empty."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    folder = tmp_path_factory.mktemp("inspect")
+    build("llava", folder / "llava")
+    model = AutoModelForImageTextToText.from_pretrained(folder / "llava", dtype=torch.float32)
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    trained = get_peft_model(model, config)
+    trained.save_pretrained(folder / "adapter")
+    trained.merge_and_unload().save_pretrained(folder / "full")
+    record = {"settings": {"alpha": ALPHA}, "model": str(folder / "llava"), "scorers": []}
+    for name in ("adapter", "full"):
+        (folder / name / "aspo_run.json").write_text(json.dumps(record))
+    rows = data.rows(5, 1, sentences=(2, 5))
+    rows[2]["chosen"][0]["content"] = "  "
+    rows[2].update(chosen_sentences=[], chosen_similarity=[])
+    converted.write(folder / "set", [rows])
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    from dataset_tools.inspect.preview import read_rows
+
+    return [row for _, row in read_rows(folder / "set", {index: [] for index in range(5)})]
+
+
+def logps(model: Any, processor: Any, row: dict[str, Any], side: str) -> tuple[list[float], list[int]]:
+    """Of each token of a response: its log-prob from the model's whole logits, and its sentence."""
+    from dataset_tools.images.opening import open_undecoded
+
+    words = row["prompt"][0]["content"].removeprefix("<image>").strip()
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}]
+    text = row[side][0]["content"]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+    whole = processor.apply_chat_template([*messages, answer], tokenize=False)
+    before = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert whole.startswith(before)
+    tokens = processor.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    count = len(tokens["input_ids"]) - len(processor.tokenizer(before, add_special_tokens=False)["input_ids"])
+    with open_undecoded(row["images"][0]["bytes"]) as image:
+        given = processor(images=[image], text=[whole], return_tensors="pt", add_special_tokens=False)
+    with torch.no_grad():
+        logits = model(**given).logits[0, :-1].double().log_softmax(-1)
+    ids = given["input_ids"][0, 1:]
+    values = logits.gather(1, ids.unsqueeze(1))[-count:, 0].tolist()
+    start = whole.index(text, len(before))
+    spans = [(span["start"] + start, span["end"] + start) for span in row[f"{side}_sentences"]]
+    sentence = []
+    for first, last in tokens["offset_mapping"][-count:]:
+        # White space before a sentence is its own, what ends the turn the last one's; the template's tokens
+        # before the text begin the rejected response, too.
+        inside = [k for k, (_, end) in enumerate(spans) if first < end]
+        sentence.append(-1 if last <= start else inside[0] if inside else len(spans) - 1)
+    return values, sentence
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_numbers_are_those_of_the_models_own_logits(kind: str, folder: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    run = find_run(str(folder / kind))
+    assert run == find_run(str(folder / kind), before=str(folder / "llava"), alpha=ALPHA)
+    rows = rows_of(folder)
+    processor, prepared, refused = prepare(run, rows)
+    assert [row["place"] for row in prepared] == [0, 1, 3, 4] and refused == {2: "chosen is empty"}
+    seen: list[int] = []
+    found = measure(run, processor, prepared, batch_size=3, device="cpu", advance=seen.append)
+    assert seen == [3, 1, 3, 1]
+    alone = measure(run, processor, prepared, batch_size=1, device="cpu")
+    own = AutoProcessor.from_pretrained(folder / "llava")
+    models = [
+        AutoModelForImageTextToText.from_pretrained(folder / name, dtype=torch.float32).eval()
+        for name in ("llava", "full")
+    ]
+    for row, states, single in zip((rows[i] for i in (0, 1, 3, 4)), found, alone, strict=True):
+        (ref_chosen, sentences), (chosen, _) = (logps(model, own, row, "chosen") for model in models)
+        (ref_rejected, _), (rejected, _) = (logps(model, own, row, "rejected") for model in models)
+        for state, policy, other in (("before", ref_chosen, ref_rejected), ("after", chosen, rejected)):
+            pair = Pair(policy, other, ref_chosen, ref_rejected, sentences, row["chosen_similarity"])
+            expected = aspo(pair, 1.0, ALPHA, "weight")
+            for k, one in enumerate(states[state]):
+                mine = [value for value, sentence in zip(policy, sentences, strict=True) if sentence == k]
+                base = [value for value, sentence in zip(ref_chosen, sentences, strict=True) if sentence == k]
+                assert one["sentence"] == k and one["tokens"] == len(mine)
+                assert one["similarity"] == pytest.approx(row["chosen_similarity"][k], abs=1e-6)
+                assert one["weight"] == pytest.approx(expected.weights[k], abs=2e-3)
+                mean = sum(mine) / len(mine)
+                assert one["perplexity"] == pytest.approx(float(torch.tensor(-mean).exp()), rel=1e-3)
+                assert one["log_ratio"] == pytest.approx(sum(mine) - sum(base), abs=1e-3)
+                margin = expected.chosen_reward - expected.rejected_reward
+                assert one["margin"] == pytest.approx(margin, abs=5e-3)
+                for name, value in single[state][k].items():
+                    assert value == pytest.approx(one[name], rel=1e-3, abs=2e-3), name
+        assert any(abs(one["log_ratio"]) > 0.05 for one in states["after"])
+
+
+def shown(path: Path) -> dict[str, Any]:
+    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)
+    assert block
+    return json.loads(block[1])
+
+
+def command(*arguments: Any, code: int = 0) -> Any:
+    from aspo_plugin.cli.inspect import app
+
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_the_page_has_both_states_and_the_rows_that_cannot_be_trained(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "new" / "page.html"
+    result = command(folder / "adapter", folder / "set", "--html", page, "--json", "--device", "cpu")
+    assert json.loads(result.stdout) == {"path": str(page), "rows": 5}
+    assert "row 2 cannot be trained, so it has no weights: chosen is empty" in result.stderr
+    found, rows = shown(page), rows_of(folder)
+    assert "Weights with alpha 0.3, normalization weight." in found["about"] and found["bounds"] == [0, 1]
+    assert found["kinds"] and all(row["images"][0].startswith("data:image/jpeg") for row in found["rows"])
+    refused = found["rows"][2]
+    assert "cannot be trained: chosen is empty" in refused["problems"]
+    assert [(part["name"], part["values"]) for part in refused["parts"]] == [
+        ("chosen", None),
+        ("rejected", None),
+    ]
+    for row, source in ((found["rows"][i], rows[i]) for i in (0, 1, 3, 4)):
+        before, after = row["parts"]
+        assert (before["name"], after["name"]) == ("before training", "after training")
+        spans = [[span["start"], span["end"]] for span in source["chosen_sentences"]]
+        assert before["spans"] == after["spans"] == spans and before["text"] == source["chosen"][0]["content"]
+        assert len(row["table"]["rows"]) == len(spans) == len(after["notes"])
+        assert row["table"]["rows"][0][2] == f"{source['chosen_similarity'][0]:.4f}"
+
+
+def test_a_model_alone_and_fewer_rows(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    command(folder / "llava", folder / "set", "--html", page, "--rows", 2, "--alpha", 1, "--device", "cpu")
+    found = shown(page)
+    assert [row["number"] for row in found["rows"]] == [0, 2] and "alpha 1," in found["about"]
+    [part] = found["rows"][0]["parts"]
+    assert part["name"] == "weights under llava" and max(part["values"]) == 1 and min(part["values"]) == 0
+
+
+def test_the_samples_of_a_run_are_opened(tmp_path: Path) -> None:
+    one = {"tokens": 3, "similarity": 0.25, "similarity_scaled": 1.0, "perplexity": 4.5, "weight": 0.75}
+    one |= {"perplexity_scaled": 0.5, "coefficient": 1.1, "log_ratio": -0.5, "prompt": "What?"}
+    texts = ["A cat.", "It sleeps.", "One."]
+    rows = [
+        {"step": step, "pair": pair, "sentence": k, "text": texts[k], **one}
+        for step in (1, 2)
+        for pair, count in ((0, 2), (1, 1))
+        for k in range(count)
+    ]
+    rows[-1]["similarity"] = None
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "aspo_samples.jsonl").write_text(lines + '{"step": 3, "pa')
+    command(tmp_path, "--html", tmp_path / "page.html", "--rows", 3)
+    found = shown(tmp_path / "page.html")
+    assert [row["id"] for row in found["rows"]] == ["step 2, pair 2", "step 2, pair 1", "step 1, pair 2"]
+    [part] = found["rows"][1]["parts"]
+    assert [part["text"][slice(*span)] for span in part["spans"]] == texts[:2] and part["values"] == [
+        0.75
+    ] * 2
+    assert found["rows"][0]["table"]["rows"] == [["1", "3", "unknown", "4.50", "0.750", "−0.500"]]
+    (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(UsageError, match="no file of samples"):
+        samples_page(tmp_path / "other.jsonl", 3)
+
+
+def test_mistakes_are_met_before_a_model_loads(folder: Path, tmp_path: Path) -> None:
+    def says(*arguments: Any) -> str:
+        return command(*arguments, "--html", tmp_path / "page.html", code=2).stderr.strip()
+
+    assert says(tmp_path).endswith("or train with log_samples.") and "kept no samples" in says(tmp_path)
+    assert "holds no model and no adapter" in says(folder, folder / "set")
+    assert says("./nothing", folder / "set") == "error: ./nothing does not exist."
+    assert "--alpha is 2.0" in says(folder / "adapter", folder / "set", "--alpha", 2)
+    assert "aspo.json" in says(folder / "adapter", folder / "llava")
+    assert find_run(str(folder / "llava")).settings == AspoSettings()
+    assert not (tmp_path / "page.html").exists()
