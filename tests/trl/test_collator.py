@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from aspo_plugin.logprobs.pair_batch import images_twice
 from aspo_plugin.reference_cache.keys import KEYS
@@ -138,6 +140,26 @@ def test_pictures_are_part_of_the_key_of_cached_log_probs(processing: Any) -> No
     one, other = prepared[0], {**prepared[0], "images": prepared[1]["images"]}
     assert one["images"] != other["images"]
     assert len({*collator([one])[KEYS], *collator([other])[KEYS]}) == 4
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_a_photograph_stored_sideways_is_trained_upright(name: str, processing: Any) -> None:
+    """Pixels and image tokens are the upright picture's, which is scored (`test_scorer.py`) and which
+    LLaMA-Factory trains on too (`tests/llamafactory/test_data.py`). Axolotl's collator is this one."""
+    processor = processing(name)
+    upright = Image.effect_noise((56, 84), 70).convert("RGB")
+    note = Image.Exif()
+    note[0x0112] = 6  # how to turn it, as telephones write it
+    files = []
+    for picture, exif in ((upright, None), (upright.transpose(Image.Transpose.ROTATE_90), note)):
+        stream = io.BytesIO()
+        picture.save(stream, "PNG", exif=exif)
+        files.append({"bytes": stream.getvalue(), "path": None})
+    [row] = data.rows(1, sentences=2)
+    straight, turned = (batch_of(processor, [{**row, "images": [file]}])[1] for file in files)
+    assert straight.keys() == turned.keys() and "pixel_values" in straight
+    for key in ("pixel_values", "input_ids"):
+        assert torch.equal(straight[key], turned[key]), key
 
 
 def test_missing_similarities_are_nan(processing: Any) -> None:
