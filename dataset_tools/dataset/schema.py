@@ -250,7 +250,8 @@ def iter_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of one parquet file, read so that memory does not grow with the row group.
 
-    The checksum of each page is compared. Raises `DataError` naming the file where it is damaged.
+    The checksum of each page is compared. Raises `DataError` naming the file where it is damaged, or where a
+    column is missing or of another type: the footer, which names them, has no checksum.
     """
     import pyarrow.parquet as pq
 
@@ -259,6 +260,7 @@ def iter_batches(
             file = pq.ParquetFile(
                 stream, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
             )
+            _check_columns(file.schema_arrow, COLUMNS if columns is None else columns)
             batches = file.iter_batches(batch_size=batch_size, columns=columns, use_threads=False)
         while True:
             with readable(path):
@@ -266,6 +268,16 @@ def iter_batches(
             if batch is None:
                 return
             yield batch
+
+
+def _check_columns(schema: pa.Schema, asked: Iterable[str]) -> None:
+    """Raise `ValueError` for a column of the schema that a file lacks, or has with another type."""
+    for name in (path.partition(".")[0] for path in asked):
+        if name not in schema.names:
+            if name not in OPTIONAL:
+                raise ValueError(f"it has no column {name}")
+        elif not schema.field(name).type.equals(COLUMNS[name][0]):
+            raise ValueError(f"column {name} is {schema.field(name).type}, expected {COLUMNS[name][0]}")
 
 
 def iter_rows(

@@ -31,9 +31,9 @@ from tests.faults.mutate import mutated_bytes, mutated_row
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / ".artifacts" / "faults"
 CASES_PER_CHILD = 150
-SECONDS_PER_CASE = 60
-SECONDS_OF_KILLED = 600
-"""Starts four processes one after the other, on a machine that may be busy."""
+SECONDS_OF_COMPUTING = 60
+SECONDS_PER_CASE = 600
+"""A case that waits for ever: on a machine that may be busy, so that a minute by the clock says nothing."""
 MOST_BYTES = 1 << 30
 ROWS: dict[str, dict[str, Any]] = {
     "trl": {"prompt": "Why?", "chosen": "It is so. It was.", "rejected": "No.", "images": ["a.png"]},
@@ -255,6 +255,7 @@ def child(first: int, count: int, seeds: Path, work: Path, only: str | None) -> 
     """Run some cases; a line of JSON before and after each."""
     for number in range(first, first + count):
         case = Case(number, seeds, work, only)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS_OF_COMPUTING)  # then SIGPROF ends this process
         print(json.dumps({"begins": number, "kind": case.kind}), flush=True)
         try:
             wrong = case.run()
@@ -305,15 +306,15 @@ def run_child(
             if event["wrong"]:
                 failures.append({"case": event["ends"], "kind": event["kind"], "wrong": event["wrong"]})
         watch.cancel()
-        long = running is not None and running["kind"] == "killed"
-        watch = threading.Timer(SECONDS_OF_KILLED if long else SECONDS_PER_CASE, process.kill)
+        watch = threading.Timer(SECONDS_PER_CASE, process.kill)
         watch.start()
     watch.cancel()
     process.wait()
     drain.join(5)
     if running:
         done[running["kind"]] += 1
-        how = "hung" if process.returncode == -signal.SIGKILL else f"ended the process ({process.returncode})"
+        hung = process.returncode in (-signal.SIGKILL, -signal.SIGPROF)
+        how = "hung" if hung else f"ended the process ({process.returncode})"
         failures.append(
             {"case": running["begins"], "kind": running["kind"], "wrong": [how, "".join(said)[-3000:]]}
         )

@@ -17,6 +17,7 @@ import pytest
 from dataset_tools.dataset.schema import iter_rows
 from dataset_tools.errors import DataError, UsageError
 from tests.faults.mutate import mutated_bytes, mutated_row
+from tests.support import converted, data
 from tests.support.sources import rlaif_v
 
 Convert = Callable[..., Any]
@@ -231,3 +232,26 @@ def test_nulls_of_a_strangers_dataset_are_problems_not_errors(column: str) -> No
     for value in NULLS[column]:
         assert isinstance(invariants({**row, column: value}), list)
         assert isinstance(problems_of({**row, column: value}), list)
+
+
+@pytest.mark.parametrize("change", ["renamed", "retyped"])
+def test_another_column_in_one_shard_is_a_message(change: str, tmp_path: Path, aspo_data: Any) -> None:
+    """As a flipped byte of a footer makes it, which has no checksum: every command names the file."""
+    folder = converted.write(tmp_path / "whole", [data.rows(3, 1), data.rows(3, 2)])
+    path = folder / "data" / "train-00001-of-00002.parquet"
+    table = pq.read_table(path)
+    if change == "renamed":
+        names = {"chosen_sentences": "chosen_sentence{"}
+        table = table.rename_columns([names.get(name, name) for name in table.column_names])
+    else:
+        at = table.column_names.index("chosen_sentences")
+        table = table.set_column(at, "chosen_sentences", pa.array([[1]] * 3))
+    pq.write_table(table, path)
+    for command in (
+        ["stats", folder],
+        ["preview", folder, "--html", tmp_path / "page.html", "--rows", "6"],
+        ["export", folder, tmp_path / "lf", "--to", "llamafactory"],
+        ["validate", folder, "--workers", "1"],
+    ):
+        said = aspo_data(*command, code=1).output
+        assert path.name in said and "chosen_sentences" in said and "Traceback" not in said
