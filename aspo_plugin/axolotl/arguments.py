@@ -88,6 +88,11 @@ AspoBlock: Any = create_model(
 )
 
 
+def settings_of(cfg: Any) -> AspoSettings:
+    """The validated settings of a config's block `aspo:`; the defaults where it has none."""
+    return settings_from(dict(cfg.aspo or {}), NAME)
+
+
 class AspoArgs(BaseModel):
     """What the plugin adds to Axolotl's config."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aspo_plugin.training.rejected import RejectedRows
 from aspo_plugin.trl.rows import LengthLimit
 
-from .arguments import NAME
+from .arguments import NAME, settings_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,17 +78,17 @@ def prepared_entry(
     dataset = pick_split(load(entry), entry)
     if entry.get("type"):
         dataset = transform(entry["type"], index)(dataset)
-    settings = cfg.aspo or {}
-    model = settings.get("similarity_model")
+    settings = settings_of(cfg)
+    model = settings.similarity_model
     return prepare_dataset(
         dataset,
         processing_class,
-        alpha=settings.get("alpha", 0.5),
+        alpha=settings.alpha,
         limit=limit_of(cfg),
         name=name_of(entry),
         refused=refused,
         num_proc=cfg.dataset_num_proc,
         score=score(model) if model else None,
         setting_name=NAME,
-        weight_rejected=bool(settings.get("weight_rejected")),
+        weight_rejected=settings.weight_rejected,
     )

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aspo_plugin.training.rejected import keep, kept
+from aspo_plugin.training.refusals import file_faults
+from aspo_plugin.training.rejected import keep, kept, rejection
 
 from . import contract
-from .arguments import DATASET_KEYS
+from .arguments import DATASET_KEYS, settings_of
 from .config import is_aspo
-from .datasets import limit_of, listed, prepared_entry
+from .datasets import limit_of, listed, name_of, prepared_entry
 from .patches import fit_to_cpu
 from .processing import processing_class
 from .strategies import transform
@@ -88,6 +89,8 @@ def _split(cfg: Any, processing: Any, key: str, refused: list[dict[str, Any]]) -
         save_preprocessed_dataset,
     )
 
+    from aspo_plugin.trl.similarity import dataset_scorer
+
     name = _prepared_name(cfg, processing, key)
     dataset = load_preprocessed_dataset(cfg, name)
     if dataset is None:
@@ -100,8 +103,10 @@ def _split(cfg: Any, processing: Any, key: str, refused: list[dict[str, Any]]) -
                 processing,
                 load=_read(cfg),
                 transform=transform(cfg, key),
-                score=_score(cfg),
-                refused=lambda rows: refused.extend({"split": split, **row} for row in rows),
+                score=dataset_scorer,
+                refused=lambda rows: refused.extend(
+                    rejection(row, split, limit_of(cfg).name) for row in rows
+                ),
             )
             for index, entry in enumerate(cfg[key])
         ]
@@ -120,7 +125,7 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
 
     from aspo_plugin.trl.datasets import prepare_version, processing_fingerprint
 
-    settings = cfg.aspo or {}
+    settings = settings_of(cfg)
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
         for entry in cfg[key]
@@ -136,9 +141,9 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
             prepare_version(),
             processing_fingerprint(processing),
             limit_of(cfg),
-            settings.get("alpha", 0.5) > 0,
-            settings.get("similarity_model"),
-            bool(settings.get("weight_rejected")),
+            settings.alpha > 0,
+            settings.similarity_model,
+            settings.weight_rejected,
             (cfg.seed, cfg.shuffle_merged_datasets, cfg.shuffle_before_merging_datasets),
             files,
         )
@@ -158,13 +163,7 @@ def _read(cfg: Any) -> Callable[[Mapping[str, Any]], Any]:
 
     def read(entry: Mapping[str, Any]) -> Any:
         known = DictDefault({key: entry[key] for key in DATASET_KEYS if entry.get(key) is not None})
-        return load_dataset_with_config(known, cfg.hf_use_auth_token, streaming=False)
+        with file_faults(name_of(entry)):
+            return load_dataset_with_config(known, cfg.hf_use_auth_token, streaming=False)
 
     return read
-
-
-def _score(cfg: Any) -> Callable[[str], Any]:
-    from aspo_plugin.trl.similarity import dataset_scorer
-
-    folder = Path(cfg.dataset_prepared_path or "last_run_prepared") / "similarity"
-    return lambda model: dataset_scorer(model, folder)

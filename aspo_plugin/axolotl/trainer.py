@@ -9,13 +9,12 @@ from typing import Any
 from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
-from aspo_plugin.config import settings_from
 from aspo_plugin.training.model_card import scorer_names
 from aspo_plugin.trl.arguments import PREFIX
 from aspo_plugin.trl.trainer import AspoMixin
 
 from . import model_card
-from .arguments import NAME
+from .arguments import NAME, settings_of
 from .config import current_config, evaluates
 from .processing import processing_class as processing_class_of
 
@@ -47,7 +46,7 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
             raise RuntimeError(
                 "the block aspo was lost on the way to the trainer: its plugin was not loaded."
             )
-        for name, value in asdict(settings_from(dict(cfg.aspo), NAME)).items():
+        for name, value in asdict(settings_of(cfg)).items():
             setattr(args, PREFIX + name, value)
         trained = None
         if cfg.adapter and peft_config is None:  # `axolotl evaluate` gives the model without its adapter

@@ -33,6 +33,11 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "_get_preprocessed_dataset",
         ("dataset", "data_args", "training_args", "stage", "template", "tokenizer", "processor", "is_eval"),
     ),
+    (
+        "data.loader",
+        "_load_single_dataset",
+        ("dataset_attr", "model_args", "data_args", "training_args"),
+    ),
     ("data.loader", "get_dataset", ("template", "model_args", "data_args", "training_args", "stage")),
     ("data.parser", "get_dataset_list", ("dataset_names", "dataset_dir")),
     (
@@ -130,15 +135,21 @@ def check_way() -> None:
 
 @contextmanager
 def sentence_data(sentences: Any) -> Iterator[None]:
-    """While a run reads its data, `sentences.align` and `.preprocess` stand in for the host's own steps.
+    """While a run reads its data, `sentences.align` and `.preprocess` stand in for the host's own steps, and
+    `.reading` around its reading of a dataset.
 
-    Relies on: data/loader.py's get_dataset calling both through its module. Can go when the host lets a stage
+    Relies on: data/loader.py's get_dataset calling them through its module. Can go when the host lets a stage
     bring its own processor.
     """
     loader: Any = importlib.import_module(f"{PACKAGE}.data.loader")
-    before = loader.align_dataset, loader._get_preprocessed_dataset
-    loader.align_dataset, loader._get_preprocessed_dataset = sentences.align, sentences.preprocess
+    ours = {
+        "align_dataset": sentences.align,
+        "_get_preprocessed_dataset": sentences.preprocess,
+        "_load_single_dataset": sentences.reading(loader._load_single_dataset),
+    }
+    before = {name: getattr(loader, name) for name in ours}
+    vars(loader).update(ours)
     try:
         yield
     finally:
-        loader.align_dataset, loader._get_preprocessed_dataset = before
+        vars(loader).update(before)

@@ -19,7 +19,10 @@ class AspoDatasetConverter(DatasetConverter):
     """
 
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
-        prompt = [{"role": turn["role"], "content": turn["content"]} for turn in example["prompt"]]
+        # Without what is null the host counts an invalid example, and ASPO lists a refused row.
+        prompt = [{"role": turn["role"], "content": turn["content"]} for turn in example["prompt"] or []]
+        if any(turn["content"] is None for turn in prompt):
+            prompt = []
         system = prompt.pop(0)["content"] if prompt and prompt[0]["role"] == "system" else ""
         images = self._find_medias([_held(image) for image in example.get("images") or []])
         if images and prompt and not any(IMAGE_PLACEHOLDER in (turn["content"] or "") for turn in prompt):
@@ -30,6 +33,7 @@ class AspoDatasetConverter(DatasetConverter):
             "_response": [
                 {"role": "assistant", "content": example[key][-1]["content"]}
                 for key in ("chosen", "rejected")
+                if example[key]
             ],
             "_system": system,
             "_tools": "",

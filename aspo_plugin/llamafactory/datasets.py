@@ -7,7 +7,7 @@ are given instead of guessed from the first 1000 rows (a set that begins with te
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from llamafactory.data.parser import get_dataset_list
 
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
-from aspo_plugin.training.rejected import RejectedRows, keep, kept
+from aspo_plugin.training.refusals import RefusedRow, explained, file_faults, message, read_row
+from aspo_plugin.training.rejected import RejectedRows, keep, kept, rejection
 from dataset_tools.sentences import SPLITTER_VERSION
 
 from .columns import check_columns
 from .converter import NAME, undecoded
-from .encode import REASONS, SentencePairProcessor, logger
+from .encode import SentencePairProcessor, logger
 from .similarity import attach_similarities, check_similarities
 
+LIMIT = "cutoff_len"  # what the host calls the limit of tokens
 NO_IMAGE = {"bytes": None, "path": None}  # refuses its row
 UNREAD: dict[str, Any] = {
     "_prompt": [],
@@ -57,12 +59,10 @@ class SentenceConverter:
     version: str = f"{__version__}/5, {SPLITTER_VERSION}"
 
     def __call__(self, example: dict[str, Any], index: int | None = None) -> dict[str, Any]:
-        try:
-            row = {**self._read(example), "_fault": None}
-        except Exception as error:
-            # Whatever a row's shape makes the converter raise, it is that row which cannot be read.
-            row = {**UNREAD, "_fault": f"{type(error).__name__}: {error}"}
-        return {**row, "_origin": self._origin(example, index)}
+        row = read_row(self._read, example)
+        if isinstance(row, RefusedRow):
+            row = {**UNREAD, "_fault": row.detail}
+        return {"_fault": None, **row, "_origin": self._origin(example, index)}
 
     def _read(self, example: dict[str, Any]) -> dict[str, Any]:
         row = self.inner(example)
@@ -74,6 +74,10 @@ class SentenceConverter:
             "_untrained_prefix",
         ):
             row.setdefault(name, None)
+        texts = [turn["content"] for turn in (*row["_prompt"], *row["_response"])]
+        for text in (*texts, row["_system"], row["_tools"]):
+            if not isinstance(text, str | None):
+                raise RefusedRow("unread", f"{type(text).__name__} where a text is needed")
         if not row.get("_chosen_sentences"):
             from dataset_tools.sentences import split_sentences
 
@@ -174,7 +178,8 @@ def _map_options(data_args: Any, training_args: Any, what: str) -> dict[str, Any
 
 
 class SentenceData:
-    """Stands in for the host's `align_dataset` and `_get_preprocessed_dataset` during one run.
+    """Stands in for the host's `align_dataset` and `_get_preprocessed_dataset` during one run, and around its
+    `_load_single_dataset`.
 
     `counts` holds, per split, how many rows were read and how many refused for which reason; `rejected` takes
     the refused rows themselves.
@@ -185,6 +190,15 @@ class SentenceData:
         self.rejected = rejected
         self.cache_dir = cache_dir
         self.counts: dict[str, dict[str, int]] = {}
+
+    def reading(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        """The host's `_load_single_dataset`, whose faults are one message with the name of the dataset."""
+
+        def loaded(dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
+            with file_faults(known_as(dataset_attr, data_args)):
+                return load(dataset_attr, model_args, data_args, training_args)
+
+        return loaded
 
     def align(self, dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
         """Rows of one dataset in the host's common form, with sentences and similarities."""
@@ -277,17 +291,13 @@ class SentenceData:
         for reason, count in refused.items():
             counted[reason] = counted.get(reason, 0) + count
         if write:
-            self.rejected.add(record(row, what) for row in rows if row is not None)
+            self.rejected.add(rejection(row, what, LIMIT) for row in rows if row is not None)
         report(refused, len(rows), what, self.rejected.path)
         kept = [i for i, row in enumerate(rows) if row is None]
         if not kept:
-            first = {row["reason"]: row["detail"] for row in reversed(rows)}
-            explained = "; ".join(
-                f"{count} × {REASONS[reason]}" + (f" (as {first[reason]})" if first[reason] else "")
-                for reason, count in refused.most_common()
-            )
             raise ValueError(
-                f"no {what} row is left to train on: {explained}. Each row is listed in {self.rejected.path}."
+                f"no {what} row is left to train on: {explained(rows, LIMIT)}. Each row is listed in "
+                f"{self.rejected.path}."
             )
         return dataset.select(kept) if refused else dataset
 
@@ -306,15 +316,10 @@ def _numbers(dataset: Any) -> np.ndarray | None:
     return None if indices is None else indices.column(0).to_numpy()
 
 
-def record(row: dict[str, Any], what: str) -> dict[str, Any]:
-    """A line of `aspo_rejected.jsonl`."""
-    return {"split": what, **row, "message": REASONS[row["reason"]]}
-
-
 def report(refused: Mapping[str, int], total: int, what: str, path: Path) -> None:
     """Tell how many rows of a set were refused, why, and where they are listed."""
     for reason, count in sorted(refused.items(), key=lambda item: -item[1]):
-        logger.warning_rank0(f"ASPO refused {count} of {total} {what} rows: {REASONS[reason]}.")
+        logger.warning_rank0(f"ASPO refused {count} of {total} {what} rows: {message(reason, LIMIT)}.")
     if refused:
         logger.warning_rank0(f"Each refused row is listed, with its reason, in {path}.")
 
@@ -331,12 +336,13 @@ class StreamingFilter:
         refused = row["refused"]
         if refused is None:
             return True
-        self.rejected.add([record(refused, self.what)])
+        self.rejected.add([rejection(refused, self.what, LIMIT)])
         reason = refused["reason"]
         self.refused[reason] += 1
         count = self.refused[reason]
         if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: enough to notice, without a line for every row
             logger.warning_rank0(
-                f"ASPO refused {count} {self.what} rows so far: {REASONS[reason]}. See {self.rejected.path}."
+                f"ASPO refused {count} {self.what} rows so far: {message(reason, LIMIT)}. "
+                f"See {self.rejected.path}."
             )
         return False

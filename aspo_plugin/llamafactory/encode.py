@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llamafactory.data.mm_plugin import BasePlugin
@@ -26,27 +27,18 @@ from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids, unt
 from aspo_plugin.llamafactory.upright import upright
 from aspo_plugin.method.sentence_sums import SHARED
 from aspo_plugin.training.image_check import UnreadableImage, readable_size
-from aspo_plugin.training.rejected import EXCERPT
+from aspo_plugin.training.refusals import (
+    RefusedRow,
+    checked_prefix,
+    checked_similarities,
+    checked_spans,
+    read_row,
+)
+from aspo_plugin.training.rejected import refused_row
 from dataset_tools.sentences import split_sentences
 
 logger = logging.get_logger("llamafactory.aspo")
 
-# Why a row was refused: key -> what the user reads.
-REASONS = {
-    "turns": "the prompt does not end with a user's turn, or a response is missing",
-    "empty": "a response is empty",
-    "unread": "the row is not as dataset_info.json describes it",
-    "image": "an image cannot be read",
-    "media": "a video or a sound cannot be read, or the template takes none",
-    "markers": f"the number of {IMAGE_PLACEHOLDER}, {VIDEO_PLACEHOLDER} or {AUDIO_PLACEHOLDER} markers "
-    "differs from the number of images, videos or sounds",
-    "image_tokens": "`cutoff_len` would cut image tokens: raise it, or lower `image_max_pixels`",
-    "media_tokens": "`cutoff_len` would cut tokens of a video or a sound: raise it, or lower `video_maxlen` "
-    "or `video_max_pixels`",
-    "too_long": "`cutoff_len` leaves no token of the prompt or of a response: raise it",
-    "rewritten": "the template rewrites the response so that its sentences cannot be found in the tokens",
-    "similarity": "there are more or fewer similarities than sentences, or one is infinite",
-}
 MARKERS = {"images": IMAGE_PLACEHOLDER, "videos": VIDEO_PLACEHOLDER, "audios": AUDIO_PLACEHOLDER}
 _MEDIA_TOKENS = (
     "image_token",
@@ -60,15 +52,7 @@ _MEDIA_TOKENS = (
 )
 
 
-class RowRefused(Exception):
-    """A row that cannot be trained on: a key of `REASONS`, and what is the matter with this row."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-
-def carried(text: str, spans: list[list[int]], trained: str) -> list[tuple[int, int, int]]:
+def carried(text: str, spans: Sequence[tuple[int, int]], trained: str) -> list[tuple[int, int, int]]:
     """Spans of `text` as (sentence, start, end) in `trained`, which is `text` without its beginning.
 
     A sentence wholly in what was removed is left out. Raises `AlignmentError` for any other rewriting.
@@ -85,8 +69,8 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
 
     `chosen_sentence_ids` has one entry per entry of `chosen_input_ids`: the sentence of a response token,
     `SHARED` for template tokens before both responses, -1 for the prompt and for an untrained prefix, whose
-    labels are ignored as the prompt's are. `refused` is None, or what is written of the row, with a key of
-    `REASONS`.
+    labels are ignored as the prompt's are. `refused` is None, or what is written of the row, with a code of
+    `refusals.REASONS`.
     """
 
     # Part of the fingerprint under which `datasets` keeps the result; bump when a row's columns change.
@@ -97,22 +81,22 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         rows = []
         for i in range(len(examples["_prompt"])):
             example = {name: values[i] for name, values in examples.items()}
-            try:
-                rows.append(self._row(example))
-            except RowRefused as refusal:
-                rows.append({**EMPTY_ROW, **EMPTY_REJECTED, "refused": refused_row(example, refusal)})
+            row = read_row(self._row, example)
+            if isinstance(row, RefusedRow):
+                row = {**EMPTY_ROW, **EMPTY_REJECTED, "refused": refused(example, row)}
+            rows.append(row)
         names = [*EMPTY_ROW, *(EMPTY_REJECTED if self.weight_rejected else ())]
         return {name: [row[name] for row in rows] for name in names}
 
     def _row(self, example: dict[str, Any]) -> dict[str, Any]:
         if example["_fault"]:
-            raise RowRefused("unread", example["_fault"])
+            raise RefusedRow("unread", example["_fault"])
         prompt, response = example["_prompt"], example["_response"]
         contents = [turn["content"] for turn in (*prompt, *response)]
         if len(prompt) % 2 != 1 or len(response) < 2 or any(content is None for content in contents):
-            raise RowRefused("turns")
+            raise RefusedRow("turns")
         if not all(turn["content"].strip() for turn in response):
-            raise RowRefused("empty")
+            raise RefusedRow("empty")
         media = {kind: example[f"_{kind}"] or [] for kind in MARKERS}
         for turn in response[:2]:
             self._check_markers((*prompt, turn), media)
@@ -120,15 +104,18 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             try:
                 readable_size(image)
             except UnreadableImage as error:
-                raise RowRefused("image", str(error)) from error
+                raise RefusedRow("image", str(error)) from error
+        for kind in ("videos", "audios"):
+            for file in flattened(media[kind]):
+                _check_file(file)
         prompt_ids, chosen_ids, rejected_ids = self._whole(example)
         target = max(len(chosen_ids), len(rejected_ids))
         source_len, target_len = infer_seqlen(len(prompt_ids), target, self.data_args.cutoff_len)
         if source_len < 1 or target_len < 1:
-            raise RowRefused("too_long", _length(prompt_ids, target))
+            raise RefusedRow("too_long", _length(prompt_ids, target))
         if any(media.values()) and self._cuts_media(prompt_ids, source_len):
             only_images = not media["videos"] and not media["audios"]
-            raise RowRefused("image_tokens" if only_images else "media_tokens", _length(prompt_ids, target))
+            raise RefusedRow("image_tokens" if only_images else "media_tokens", _length(prompt_ids, target))
         sentences = self._sentences(example, 0, chosen_ids, rejected_ids, source_len, target_len)
         if self.weight_rejected:
             sentences |= self._sentences(example, 1, rejected_ids, chosen_ids, source_len, target_len)
@@ -171,7 +158,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             # The host decodes videos and sounds here, and each decoder has its own errors.
             if not medias[1] and not medias[2]:
                 raise
-            raise RowRefused("media", f"{type(error).__name__}: {error}") from error
+            raise RefusedRow("media", f"{type(error).__name__}: {error}") from error
         length = next((i for i, label in enumerate(chosen_labels) if label != IGNORE_INDEX), len(chosen))
         return chosen[:length], chosen[length:], rejected[length:]
 
@@ -183,7 +170,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
                 continue
             # A template without media leaves `<video>` and `<audio>` in a text alone.
             if kind == "images" or media[kind] or type(plugin) is not BasePlugin:
-                raise RowRefused("markers", f"{markers} {marker} markers, {len(media[kind])} {kind}")
+                raise RefusedRow("markers", f"{markers} {marker} markers, {len(media[kind])} {kind}")
 
     def _cuts_media(self, prompt_ids: list[int], length: int) -> bool:
         if length >= len(prompt_ids):
@@ -208,16 +195,14 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         """`*_sentence_ids` and `*_similarity` (NaN: unknown) of the chosen (0) or rejected (1) response."""
         side = ("chosen", "rejected")[which]
         text, spans = example["_response"][which]["content"], example[f"_{side}_sentences"]
-        untrained = example["_untrained_prefix"] or 0
+        texts = [turn["content"] for turn in example["_response"][:2]]
+        untrained = checked_prefix(example["_untrained_prefix"], *texts)
         if not spans:
             spans = [list(span) for span in split_sentences(text, untrained)]
-        similarity = example[f"_{side}_similarity"]
+        spans = checked_spans(spans, text, side)
+        similarity = checked_similarities(example[f"_{side}_similarity"], len(spans), side)
         if similarity is None:
             similarity = [None] * len(spans)
-        if len(similarity) != len(spans):
-            raise RowRefused("similarity", f"{len(similarity)} similarities, {len(spans)} sentences")
-        if any(value is not None and math.isinf(value) for value in similarity):
-            raise RowRefused("similarity", f"they are {similarity}")
         trained = text
         if isinstance(self.template, ReasoningTemplate) and self.template.enable_thinking is False:
             trained = self.template.remove_thought(text)
@@ -228,9 +213,9 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             ids = sentence_ids(self.tokenizer, token_ids, trained, spans_kept, other_ids, untrained)
             ids = ids[:target_len]
         except AlignmentError as error:
-            raise RowRefused("rewritten", str(error)) from error
+            raise RefusedRow("rewritten", str(error)) from error
         if max(ids) < 0:
-            raise RowRefused("too_long", f"{target_len} tokens hold no text of the {side} response")
+            raise RefusedRow("too_long", f"{target_len} tokens hold no text of the {side} response")
         values = [similarity[i] for i, _, _ in kept][: max(ids) + 1]
         return {
             f"{side}_sentence_ids": [-1] * source_len + ids,
@@ -271,8 +256,21 @@ def _length(prompt_ids: list[int], target: int) -> str:
     return f"the prompt has {len(prompt_ids)} tokens, its longer response {target}"
 
 
-def refused_row(example: dict[str, Any], refusal: RowRefused) -> dict[str, Any]:
+def refused(example: dict[str, Any], refusal: RefusedRow) -> dict[str, Any]:
     """What tells a reader which row was refused, and why."""
-    turns = {"prompt": example["_prompt"][-1:], "chosen": example["_response"][:1]}
-    texts = {name: (turn[0]["content"] or "")[:EXCERPT] if turn else "" for name, turn in turns.items()}
-    return {**example["_origin"], "reason": refusal.reason, "detail": refusal.detail, **texts}
+    origin, response = example["_origin"], example["_response"]
+    texts = (example["_prompt"], response[:1])
+    return refused_row(refusal, origin["dataset"], origin["row"], origin["id"], *texts)
+
+
+def flattened(items: Any) -> Iterator[Any]:
+    """The items of lists in lists: a video may be the list of its frames."""
+    for item in items:
+        yield from flattened(item) if isinstance(item, list | tuple) else (item,)
+
+
+def _check_file(file: Any) -> None:
+    """Raise `RefusedRow` for a path of a video or a sound that is a pipe or a device: its reader would wait
+    for ever."""
+    if isinstance(file, str) and Path(file).exists() and not Path(file).is_file():
+        raise RefusedRow("media", f"{file} is not a regular file")

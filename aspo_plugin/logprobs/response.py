@@ -51,7 +51,9 @@ class ResponseLogProbs:
         self._setting = setting
         self.fallbacks: Counter[str] = Counter()
         self.pairs: Counter[str] = Counter()
-        self.shared = False  # whether the last batch passed its image and prompt once per pair
+        # Whether the policy passed its image and prompt once per pair in the last batch; the reference, whose
+        # batch comes `again`, may go another way.
+        self.shared = False
         self.verdict: checks.Verdict | None = None
         # By whether pairs stand in one row: a model whose weights are float32 packs from the second batch on.
         self._checked = dict.fromkeys((False, True), TEXT_ONLY - 1 if self_check else WITH_IMAGES)
@@ -164,7 +166,7 @@ class ResponseLogProbs:
         if count:
             if not again:
                 batch.tower_outputs.clear()
-            self.shared = shared
+            self.shared = self.shared if again else shared
             self.pairs["shared" if shared else "plain"] += len(batch.inputs["input_ids"]) // 2
             for text in (batch.reason, reason):
                 if text:

@@ -1,4 +1,4 @@
-"""The rows that a run refused, one line each: which dataset and row, and why."""
+"""The rows that a run refused, one line each: which dataset and row, and why. The same in every host."""
 
 from __future__ import annotations
 
@@ -6,13 +6,55 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from .refusals import RefusedRow, message
 
 FILE = "aspo_rejected.jsonl"
 KEPT = "aspo_rows.json"  # beside prepared data: what was refused while it was made
 EXCERPT = 120  # characters of a refused row's texts: enough to find it by
+FIELDS = ("split", "dataset", "row", "id", "reason", "message", "detail", "prompt", "chosen")
+"""Of every line: `split` is training or evaluation, `row` the place in `dataset` from 0 (null in a stream
+that several processes read), `id` the row's own or null, `reason` a code of `refusals.REASONS` and `message`
+its text, `detail` what is the matter with this row, `prompt` and `chosen` the beginning of both texts."""
+_OF_ROW = ("dataset", "row", "id", "reason", "detail", "prompt", "chosen")
+
+
+def refused_row(
+    refusal: RefusedRow, dataset: str, row: int | None, identity: Any, prompt: Any, chosen: Any
+) -> dict[str, Any]:
+    """What is kept of a refused row until it is listed: all that a line says but its split and message."""
+    known = isinstance(identity, str | int) and not isinstance(identity, bool)
+    return {
+        "dataset": dataset,
+        "row": row,
+        "id": str(identity) if known else None,
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+        "prompt": excerpt(prompt),
+        "chosen": excerpt(chosen),
+    }
+
+
+def rejection(row: Mapping[str, Any], split: str, limit: str) -> dict[str, Any]:
+    """A line of the file, of what `refused_row` kept; `limit` is what the host calls its limit of tokens."""
+    values = {**{name: row[name] for name in _OF_ROW}, "split": split}
+    values["message"] = message(row["reason"], limit)
+    return {name: values[name] for name in FIELDS}
+
+
+def excerpt(value: Any) -> str:
+    """The beginning of a text, or of the last message of several, whatever shape it has."""
+    if isinstance(value, list):
+        value = value[-1] if value else None
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    if isinstance(value, list):
+        texts = [part.get("text") for part in value if isinstance(part, Mapping)]
+        value = " ".join(text for text in texts if isinstance(text, str))
+    return value[:EXCERPT] if isinstance(value, str) else ""
 
 
 class RejectedRows:

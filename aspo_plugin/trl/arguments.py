@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from trl import DPOConfig
 
@@ -54,13 +54,18 @@ def settings_of(args: TrainingArguments) -> AspoSettings:
     return settings_from({name: getattr(args, PREFIX + name) for name in SETTING_NAMES})
 
 
-def _setting(name: str) -> Any:
-    source = AspoSettings.__dataclass_fields__[name]
-    return field(default=source.default, metadata=dict(source.metadata))
+_Settings: Any = make_dataclass(
+    "_Settings",
+    [
+        (PREFIX + name, kind, field(default=source.default, metadata=dict(source.metadata)))
+        for name, kind in get_type_hints(AspoSettings).items()
+        for source in [AspoSettings.__dataclass_fields__[name]]
+    ],
+)
 
 
 @dataclass
-class AspoConfig(DPOConfig):
+class AspoConfig(_Settings, DPOConfig):
     """All of `DPOConfig` (`beta`, `max_length`, ...) and the settings of ASPO, see `aspo_plugin.config`.
 
     Raises `ValueError` for a setting out of bounds, and for options of `DPOConfig` that ASPO cannot use.
@@ -69,15 +74,6 @@ class AspoConfig(DPOConfig):
     router_aux_loss_coef: float = field(
         default=0.0, metadata={"help": "ASPO computes no load-balancing loss: stays 0."}
     )
-    aspo_alpha: float = _setting("alpha")
-    aspo_normalization: str = _setting("normalization")
-    aspo_weighting: str = _setting("weighting")
-    aspo_weight_scale: float | None = _setting("weight_scale")
-    aspo_weight_rejected: bool = _setting("weight_rejected")
-    aspo_similarity_model: str | None = _setting("similarity_model")
-    aspo_shared_prefix: str = _setting("shared_prefix")
-    aspo_reference_cache: str | None = _setting("reference_cache")
-    aspo_log_samples: int = _setting("log_samples")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 
-from aspo_plugin.training.rejected import EXCERPT
+from aspo_plugin.training.refusals import RefusedRow, StopRun, explained, read_row
+from aspo_plugin.training.rejected import refused_row
 
-from .rows import LengthLimit, RefusedRow, RowPreparer
+from .rows import LengthLimit, RowPreparer
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _IMAGE_COLUMNS = ("images", "image")
 _OTHER_MEDIA = ("videos", "video", "audios", "audio", "sounds", "sound")
 _REFUSED = "refused"
 _REFUSAL = {"row": Value("int64")} | {
-    name: Value("string") for name in ("id", "reason", "detail", "prompt", "chosen")
+    name: Value("string") for name in ("dataset", "id", "reason", "detail", "prompt", "chosen")
 }
 # Fewer are prepared sooner than a process starts.
 _ROWS_PER_PROCESS = 500
@@ -80,18 +80,17 @@ def prepare_dataset(
         limit: what to do with long rows.
         name: how messages call the dataset.
         num_proc: processes for the rows.
-        score: gives the column `chosen_similarity` for a dataset that has images and no similarities.
+        score: fills the column `chosen_similarity` where a row has images and no similarities.
         setting_name: how the host's user writes a setting.
-        refused: takes what is known of each row that was left out: `dataset` (its `name`), `row` (its place,
-            from 0), `id`, `reason`, `detail`, and the beginning of `prompt` and `chosen`.
+        refused: takes what is known of each row that was left out, as `rejected.refused_row` has it.
         weight_rejected: the setting; needs similarities of the rejected responses.
 
     Returns:
         Prepared rows (`COLUMNS`), with `images` (list of {bytes, path}) where there is a processor.
 
     Raises:
-        ValueError: columns missing, images without a processor, no similarities though alpha > 0, an
-            annotation that contradicts its text, or no row left.
+        ValueError: columns missing, images without a processor, no similarities though alpha > 0, or no row
+            left.
     """
     if is_prepared(dataset):
         if alpha > 0 and "images" in dataset.column_names and (rows := _rows_with_images(dataset)):
@@ -122,11 +121,10 @@ def prepare_dataset(
             f"{name} has images, but {type(processing_class).__name__} is a tokenizer: choose a "
             "vision-language model, or drop the images column."
         )
-    if alpha > 0 and image_rows and not _any_similarity(dataset, image_rows):
-        if score is None:
+    if alpha > 0 and image_rows:
+        dataset = dataset if score is None else score(dataset)
+        if not _any_similarity(dataset, image_rows):
             raise _unscored(name, alpha, setting_name)
-        kept = [column for column in dataset.column_names if column != "chosen_similarity"]
-        dataset = concatenate_datasets([dataset.select_columns(kept), score(dataset)], axis=1)
 
     if weight_rejected and image_rows and not _any_similarity(dataset, image_rows, "rejected_similarity"):
         raise _unscored_rejected(name, setting_name)
@@ -151,10 +149,10 @@ def prepare_dataset(
         desc=f"Preparing {name} for ASPO",
     )
     marks = prepared.data.column(_REFUSED).to_pylist()
-    left_out = [{"dataset": name, **mark} for mark in marks if mark is not None]
+    left_out = [mark for mark in marks if mark is not None]
     if refused is not None and left_out:
         refused(left_out)
-    report(name, len(marks), left_out)
+    report(name, len(marks), left_out, preparer.limit.name)
     prepared = prepared.remove_columns(_REFUSED)
     if preparer.processor is not None:
         prepared = concatenate_datasets([dataset.select_columns(["images"]), prepared], axis=1)
@@ -270,35 +268,14 @@ def _unscored_rejected(name: str, setting_name: str) -> ValueError:
 
 def _prepare_row(row: dict[str, Any], index: int, preparer: RowPreparer, name: str) -> dict[str, Any]:
     try:
-        return {**preparer(row, row["images"] or []), _REFUSED: None}
-    except RefusedRow as refusal:
-        nothing = dict.fromkeys([*_PREPARED, *(_REJECTED if preparer.weight_rejected else {})])
-        return {**nothing, _REFUSED: _refusal(row, index, refusal)}
-    except (ValueError, OSError) as error:
-        raise ValueError(f"row {index} of {name}: {error}") from error
-
-
-def _refusal(row: dict[str, Any], index: int, refusal: RefusedRow) -> dict[str, Any]:
-    identity = row.get("id")
-    return {
-        "row": index,
-        "id": str(identity) if isinstance(identity, str | int) else None,
-        "reason": str(refusal),
-        "detail": refusal.detail,
-        "prompt": _excerpt(row.get("prompt")),
-        "chosen": _excerpt(row["chosen"]),
-    }
-
-
-def _excerpt(value: Any) -> str:
-    """The beginning of a text, or of the last message of several, whatever shape it has."""
-    if isinstance(value, list):
-        value = value[-1] if value else None
-    if isinstance(value, dict):
-        value = value.get("content")
-    if isinstance(value, list):
-        value = " ".join(part.get("text") or "" for part in value)
-    return (value or "")[:EXCERPT]
+        made = read_row(lambda: preparer(row, row["images"] or []))
+    except StopRun as error:
+        raise StopRun(f"row {index} of {name}: {error}") from error
+    if not isinstance(made, RefusedRow):
+        return {**made, _REFUSED: None}
+    nothing = dict.fromkeys([*_PREPARED, *(_REJECTED if preparer.weight_rejected else {})])
+    texts = (row.get("prompt"), row["chosen"])
+    return {**nothing, _REFUSED: refused_row(made, name, index, row.get("id"), *texts)}
 
 
 def processing_fingerprint(processing_class: Any) -> str:
@@ -356,10 +333,9 @@ def _last_of_text(tokenizer: Any, ids: list[int]) -> int | None:
     return next((token for token in reversed(ids) if tokenizer.decode([token]).strip()), None)
 
 
-def report(name: str, total: int, refused: Sequence[Mapping[str, Any]]) -> None:
+def report(name: str, total: int, refused: Sequence[Mapping[str, Any]], limit: str) -> None:
     """Tell how many of a set's rows were left out and why. Raises `ValueError` where none is left."""
-    reasons = Counter(row["reason"] for row in refused)
-    listed = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+    listed = explained(refused, limit)
     if len(refused) == total:
         raise ValueError(f"no pair of {name} can be trained: {listed or 'it has no rows'}.")
     if refused:

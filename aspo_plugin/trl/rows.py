@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids
 from aspo_plugin.training.image_check import UnreadableImage, readable_size
+from aspo_plugin.training.refusals import (
+    RefusedRow,
+    StopRun,
+    checked_prefix,
+    checked_similarities,
+    checked_spans,
+)
 from dataset_tools.dataset.schema import IMAGE_MARKER, count_markers, default_markers
 from dataset_tools.sentences import split_sentences
 
 # A prompt or response that is trained as it stands, without a chat template (TRL's "standard" format).
 PLAIN = "plain"
-
-
-class RefusedRow(ValueError):
-    """The row cannot be trained: the reason, the same for all rows that share it, and what is the matter
-    with this row."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,18 @@ def text_pair(row: dict[str, Any], images: int) -> tuple[list[dict[str, str]], s
         prompt = [{"role": PLAIN, "content": row["prompt"]}]
     for name, messages in (("chosen", chosen), ("rejected", rejected)):
         if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise RefusedRow(f"{name} is not exactly one assistant message")
+            raise RefusedRow("turns", f"{name} is not exactly one assistant message")
         if not messages[0]["content"].strip():
-            raise RefusedRow(f"{name} is empty")
+            raise RefusedRow("empty", f"{name} is empty")
         if images and IMAGE_MARKER in messages[0]["content"]:
-            raise RefusedRow(f"{name} holds a literal {IMAGE_MARKER}")
+            raise RefusedRow("markers", f"{name} holds a literal {IMAGE_MARKER}")
     prompt = default_markers(prompt, images)
     if images and count_markers(prompt) not in (0, images):
-        raise RefusedRow(f"the number of {IMAGE_MARKER} markers in the prompt is not that of its images")
+        raise RefusedRow("markers", f"{count_markers(prompt)} {IMAGE_MARKER} markers, {images} images")
     if images and prompt[0]["role"] == PLAIN:
-        raise RefusedRow("the prompt is a plain text, but images need messages: [{role: user, content: ...}]")
+        raise RefusedRow(
+            "unread", "the prompt is a plain text, but images need messages: [{role: user, content: ...}]"
+        )
     return prompt, chosen[0]["content"], rejected[0]["content"]
 
 
@@ -80,13 +79,16 @@ def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
             return extract_prompt(answers)
     if not row.get("messages"):
         raise RefusedRow(
-            "there is no prompt: it stands in a column `prompt` or `messages`, or both answers begin with it"
+            "turns",
+            "there is no prompt: it stands in a column `prompt` or `messages`, or both answers begin with it",
         )
     return {"prompt": row["messages"]}
 
 
 def _check_shape(name: str, value: Any) -> None:
     """Raise `RefusedRow` for a column that is neither a text nor messages."""
+    if value is None:
+        raise RefusedRow("turns", f"there is no {name}")
     messages = [value] if isinstance(value, dict) else value
     # An empty list is told apart, with what is missing in it.
     if isinstance(value, str) or value in ([], {}):
@@ -96,8 +98,9 @@ def _check_shape(name: str, value: Any) -> None:
     ):
         return
     raise RefusedRow(
-        f"the column {name} is not a text or a list of messages, each {{role: ..., content: ...}}",
-        f"it is {_shape(value)}",
+        "unread",
+        f"the column {name} is {_shape(value)}, not a text or a list of messages, each "
+        "{role: ..., content: ...}",
     )
 
 
@@ -107,7 +110,7 @@ def _shape(value: Any) -> str:
         return f"a dictionary with the keys {', '.join(map(str, value))}"
     if isinstance(value, list):
         return f"a list of {_shape(value[0])}" if value else "an empty list"
-    return "missing" if value is None else f"a {type(value).__name__}"
+    return f"a {type(value).__name__}"
 
 
 def _messages(value: Any, role: str, images: int) -> list[dict[str, str]]:
@@ -116,7 +119,7 @@ def _messages(value: Any, role: str, images: int) -> list[dict[str, str]]:
     if isinstance(value, dict):
         value = [value]
     if not value:
-        raise RefusedRow(f"an empty list of messages where one of the {role} is needed")
+        raise RefusedRow("turns", f"an empty list of messages where one of the {role} is needed")
     return [{"role": message["role"], "content": _text(message.get("content"), images)} for message in value]
 
 
@@ -124,7 +127,7 @@ def _text(content: Any, images: int) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise RefusedRow("a message without content")
+        raise RefusedRow("turns", "a message without content")
     return "".join(_part(part, images) for part in content)
 
 
@@ -133,9 +136,11 @@ def _part(part: dict[str, Any], images: int) -> str:
     if kind == "text":
         return part.get("text") or ""
     if kind != "image":
-        raise RefusedRow("a message holds something other than text and images", f"a part of type {kind}")
+        raise RefusedRow("unread", f"a message holds something other than text and images: {kind}")
     if not images or any(part.get(name) for name in ("image", "path", "url", "base64")):
-        raise RefusedRow("a message holds an image of its own: images are read from the column `images`")
+        raise RefusedRow(
+            "unread", "a message holds an image of its own: images are read from the column `images`"
+        )
     return IMAGE_MARKER
 
 
@@ -182,12 +187,12 @@ class RowPreparer:
             self._check_template()
 
     def __call__(self, row: dict[str, Any], images: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The prepared row. Raises `RefusedRow`, or `ValueError` for annotations that contradict the text."""
+        """The prepared row. Raises `RefusedRow`, or `StopRun` for a limit or a template that ends the run."""
         messages, chosen, rejected = text_pair(row, len(images))
         if not images and type(self.processor).__name__ == "InstructBlipProcessor":
-            raise RefusedRow("the model takes no pair without an image")
+            raise RefusedRow("no_image")
         if self.processor is not None and not images and count_markers(messages):
-            raise RefusedRow(f"the prompt has {IMAGE_MARKER} markers, and the row no images")
+            raise RefusedRow("markers", f"{count_markers(messages)} {IMAGE_MARKER} markers, 0 images")
         plain = messages[0]["role"] == PLAIN
         shown = self._without_end_tokens(chosen) if plain else chosen
         spans, similarity = _annotations(row, shown, "chosen")
@@ -198,20 +203,21 @@ class RowPreparer:
         rejected_ids = self._completion(prompt, rejected_text, plain)
         unwanted = self._forbidden & {*chosen_ids, *rejected_ids, *(() if images else prompt_ids)}
         if unwanted:
-            raise RefusedRow("the text holds an image token where there is no image")
-        room = self._room(len(prompt_ids) + (self._extra_tokens(images) if images else 0))
+            raise RefusedRow("stray_token")
+        room = self._room(len(prompt_ids) + (self._extra_tokens(images) if images else 0), bool(images))
         if (
             self.limit.strategy == "drop"
             and room is not None
             and max(map(len, (chosen_ids, rejected_ids))) > room
         ):
-            raise RefusedRow(f"longer than {self.limit.name} {self.limit.max_length}")
+            longest = max(len(chosen_ids), len(rejected_ids))
+            raise RefusedRow("too_long", f"by {longest - room} tokens of {self.limit.max_length}")
         if self.limit.strategy == "raise" and room is not None:
             longest = max(len(chosen_ids), len(rejected_ids))
             if longest > room:
-                raise ValueError(self._too_long(longest - room))
+                raise StopRun(self._too_long(longest - room))
         chosen_ids, rejected_ids = chosen_ids[:room], rejected_ids[:room]
-        given = untrained_prefix(row, chosen, rejected)
+        given = checked_prefix(row.get("untrained_prefix"), chosen, rejected)
         ids = self._sentence_ids(chosen_ids, shown, spans, rejected_ids, "chosen", given)
         weighted: dict[str, Any] = {}
         if self.weight_rejected:
@@ -242,12 +248,11 @@ class RowPreparer:
         try:
             ids = sentence_ids(self.tokenizer, token_ids, shown, spans, other_ids, given)
         except AlignmentError as error:
-            raise RefusedRow(
-                "the template changes the response, so its sentences cannot be found", str(error)
-            ) from error
+            raise RefusedRow("rewritten", str(error)) from error
         if max(ids) < 0:
-            limit = f"{self.limit.name} {self.limit.max_length}"
-            raise RefusedRow(f"{limit} leaves no text of the {side} response")
+            raise RefusedRow(
+                "too_long", f"{self.limit.max_length} tokens hold no text of the {side} response"
+            )
         return ids
 
     def _render(
@@ -263,7 +268,7 @@ class RowPreparer:
             responses = [text if text.endswith(end) else text + end for text in (chosen, rejected)]
             return messages[0]["content"], responses[0], responses[1]
         if not self._template:
-            raise ValueError(
+            raise StopRun(
                 f"{type(self.processing_class).__name__} has no chat template to turn messages into text: "
                 "set one (`chat_template` in Axolotl), or use a model that has one."
             )
@@ -319,7 +324,7 @@ class RowPreparer:
         try:
             sizes = tuple(readable_size(image) for image in images)
         except UnreadableImage as error:
-            raise RefusedRow("an image cannot be read", str(error)) from error
+            raise RefusedRow("image", str(error)) from error
         if sizes not in self._image_tokens:
             text = image_prompt(self.processing_class, len(sizes))
             blank = [Image.new("RGB", size) for size in sizes]
@@ -330,15 +335,16 @@ class RowPreparer:
             self._image_tokens[sizes] = len(expanded) - len(self._encode(text, plain=False))
         return self._image_tokens[sizes]
 
-    def _room(self, prompt_length: int) -> int | None:
+    def _room(self, prompt_length: int, images: bool) -> int | None:
         if self.limit.max_length is None:
             return None
         room = self.limit.max_length - prompt_length
         if room <= 0:
             if self.limit.strategy == "raise":
-                raise ValueError(self._too_long(1 - room))
+                raise StopRun(self._too_long(1 - room))
             raise RefusedRow(
-                f"prompt and image tokens leave no room in {self.limit.name} {self.limit.max_length}"
+                "image_tokens" if images else "too_long",
+                f"prompt and image tokens take {prompt_length} of {self.limit.max_length}",
             )
         return room
 
@@ -356,14 +362,14 @@ def template_options(row: dict[str, Any]) -> dict[str, Any]:
     """
     options, tools = row.get("chat_template_kwargs") or {}, row.get("tools")
     if not isinstance(options, dict):
-        raise RefusedRow("chat_template_kwargs is no dictionary", _shape(options))
+        raise RefusedRow("unread", f"chat_template_kwargs is no dictionary: {_shape(options)}")
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
         except ValueError as error:
-            raise RefusedRow("tools is a text that is no JSON", str(error)) from error
+            raise RefusedRow("unread", f"tools is a text that is no JSON: {error}") from error
     if not isinstance(tools, list | None):
-        raise RefusedRow("tools is no list of schemas", _shape(tools))
+        raise RefusedRow("unread", f"tools is no list of schemas: {_shape(tools)}")
     return {**options, **({"tools": tools} if tools else {})}
 
 
@@ -383,34 +389,17 @@ def image_prompt(processor: Any, images: int, text: str = "a") -> str:
 def _annotations(
     row: dict[str, Any], text: str, side: str
 ) -> tuple[list[tuple[int, int]], list[float | None] | None]:
-    """A response's sentences and their similarities, or None. Raises `ValueError` where they disagree."""
-    spans, similarity = sentence_spans(row, text, side), row.get(f"{side}_similarity")
-    if similarity is not None and len(similarity) != len(spans):
-        raise ValueError(f"{side}_similarity has {len(similarity)} values for {len(spans)} sentences")
-    if any(value is not None and math.isinf(value) for value in similarity or []):
-        raise ValueError(f"{side}_similarity has an infinite value: {similarity}")
-    return spans, similarity
+    """A response's sentences and their similarities, or None. Raises `RefusedRow` where they disagree."""
+    spans = sentence_spans(row, text, side)
+    return spans, checked_similarities(row.get(f"{side}_similarity"), len(spans), side)
 
 
 def sentence_spans(row: dict[str, Any], text: str, side: str = "chosen") -> list[tuple[int, int]]:
     """The row's own sentences of a response, or those of the splitter where it has none."""
     given = row.get(f"{side}_sentences")
-    if not given:
-        return split_sentences(text, row.get("untrained_prefix") or 0)
-    spans = [(span["start"], span["end"]) for span in given]
-    for (start, end), before in zip(spans, [0, *(end for _, end in spans)], strict=False):
-        if not before <= start < end <= len(text):
-            raise ValueError(f"{side}_sentences has [{start}, {end}) in a response of {len(text)} characters")
-    return spans
-
-
-def untrained_prefix(row: dict[str, Any], chosen: str, rejected: str) -> int:
-    """How many characters both responses begin with that are not trained. Raises `ValueError` where they
-    differ before."""
-    length = row.get("untrained_prefix") or 0
-    if length < 0 or chosen[:length] != rejected[:length]:
-        raise ValueError(f"untrained_prefix is {length}, but the responses do not both begin with these")
-    return length
+    if given:
+        return checked_spans(given, text, side)
+    return split_sentences(text, row.get("untrained_prefix") or 0)
 
 
 def _image_token_ids(processor: Any, tokenizer: Any) -> list[int]:

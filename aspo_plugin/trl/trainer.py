@@ -6,13 +6,11 @@ import logging
 import textwrap
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from datasets.config import HF_DATASETS_CACHE
 from transformers import AutoProcessor, set_seed
 from trl import DPOTrainer
 from trl.trainer.utils import get_config_model_id
@@ -23,7 +21,7 @@ from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
 from aspo_plugin.training.first_step import FirstStep
 from aspo_plugin.training.model_needs import missing_packages_named
-from aspo_plugin.training.rejected import RejectedRows
+from aspo_plugin.training.rejected import RejectedRows, rejection
 from aspo_plugin.training.resume import SameObjective, objective
 from aspo_plugin.training.rewritten_base import rewrites_base, wrong_reference
 from aspo_plugin.training.start import StartLine
@@ -162,11 +160,15 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
         given = ref_model if isinstance(ref_model, str) else get_config_model_id(ref_model.config)
         return "likely" if given == get_config_model_id(self.model.config) else ""
 
-    def _prepare(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
+    def _prepare(
+        self, dataset: Any, processing_class: Any, args: Any, name: str, part_of: str | None = None
+    ) -> Any:
         if dataset is None:
             return None
         if isinstance(dataset, dict):
-            return {key: self._prepare(value, processing_class, args, key) for key, value in dataset.items()}
+            return {
+                key: self._prepare(value, processing_class, args, key, name) for key, value in dataset.items()
+            }
         return prepare_dataset(
             dataset,
             processing_class,
@@ -176,7 +178,9 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
             num_proc=args.dataset_num_proc,
             score=self._scorer(),
             weight_rejected=self.aspo_settings.weight_rejected,
-            refused=partial(self._refuse, name) if args.process_index == 0 else None,
+            refused=partial(self._refuse, "training" if (part_of or name) == "train" else "evaluation")
+            if args.process_index == 0
+            else None,
         )
 
     def _tell_open_ends(self, dataset: Any, processing_class: Any) -> None:
@@ -189,7 +193,7 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
             )
 
     def _refuse(self, split: str, rows: list[dict[str, Any]]) -> None:
-        self._rejected.add({"split": split, **row} for row in rows)
+        self._rejected.add(rejection(row, split, self._aspo_limit.name) for row in rows)
         logger.warning("each pair that is left out is listed in %s", self._rejected.path)
 
     def _expect_images(self, *datasets: Any) -> None:
@@ -210,7 +214,7 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
 
     def _scorer(self) -> Any:
         model = self.aspo_settings.similarity_model
-        return dataset_scorer(model, Path(HF_DATASETS_CACHE) / "aspo_similarity") if model else None
+        return dataset_scorer(model) if model else None
 
     def _scorer_names(self) -> list[str]:
         """What is known to have scored the sentences."""

@@ -27,6 +27,13 @@ def score(
     device: Annotated[
         str | None, typer.Option(help="cuda, cuda:1, cpu, ... Default: this process's GPU, else the CPU.")
     ] = None,
+    pickled_weights: Annotated[
+        bool,
+        typer.Option(
+            "--pickled-weights",
+            help="Read weights that are no safetensors, of a model that you trust.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score each sentence of a converted dataset against its image with a CLIP-like model.
@@ -65,6 +72,7 @@ def score(
             batch_size=batch_size,
             dtype=dtype,
             device=device,
+            pickled_weights=pickled_weights,
             progress=progress.advance,
             begin=begin,
         )

@@ -55,7 +55,7 @@ class LocalModel:
                 source,
                 revision=revision,
                 trust_remote_code=False,
-                weights_only=True,
+                use_safetensors=True,
                 **{_dtype_argument(): self.dtype},
             )
         except (UsageError, KeyboardInterrupt):

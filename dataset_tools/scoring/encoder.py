@@ -27,6 +27,8 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 _FULL_LENGTH = ("siglip", "siglip2")
 # Text lengths of the training, where the model has more positions than it was trained on.
 _TRAINED_LENGTH = {"altclip": 77, "chinese_clip": 52}
+PICKLED = "openai/clip-vit-"
+"""OpenAI's own models, the paper's scorer among them, are partly published without safetensors."""
 _CONTENT_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
 
@@ -94,7 +96,10 @@ class DualEncoder:
     """Texts and images to float32 unit vectors in one space.
 
     `device` None takes this process's GPU where there is one. `dtype` "auto" is float16 on a GPU, where it is
-    three bits more precise than bfloat16, and float32 on a CPU.
+    three bits more precise than bfloat16, and float32 on a CPU. Weights are read as safetensors alone: others
+    are a pickle, which is a program; torch's restricted reader of these is used for OpenAI's CLIP, and for
+    others with `pickled_weights`. Raises `UsageError` for no dual encoder, `DataError` where it cannot be
+    loaded.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class DualEncoder:
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = "auto",
+        pickled_weights: bool = False,
     ):
         import torch
         from transformers import AutoModel, AutoProcessor
@@ -113,13 +119,25 @@ class DualEncoder:
         source = str(Path(model).expanduser()) if self.identity.fingerprint else model
         # The commit, not the branch: nothing can move between the configuration and the weights.
         revision = self.identity.revision
+        published = not self.identity.fingerprint and model.startswith(PICKLED)
+        pickled_weights = pickled_weights or published
         try:
             # No code of the model's is run: neither its modules nor what a pickle of weights may hold.
             encoder = AutoModel.from_pretrained(
-                source, revision=revision, trust_remote_code=False, weights_only=True
+                source,
+                revision=revision,
+                trust_remote_code=False,
+                use_safetensors=None if pickled_weights else True,
+                weights_only=True,
             )
             processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
         except Exception as error:
+            if not pickled_weights and isinstance(error, OSError) and "safetensors" in str(error):
+                raise DataError(
+                    f"the scorer {model} has no weights as safetensors, and others are a pickle, which may "
+                    "hold a program. Take another model, save this one again (save_pretrained of "
+                    "transformers), or where you trust it: aspo-data score --pickled-weights."
+                ) from None
             raise _not_loaded(model, error) from None
         self._model = encoder.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
         self._tokenizer, self._image_processor = processor.tokenizer, processor.image_processor

@@ -42,6 +42,7 @@ def score_dataset(
     batch_size: int = 32,
     dtype: str = "auto",
     device: str | None = None,
+    pickled_weights: bool = False,
     progress: Callable[[int], Any] = lambda rows: None,
     begin: Callable[[int, int], Any] = lambda rows, done: None,
 ) -> dict[str, Any]:
@@ -74,7 +75,9 @@ def score_dataset(
             team.offer([path.name for path in pending])
         scorer: SentenceScorer | None = None
         for name in team.take():
-            scorer = scorer or SentenceScorer(model, revision, device, dtype, batch_size)
+            scorer = scorer or SentenceScorer(
+                model, revision, device, dtype, batch_size, pickled_weights=pickled_weights
+            )
             score_shard(folder / "data" / name, scorer, rejected, lambda count: team.count(count, progress))
         team.wait()
         if team.rank:

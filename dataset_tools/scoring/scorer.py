@@ -84,9 +84,9 @@ class _Prepared(NamedTuple):
 class SentenceScorer:
     """Cosines between sentences and images by any dual encoder of transformers.
 
-    `model`, `revision`, `device`, `dtype`: see `DualEncoder`. `batch_size`: images per model call.
-    `threads`: image decoding threads (default: the processor count, at most 16). Raises `UsageError` where
-    the model is no dual encoder, `DataError` where it cannot be loaded.
+    `model`, `revision`, `device`, `dtype`, `pickled_weights`: see `DualEncoder`. `batch_size`: images per
+    model call. `threads`: image decoding threads (default: the processor count, at most 16). Raises
+    `UsageError` where the model is no dual encoder, `DataError` where it cannot be loaded.
     """
 
     def __init__(
@@ -97,8 +97,9 @@ class SentenceScorer:
         dtype: str | torch.dtype | None = "auto",
         batch_size: int = 32,
         threads: int | None = None,
+        pickled_weights: bool = False,
     ):
-        self.encoder = DualEncoder(model, revision, device, dtype)
+        self.encoder = DualEncoder(model, revision, device, dtype, pickled_weights)
         self.batch_size = batch_size
         self.threads = threads or min(16, os.cpu_count() or 1)
         self.counts = ScoreCounts()

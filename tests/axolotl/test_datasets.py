@@ -182,9 +182,9 @@ def test_pairs_that_are_left_out_are_listed(
         "eval_strategy": "no",
     }
     expected = [
-        ("training", sets["a"], 3, rows[3]["id"], "an image cannot be read"),
-        ("training", sets["a"], 7, rows[7]["id"], "chosen is empty"),
-        ("evaluation", f"{sets['b']}, split train", 1, other[1]["id"], "rejected is empty"),
+        ("training", sets["a"], 3, rows[3]["id"], "image"),
+        ("training", sets["a"], 7, rows[7]["id"], "empty"),
+        ("evaluation", f"{sets['b']}, split train", 1, other[1]["id"], "empty"),
     ]
     for run in ("preprocess", "train"):
         output = tmp_path / f"out-{run}"
@@ -198,7 +198,7 @@ def test_pairs_that_are_left_out_are_listed(
     for row in rows:
         row["chosen"][0]["content"] = " "
     changes["datasets"] = [{"path": str(data.write_converted(tmp_path / "c", rows))}]
-    with pytest.raises(ValueError, match="no pair of .*c can be trained: 12: chosen is empty"):
+    with pytest.raises(ValueError, match="no pair of .*c can be trained: 12 × a response is empty"):
         command("preprocess", output_dir=str(tmp_path / "none"), **changes)
     assert len((tmp_path / "none" / "aspo_rejected.jsonl").read_text().splitlines()) == 12
 

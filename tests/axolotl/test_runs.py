@@ -282,6 +282,7 @@ def test_sets_of_every_kind_are_mixed_and_scored_once(
     """Scored, unscored (TRL's layout) and text-only rows; long rows dropped with a count; full tuning."""
     import dataset_tools.scoring.scorer
 
+    monkeypatch.setenv("ASPO_CACHE", str(tmp_path / "scores"))
     common = {
         "aspo": {"alpha": 0.5, "similarity_model": str(models / "clip"), "normalization": "reward"},
         "datasets": [{"path": str(datasets / name)} for name in ("many", "trl", "plain.jsonl")],
@@ -294,12 +295,12 @@ def test_sets_of_every_kind_are_mixed_and_scored_once(
         "save_steps": 4,
     }
     first = train(**common, output_dir=str(tmp_path / "first"))
-    assert "pairs left out" in caplog.text and "longer than sequence_len 150" in caplog.text
+    assert "pairs left out" in caplog.text and "`sequence_len` leaves no room" in caplog.text
     assert 0 < sum(entry["aspo/missing_similarity_share"] for entry in first) < 4  # the text-only rows
     scorer = dataset_tools.scoring.scorer
-    monkeypatch.setattr(scorer, "SentenceScorer", lambda *args: pytest.fail("scored twice"))
+    monkeypatch.setattr(scorer, "SentenceScorer", lambda *args, **options: pytest.fail("scored twice"))
     for prepared in (tmp_path / "prepared").glob("*"):
-        if prepared.is_dir() and prepared.name != "similarity":
+        if prepared.is_dir():
             __import__("shutil").rmtree(prepared)
     second = train(**common, output_dir=str(tmp_path / "second"))
     assert [entry["loss"] for entry in first] == [entry["loss"] for entry in second]

@@ -79,3 +79,18 @@ def test_a_reference_of_another_architecture_has_its_own_layout(reversed_roles):
     logps(policy, inputs, wanted)
     found = logps(reference, inputs, wanted)
     assert (found - plain_logps(reference, inputs, wanted)).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("policy_shares", [True, False])
+def test_the_share_that_is_logged_is_the_policy_s(policy_shares):
+    """The reference may go another way, before the policy in a step, or alone in an evaluation's last one."""
+    sharing, plain = language_model("Llama"), language_model("Falcon", alibi=False)
+    policy, reference = (sharing, plain) if policy_shares else (plain, sharing)
+    inputs, wanted = token_batch()
+    logps = ResponseLogProbs(self_check=False)
+    for _ in range(2):
+        logps(reference, inputs, wanted, again=True)
+        logps(policy, inputs, wanted)
+        assert logps.shared is policy_shares
+    logps(reference, inputs, wanted, again=True)
+    assert logps.shared is policy_shares

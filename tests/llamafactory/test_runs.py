@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
 from pathlib import Path
@@ -212,21 +213,19 @@ def test_similarity_model_scores_once(
 
 
 def test_what_a_kept_similarity_depends_on(tmp_path: Path) -> None:
-    from aspo_plugin.llamafactory.similarity import row_key
+    from aspo_plugin.training.similarity_cache import row_key
 
     def key(model: str = "m", text: str = "One. Two.", picture: bytes = b"a", **image: Any) -> str:
-        row = {
-            "_response": [{"role": "assistant", "content": text}],
-            "_chosen_sentences": [[0, 4], [5, 9]],
-            "_images": [{"bytes": picture, "path": "p", **image}],
-        }
-        return row_key({"model": model}, row)
+        images = [{"bytes": picture, "path": "p", **image}]
+        return row_key({"model": model}, (images, [text[:4], text[5:]]))
 
     (tmp_path / "a.png").write_bytes(b"a")
     same = {key(), key(path="elsewhere"), key(bytes=None, path=str(tmp_path / "a.png"))}
     assert len(same) == 1
     others = {key(model="n"), key(text="One. Ten."), key(picture=b"b"), key(bytes=None, path="missing")}
     assert len(others | same) == 5
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    assert key(bytes=None, path=str(tmp_path / "pipe")) == key(bytes=None, path="missing")
 
 
 def test_adapter_inputs_are_not_copied_under_mixed_precision(train: Any, monkeypatch: Any) -> None:

@@ -18,7 +18,7 @@ from dataset_tools.cli import app
 from dataset_tools.dataset.parquet import ShardWriter
 from dataset_tools.dataset.schema import iter_rows, shards
 from dataset_tools.errors import DataError
-from dataset_tools.scoring.encoder import DualEncoder
+from dataset_tools.scoring.encoder import DualEncoder, Identity
 from dataset_tools.scoring.memory import BYTES_PER_PIXEL, Budget
 from dataset_tools.scoring.scorer import SentenceScorer
 from tests.support import converted, data
@@ -101,11 +101,47 @@ def test_weights_that_are_a_program_are_refused(encoder: Any, tmp_path: Path) ->
     (model / "model.safetensors").unlink()
     torch.save({"text_model.bias": Payload(tmp_path / "ran")}, model / "pytorch_model.bin")
     with pytest.raises(DataError, match="cannot be loaded"):
-        DualEncoder(str(model))
+        DualEncoder(str(model), pickled_weights=True)
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
     with pytest.raises(DataError, match="cannot be loaded"):
-        DualEncoder(str(model))
+        DualEncoder(str(model), pickled_weights=True)
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_are_safetensors_unless_asked_for(
+    encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickle is read where its user says so, and of OpenAI's CLIP, whose scorer has no others."""
+    from safetensors.torch import load_file
+
+    model = tmp_path / "openai" / "clip-vit-tiny"
+    shutil.copytree(encoder("clip"), model)
+    whole = DualEncoder(str(model))
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="no weights as safetensors.*aspo-data score --pickled-weights"):
+        DualEncoder(str(model))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no weights as safetensors"):
+        DualEncoder("openai/clip-vit-tiny")  # a folder, whatever its name
+    tokens = whole.tokenize(["A cat."])
+    read = DualEncoder(str(model), pickled_weights=True)
+    assert torch.equal(read.encode_texts(tokens), whole.encode_texts(tokens))
+
+    asked: list[Any] = []
+
+    def loaded(source: str, **options: Any) -> None:
+        asked.append((source, options["use_safetensors"]))
+        raise OSError("not there")
+
+    monkeypatch.setattr("transformers.AutoModel.from_pretrained", loaded)
+    monkeypatch.setattr(
+        "dataset_tools.scoring.encoder.identify", lambda name, revision: Identity(name, revision="0" * 40)
+    )
+    for name in ("openai/clip-vit-large-patch14-336", "somebody/clip"):
+        with pytest.raises(DataError, match="cannot be loaded: not there"):
+            DualEncoder(name)
+    assert asked == [("openai/clip-vit-large-patch14-336", None), ("somebody/clip", True)]
 
 
 def test_code_that_a_model_brings_is_never_run(encoder: Any, tmp_path: Path) -> None:

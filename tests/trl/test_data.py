@@ -10,7 +10,7 @@ from datasets import Dataset, Image, List, load_dataset
 
 from aspo_plugin.trl.datasets import COLUMNS, mixes_images, prepare_dataset
 from aspo_plugin.trl.rows import LengthLimit
-from tests.support import data
+from tests.support import broken, data
 
 from .conftest import as_dataset
 
@@ -72,12 +72,13 @@ def test_rows_left_out_are_counted_and_named(llava: Any, caplog: Any) -> None:
         rows[i]["images"][0]["bytes"] for i in (0, 2, 4)
     ]
     assert (
-        "mine: 2 of 5 pairs left out (1: chosen is empty; 1: rejected holds a literal <image>)" in caplog.text
+        "mine: 2 of 5 pairs left out (1 × a response is empty (as chosen is empty); 1 × the number of <image>"
+        in caplog.text
     )
     assert [(row["dataset"], row["row"], row["id"]) for row in left_out] == [
         ("mine", i, rows[i]["id"]) for i in (1, 3)
     ]
-    assert [row["reason"] for row in left_out] == ["chosen is empty", "rejected holds a literal <image>"]
+    assert [row["reason"] for row in left_out] == ["empty", "markers"]
     for i, row in zip((1, 3), left_out, strict=True):
         assert rows[i]["prompt"][-1]["content"].startswith(row["prompt"]) and row["prompt"]
         assert rows[i]["chosen"][0]["content"].startswith(row["chosen"])
@@ -85,7 +86,7 @@ def test_rows_left_out_are_counted_and_named(llava: Any, caplog: Any) -> None:
 
 def test_no_row_left_is_an_error(llava: Any) -> None:
     with pytest.raises(
-        ValueError, match="no pair of mine can be trained: 2: prompt and image tokens leave no room"
+        ValueError, match="no pair of mine can be trained: 2 × `max_length` would cut image tokens"
     ):
         prepare_dataset(as_dataset(data.rows(2)), llava, alpha=0.5, limit=LengthLimit(10), name="mine")
 
@@ -113,7 +114,7 @@ def test_scores_are_made_once_and_kept(model: Any, llava: Any, tmp_path: Any, mo
     assert all(-1 <= value <= 1 for row in first for value in row["similarity"]) and len(first) == 4
     assert len({value for row in first for value in row["similarity"]}) > 4
     scorer = dataset_tools.scoring.scorer
-    monkeypatch.setattr(scorer, "SentenceScorer", lambda *args: pytest.fail("scored twice"))
+    monkeypatch.setattr(scorer, "SentenceScorer", lambda *args, **options: pytest.fail("scored twice"))
     assert prepare_dataset(unscored, llava, alpha=0.5, score=score)["similarity"] == first["similarity"]
 
 
@@ -139,7 +140,22 @@ def test_another_scorer_or_another_picture_is_scored_anew(model: Any, llava: Any
     pictures[0].write_bytes(other)
     changed = similarities("clip")
     assert changed[0] != first[0] and changed[1] == pytest.approx(first[1], abs=1e-6)
-    assert len(list((tmp_path / "scores").iterdir())) == 3
+    assert len(list((tmp_path / "scores" / "aspo_similarity").iterdir())) == 2  # one for each scorer
+
+
+def test_only_rows_without_similarities_are_scored(model: Any, llava: Any, tmp_path: Any) -> None:
+    """As in LLaMA-Factory: a set that is scored in part keeps what it has, and broken rows stop nothing."""
+    from aspo_plugin.trl.similarity import dataset_scorer
+
+    rows, expected = broken.rows(tmp_path / "files")
+    rows[0]["chosen_similarity"] = None
+    refused: list[dict[str, Any]] = []
+    score = dataset_scorer(str(model("clip")), tmp_path / "scores")
+    prepared = prepare_dataset(as_dataset(rows), llava, alpha=0.5, score=score, refused=refused.extend)
+    assert {row["id"]: row["reason"] for row in refused} == expected
+    scored, *others = prepared["similarity"]
+    assert len(scored) == 3 and all(-1 <= value <= 1 for value in scored)
+    assert others[0][2] == pytest.approx(0.2) and others[-1] == pytest.approx(rows[-1]["chosen_similarity"])
 
 
 def test_images_need_a_processor_and_pairs_need_columns(processing: Any) -> None:
@@ -186,7 +202,7 @@ def test_odd_images_refuse_their_row_alone(llava: Any) -> None:
         dataset = Dataset.from_dict({**texts, column: [whole, odd, whole]})
         prepared = prepare_dataset(dataset, llava, alpha=0.0, refused=refused.extend)
         assert [row["images"][0]["bytes"] for row in prepared] == [image["bytes"]] * 2
-        assert [(row["row"], row["reason"]) for row in refused] == [(1, "an image cannot be read")]
+        assert [(row["row"], row["reason"]) for row in refused] == [(1, "image")]
         assert refused[0]["detail"] == "it has neither bytes nor a path"
 
 

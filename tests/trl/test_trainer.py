@@ -290,11 +290,12 @@ def test_pairs_that_are_left_out_are_listed(model: Any, tmp_path: Path) -> None:
         trainer = made(as_dataset(rows), {"some": as_dataset(evaluated)})
         records = [json.loads(line) for line in path.read_text().splitlines()]
         assert [(r["split"], r["row"], r["id"], r["reason"]) for r in records] == [
-            ("train", 2, rows[2]["id"], "chosen is empty"),
-            ("some", 0, evaluated[0]["id"], "an image cannot be read"),
+            ("training", 2, rows[2]["id"], "empty"),
+            ("evaluation", 0, evaluated[0]["id"], "image"),
         ]
     trainer.evaluate(as_dataset(evaluated), metric_key_prefix="later")
-    assert [json.loads(line)["split"] for line in path.read_text().splitlines()] == ["train", "some", "later"]
+    names = [json.loads(line)["dataset"] for line in path.read_text().splitlines()]
+    assert names == ["the train dataset", "the some dataset", "the later dataset"]
     made(as_dataset(rows[:2]), None)
     assert not path.exists()
 

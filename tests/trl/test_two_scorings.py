@@ -1,7 +1,8 @@
-"""Two runs that score one set at the same time both go on, and leave one whole file."""
+"""Two runs that score one set at the same time both go on, and leave one file of whole lines."""
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,11 +24,11 @@ def test_two_runs_score_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     class Both:
         """A scorer in whose middle the other run is, too."""
 
-        def __init__(self, model: str) -> None:
+        def __init__(self, model: str, **options: Any) -> None:
             together.wait()
 
         def score(self, rows: Any) -> Any:
-            return [[0.25] * len(sentences) for _, sentences in rows]
+            return [[0.25] * len(sentences) for _, sentences in list(rows)]
 
     monkeypatch.setattr(scorer, "SentenceScorer", Both)
     monkeypatch.setattr(scorer, "identify", lambda model: SimpleNamespace(as_dict=lambda: {"model": model}))
@@ -42,4 +43,6 @@ def test_two_runs_score_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for run in runs:
         run.join()
     assert len(found) == 2 and found[0]["chosen_similarity"] == found[1]["chosen_similarity"]
-    assert [path.suffix for path in tmp_path.iterdir() if path.is_file()] == [".parquet"]
+    [kept] = (tmp_path / "aspo_similarity").iterdir()
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert len(lines) == 8 and len({key for key, _ in lines}) == 4
