@@ -53,7 +53,7 @@ def config_of(name: str, folder: Path | None = None, tell: Callable[[str], Any] 
 
     place = folder or Path(name)
     if (place / "config.json").is_file():
-        return AutoConfig.from_pretrained(place)
+        return AutoConfig.from_pretrained(place, trust_remote_code=False)
     if name in SHAPES:
         kind, values = SHAPES[name]
         return AutoConfig.for_model(kind, **values)

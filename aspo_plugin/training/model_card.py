@@ -33,22 +33,42 @@ def dataset_row(path: str, revision: str | None = None) -> tuple[str, str]:
 
     A folder of `aspo-data` knows the dataset it was made of, at which commit, and what scored it.
     """
-    record = Path(path) / RECORD
-    if not record.is_file():
-        return f"`{Path(path).name if Path(path).exists() else path}`", revision or "not recorded"
-    known = json.loads(record.read_text(encoding="utf-8"))
-    source, scorer = known.get("source") or {}, known.get("scorer") or {}
-    name = f"`{source.get('location') or source.get('name')}`, converted by aspo-data"
+    source, scorer = _recorded(path, "source"), _recorded(path, "scorer")
+    if not source:
+        return _code(Path(path).name if Path(path).exists() else path), revision or "not recorded"
+    name = f"{_code(source.get('location') or source.get('name'))}, converted by aspo-data"
     if scorer:
-        name += f", scored by `{scorer.get('model')}`"
-        name += f" at {scorer['revision']}" if scorer.get("revision") else ""
-    return name, revision or source.get("revision") or "not recorded"
+        name += f", scored by {_code(scorer.get('model'))}"
+        name += f" at {_commit(scorer['revision'])}" if scorer.get("revision") else ""
+    return name, revision or _commit(source.get("revision") or "not recorded")
 
 
 def scorer_of(path: str | Path) -> dict[str, Any] | None:
     """What scored the sentences of a folder of `aspo-data`; None where that is not known."""
+    return _recorded(path, "scorer") or None
+
+
+def _recorded(path: str, part: str) -> dict[str, Any]:
+    """A part of a folder's record, {} where it is not as `aspo-data` has it: a stranger may have written it."""
+    from dataset_tools.images.opening import UnusableImage, file_bytes
+
     record = Path(path) / RECORD
-    return json.loads(record.read_text(encoding="utf-8")).get("scorer") if record.is_file() else None
+    try:
+        known = json.loads(file_bytes(record)) if record.is_file() else {}
+    except (UnusableImage, ValueError, RecursionError):
+        known = {}
+    found = known.get(part) if isinstance(known, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _code(text: Any) -> str:
+    """A text that is not ours, in a code span of one cell."""
+    return f"`{''.join(c for c in str(text)[:200] if c.isprintable() and c not in '`|')}`"
+
+
+def _commit(text: Any) -> str:
+    """A commit as it is, anything else as `_code`."""
+    return str(text) if str(text).replace(" ", "").isalnum() else _code(text)
 
 
 def scorer_names(paths: Iterable[str | Path], model: str | None) -> list[str]:

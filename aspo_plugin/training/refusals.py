@@ -104,8 +104,8 @@ def file_faults(name: str) -> Iterator[None]:
         if type(error) is ValueError:
             raise
         cause: BaseException = error
-        while (cause.__cause__ or cause.__context__) is not None:  # `datasets` wraps the reader's own words
-            cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+        while cause.__cause__ is not None:  # `datasets` wraps the reader's own words
+            cause = cause.__cause__
         told = printable(str(cause)).rstrip(".") or type(cause).__name__
         file = _read_when(error)
         where = f", file {file}" if file else ""

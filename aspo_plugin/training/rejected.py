@@ -116,5 +116,10 @@ def kept(folder: str | Path) -> tuple[dict[str, dict[str, int]], list[dict[str, 
     path = Path(folder) / KEPT
     if not path.is_file():
         return {}, []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found["counts"], found["rejected"]
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found["counts"], found["rejected"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged: remove {path.parent}, and the data is prepared anew."
+        ) from error

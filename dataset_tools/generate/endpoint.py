@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _TRIES = 4
 _ANSWER_SECONDS = 600
+_MOST_BYTES = 64 << 20
 
 
 class Endpoint:
@@ -120,7 +121,7 @@ class Endpoint:
             request = urllib.request.Request(self.address + path, data, self._headers)
             try:
                 with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-                    return json.loads(answer.read())
+                    return json.loads(answer.read(_MOST_BYTES))
             except urllib.error.HTTPError as error:
                 text = " ".join(error.read(500).decode("utf-8", "replace").split())
                 problem = f"HTTP {error.code}"

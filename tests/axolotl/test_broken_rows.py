@@ -26,5 +26,7 @@ def test_broken_rows_are_refused_as_in_every_host(
 
     [file] = Path(folder).rglob("*.parquet")
     file.write_bytes(file.read_bytes()[:3000])
-    with pytest.raises(ValueError, match=f"dataset {folder} cannot be read, file {file}: .*Mend the file"):
+    with pytest.raises(
+        ValueError, match=f"dataset {folder} cannot be read, file {file}: Parquet .*Mend the file"
+    ):
         command("preprocess", datasets=[{"path": str(folder)}])
