@@ -84,7 +84,10 @@ def test_a_reference_of_another_architecture_has_its_own_layout(reversed_roles):
 @pytest.mark.parametrize("policy_shares", [True, False])
 def test_the_share_that_is_logged_is_the_policy_s(policy_shares):
     """The reference may go another way, before the policy in a step, or alone in an evaluation's last one."""
-    sharing, plain = language_model("Llama"), language_model("Falcon", alibi=False)
+    sharing, plain = (
+        language_model("Llama"),
+        language_model("Lfm2", layer_types=["conv", "full_attention", "conv"]),
+    )
     policy, reference = (sharing, plain) if policy_shares else (plain, sharing)
     inputs, wanted = token_batch()
     logps = ResponseLogProbs(self_check=False)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Image, List
 
 from aspo_plugin.trl.similarity import dataset_scorer
 from tests.support import data
@@ -32,7 +33,7 @@ def test_two_runs_score_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(scorer, "SentenceScorer", Both)
     monkeypatch.setattr(scorer, "identify", lambda model: SimpleNamespace(as_dict=lambda: {"model": model}))
-    rows = as_dataset(data.rows(4, 3, similarity=False))
+    rows = as_dataset(data.rows(4, 3, similarity=False)).cast_column("images", List(Image(decode=False)))
     found: list[Any] = []
     runs = [
         threading.Thread(target=lambda: found.append(dataset_scorer("clip", tmp_path)(rows)))
