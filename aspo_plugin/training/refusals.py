@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-# Code -> what the user reads; `{limit}` is what a host calls its limit of tokens.
+# Code -> what the user reads; `{limit}` is what a host calls its limit of tokens, the rest in `_REMEDIES`.
 REASONS: dict[str, str] = {
     "turns": "the prompt does not end with a user's turn, or a response is missing",
     "empty": "a response is empty",
@@ -26,14 +26,24 @@ REASONS: dict[str, str] = {
     "markers": "the number of <image>, <video> or <audio> markers differs from the number of images, videos "
     "or sounds",
     "stray_token": "a text holds an image token where there is no image",
-    "image_tokens": "`{limit}` would cut image tokens: raise it, or make images smaller",
-    "media_tokens": "`{limit}` would cut tokens of a video or a sound: raise it, or make videos smaller",
+    "image_tokens": "`{limit}` would cut image tokens: raise it, or {smaller_images}",
+    "media_tokens": "`{limit}` would cut tokens of a video or a sound: raise it, or {smaller_videos}",
     "too_long": "`{limit}` leaves no room for the prompt or for a response: raise it",
     "rewritten": "the template rewrites the response so that its sentences cannot be found in the tokens",
     "sentences": "its sentences are not spans of the response, one behind the other",
     "prefix": "its untrained prefix is not what both responses begin with",
     "similarity": "there are more or fewer similarities than sentences, or one is infinite",
 }
+# By that name, which tells the hosts apart.
+_REMEDIES = {
+    "cutoff_len": {
+        "smaller_images": "lower `image_max_pixels`",
+        "smaller_videos": "lower `video_maxlen` or `video_max_pixels`",
+    },
+    "sequence_len": {"smaller_images": "bound images by `processor_kwargs`, such as max_pixels"},
+    "max_length": {"smaller_images": "give a processor with smaller images (its max_pixels, say)"},
+}
+_ANYWHERE = {"smaller_images": "make images smaller", "smaller_videos": "make videos smaller"}
 _LONGEST = 200
 
 
@@ -45,7 +55,8 @@ class RefusedRow(ValueError):
         self.reason, self.detail = reason, printable(detail)
 
     def __str__(self) -> str:
-        return f"{REASONS[self.reason]} ({self.detail})" if self.detail else REASONS[self.reason]
+        text = message(self.reason, "the limit of tokens")
+        return f"{text} ({self.detail})" if self.detail else text
 
 
 class StopRun(ValueError):
@@ -54,7 +65,7 @@ class StopRun(ValueError):
 
 def message(reason: str, limit: str) -> str:
     """What the user reads of a reason, where a host calls its limit of tokens `limit`."""
-    return REASONS[reason].format(limit=limit)
+    return REASONS[reason].format(limit=limit, **{**_ANYWHERE, **_REMEDIES.get(limit, {})})
 
 
 def explained(refused: Sequence[Mapping[str, Any]], limit: str) -> str:

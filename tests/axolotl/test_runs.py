@@ -257,7 +257,7 @@ def test_sets_without_similarities_stop_before_the_model_loads(
             ValueError, match=r"aspo-data score.*`aspo: similarity_model`.*`aspo: alpha` to 0"
         ):
             command(**changes)
-    with pytest.raises(ValueError, match="leave no room in sequence_len 20"):
+    with pytest.raises(ValueError, match="`sequence_len` would cut image tokens.*processor_kwargs.*of 20"):
         command(sequence_len=20)
     with pytest.raises(ValueError, match="row 0 of .*many: a pair is .* tokens longer than sequence_len 60"):
         command(sequence_len=60, excess_length_strategy="raise")

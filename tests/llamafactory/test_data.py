@@ -210,7 +210,7 @@ def test_refused_rows_are_counted_and_listed(load: Any, tmp_path: Path, warnings
             assert record["message"]
         found = {record["reason"]: record for record in records}
         assert found["markers"]["detail"] == "2 <image> markers, 1 images"
-        assert "similarities" in found["similarity"]["detail"] and found["image"]["detail"]
+        assert "values for" in found["similarity"]["detail"] and found["image"]["detail"]
         assert sum("refused 1 of 11 training rows" in warning for warning in warnings) == 4
         assert sum(str(module["rejected"].path) in warning for warning in warnings) == 1
         warnings.clear()
@@ -291,7 +291,7 @@ def test_odd_rows_are_refused_one_by_one(load: Any, tmp_path: Path) -> None:
 def test_no_room_for_any_token(load: Any, tmp_path: Path) -> None:
     rows = data.rows(3, 18, text_only=True)
     write_sets(tmp_path, {"short": rows})
-    with pytest.raises(ValueError, match="3 × `cutoff_len` leaves no token"):
+    with pytest.raises(ValueError, match="3 × `cutoff_len` leaves no room"):
         load(tmp_path, "short", cutoff_len=1)
 
 
@@ -354,7 +354,7 @@ def test_an_empty_thinking_block_belongs_to_no_sentence(template: str, load: Any
         assert (shared == block) == (number != 1)
         if number != 1:
             assert same_sentences(sentences_in(row, tokenizer), told(rows[number]))
-    with pytest.raises(ValueError, match="3 × `cutoff_len` leaves no token"):
+    with pytest.raises(ValueError, match="3 × `cutoff_len` leaves no room"):
         load(tmp_path, "thinking", template=template, model_name_or_path=model, cutoff_len=4)
 
 
