@@ -77,7 +77,7 @@ def test_a_fault_of_a_file_is_one_message_and_a_host_s_own_stays() -> None:
         pytest.raises(StopRun, match="dataset many cannot be read: inner. Mend the file"),
         file_faults("many"),
     ):
-        raise RuntimeError("outer") from KeyError("inner.")
+        raise RuntimeError("outer") from ValueError("inner.")
     for error in (ValueError("no such split"), FileNotFoundError("gone"), StopRun("all")):
         with pytest.raises(type(error), match=str(error)), file_faults("many"):
             raise error
