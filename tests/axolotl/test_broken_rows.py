@@ -22,7 +22,7 @@ def test_broken_rows_are_refused_as_in_every_host(
     command("preprocess", datasets=[{"path": str(folder)}])
     [(train, _)] = seen
     assert len(train) == len(rows) - len(expected)
-    broken.check(tmp_path / "out" / "aspo_rejected.jsonl", rows, expected)
+    broken.check("axolotl", tmp_path / "out" / "aspo_rejected.jsonl", rows, expected)
 
     [file] = Path(folder).rglob("*.parquet")
     file.write_bytes(file.read_bytes()[:3000])

@@ -3,8 +3,8 @@
     python -m tests.faults.table           print it
     python -m tests.faults.table --write   put it into the page as well
 
-The quick part is counted by every whole run of tests/faults (its conftest keeps the counts), the long part by
-`make fuzz`.
+The quick part is counted by every whole run of tests/faults (its conftest keeps the counts), training's by
+the `test_broken_rows.py` of each host, the long part by `make fuzz`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tests.recipes.table import replace_between
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / ".artifacts" / "faults"
 PAGE = ROOT / "docs" / "reliability.md"
+HOSTS = {"llamafactory": "LLaMA-Factory", "axolotl": "Axolotl", "trl": "TRL"}
 BEGIN, END = "<!-- table of tests/faults -->", "<!-- end of the table -->"
 
 
@@ -28,12 +29,28 @@ def save(counts: dict[str, dict[str, list[int]]]) -> None:
     (KEPT / "quick.json").write_text(json.dumps(counts, indent=1) + "\n")
 
 
+def save_training(host: str, rows: int) -> None:
+    """Keep how many broken rows a host's reader was given, after all of them were refused as they must be."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"training-{host}.json").write_text(json.dumps({"rows": rows}) + "\n")
+
+
 def markdown() -> str:
-    """Both parts, as far as they were run."""
+    """All parts, as far as they were run."""
     lines = ["| What | Tried | Survived |", "|---|---|---|"]
     for kind, tests in _read("quick.json").items():
         lines.append(f"| **{kind}** | | |")
         lines += [f"| {name} | {tried:,} | {survived:,} |" for name, (tried, survived) in tests.items()]
+    trained = {host: _read(f"training-{host}.json") for host in HOSTS}
+    if any(trained.values()):
+        lines.append(
+            "| **Training reads broken pairs alike in every host: each is refused for its reason** | | |"
+        )
+        lines += [
+            f"| broken pairs, read by {HOSTS[host]} | {kept['rows']:,} | {kept['rows']:,} |"
+            for host, kept in trained.items()
+            if kept
+        ]
     fuzz = _read("fuzz.json")
     if fuzz:
         lines.append(f"| **`make fuzz`, {fuzz['minutes']} minutes** | | |")

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from tests.faults import table
 from tests.support import data
 
 LINE = ("split", "dataset", "row", "id", "reason", "message", "detail", "prompt", "chosen")
@@ -79,8 +80,10 @@ def _images() -> list[bytes]:
     return [b"", b"no image", whole[: len(whole) // 2], bomb, script]
 
 
-def check(path: Path, made: list[dict[str, Any]], expected: dict[str, str], split: str = "training") -> None:
-    """Hold `aspo_rejected.jsonl` of a host against what every host must say."""
+def check(
+    host: str, path: Path, made: list[dict[str, Any]], expected: dict[str, str], split: str = "training"
+) -> None:
+    """Hold `aspo_rejected.jsonl` of a host against what every host must say; it is counted for the page."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert {record["id"]: record["reason"] for record in records} == expected
     assert len(records) == len(expected)
@@ -89,3 +92,4 @@ def check(path: Path, made: list[dict[str, Any]], expected: dict[str, str], spli
         assert made[record["row"]]["id"] == record["id"]
         assert record["message"] and "{" not in record["message"]
         assert all(isinstance(record[name], str) for name in LINE if name not in ("row", "id"))
+    table.save_training(host, len(expected))

@@ -23,4 +23,4 @@ def test_broken_rows_are_refused_as_in_every_host(name: str, model: Any, tmp_pat
     trainer = AspoTrainer(str(model("llava")), args=args, train_dataset=given[0], eval_dataset=given[1])
     read = trainer.train_dataset if name == "training" else trainer.eval_dataset
     assert len(read) == len(rows) - len(expected)
-    broken.check(tmp_path / "out" / "aspo_rejected.jsonl", rows, expected, name)
+    broken.check("trl", tmp_path / "out" / "aspo_rejected.jsonl", rows, expected, name)
