@@ -328,3 +328,21 @@ def test_the_example_runs(model: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("sys.argv", ["trl_aspo.py", *map(str, arguments)])
     runpy.run_path("docs/examples/trl_aspo.py", run_name="__main__")
     assert (out / "adapter_model.safetensors").exists()
+
+
+def test_every_setting_is_an_option_of_the_config(tmp_path: Path) -> None:
+    """Without a line in TRL's own part: a setting is written in `aspo_plugin.config` alone."""
+    import pickle
+    from dataclasses import fields
+
+    from transformers import HfArgumentParser
+
+    from aspo_plugin.config import AspoSettings
+
+    options = {option.name: option for option in fields(AspoConfig)}
+    for setting in fields(AspoSettings):
+        option = options[f"aspo_{setting.name}"]
+        assert (option.default, dict(option.metadata)) == (setting.default, dict(setting.metadata))
+    words = ["--output_dir", str(tmp_path), "--aspo_alpha", "0.25", "--use_cpu", "--report_to", "none"]
+    [config] = HfArgumentParser(AspoConfig).parse_args_into_dataclasses(words)
+    assert config.aspo_alpha == 0.25 and pickle.loads(pickle.dumps(config)).aspo_alpha == 0.25
