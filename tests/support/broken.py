@@ -58,6 +58,9 @@ def rows(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
         broken("sentences")["chosen_sentences"][0] = {"start": start, "end": end}
     new = broken("sentences")
     new["chosen_sentences"].reverse()
+    new = broken("prefix")
+    new["untrained_prefix"] = len(new["chosen"][0]["content"])
+    broken("prefix")["untrained_prefix"] = -1
     # Odd, and trained: what is missing is not known, which is no fault.
     row()["chosen_similarity"] = [None, float("nan"), 0.2]
     row()["chosen_sentences"] = None

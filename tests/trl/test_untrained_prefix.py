@@ -40,10 +40,10 @@ def test_no_token_of_a_context_is_trained(name: str, processing: Any) -> None:
         assert text[:length] in processor.tokenizer.decode(tokens)
     texts = as_dataset([{**rows[0], "images": []}])
     prompt = len(prepare_dataset(texts, processor, alpha=0)[0]["prompt_ids"])
-    with pytest.raises(ValueError, match="leaves no text of the chosen response"):
+    with pytest.raises(ValueError, match="hold no text of the chosen response"):
         prepare_dataset(texts, processor, alpha=0, limit=LengthLimit(prompt + 2))
     differing = [{**rows[0], "untrained_prefix": len(rows[0]["chosen"][0]["content"])}]
-    with pytest.raises(ValueError, match="row 0 of the dataset: untrained_prefix is"):
+    with pytest.raises(ValueError, match="1 × its untrained prefix is not what both responses begin with"):
         prepare_dataset(as_dataset(differing), processor, alpha=0)
 
 
