@@ -154,6 +154,13 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
             chosen, chosen_labels, rejected, _ = PairwiseDatasetProcessor._encode_data_example(
                 whole, *given, *medias
             )
+        except ImportError as error:  # no row's fault
+            if not medias[1] and not medias[2]:
+                raise
+            raise ValueError(
+                f"videos and sounds cannot be read in this environment: {error} torchaudio 2.9 and "
+                "later need `pip install torchcodec` and FFmpeg's libraries."
+            ) from error
         except Exception as error:
             # The host decodes videos and sounds here, and each decoder has its own errors.
             if not medias[1] and not medias[2]:

@@ -1,9 +1,12 @@
-"""Every batch of the host's plugins is trained as by its DPO: text alone, images, videos, and mixed."""
+"""Every batch of the host's plugins is trained as by its DPO: text, images, videos, sounds, and mixed."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import math
+import wave
+from array import array
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,14 +46,16 @@ TEMPLATES = {
     "paligemma": "paligemma",
     "smolvlm": "smolvlm",
     "instructblip": "instructblip",
+    "qwen2_audio": "qwen2_audio",
+    "qwen2_5_omni": "qwen2_omni",
 }
 # With transformers 5.6 the host reads no video for GLM-4V and LLaVA-NeXT-Video, in any stage.
-WITH_VIDEO = ("qwen", "internvl", "gemma4")
+WITH_VIDEO = ("qwen2_vl", "qwen2_5", "qwen3", "internvl", "gemma4")
 ONE_IMAGE = ("instructblip",)  # a prompt of this model has one
 
 
 def known() -> list[str]:
-    here = {*backbones.BUILDERS, *backbones.today()}
+    here = {*backbones.BUILDERS, *backbones.HEARS, *backbones.today()}
     return [name for name in TEMPLATES if name in here]
 
 
@@ -109,6 +114,39 @@ def test_images_of_a_pair_are_processed_once() -> None:
     assert calls == [2, 4]
 
 
+def sound(path: Path, pitch: int, seconds: float, rate: int = 16000) -> str:
+    """A file with one tone."""
+    times = [index / rate for index in range(int(seconds * rate))]
+    samples = array("h", [int(9000 * math.sin(2 * math.pi * pitch * t)) for t in times])
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return str(path)
+
+
+def heard_without_torchcodec(path: str) -> tuple[Any, int]:
+    """Stands in for `torchaudio.load`, which from 2.9 on needs torchcodec and FFmpeg's libraries."""
+    import torch
+
+    with wave.open(str(path), "rb") as file:
+        assert file.getsampwidth() == 2
+        samples = array("h", file.readframes(file.getnframes()))
+        shape = (-1, file.getnchannels())
+        return torch.tensor(samples).view(shape).T.float() / 2**15, file.getframerate()
+
+
+@pytest.fixture
+def ears(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchaudio
+
+    try:
+        import torchcodec  # noqa: F401
+    except (ImportError, RuntimeError):
+        monkeypatch.setattr(torchaudio, "load", heard_without_torchcodec)
+
+
 def mixed_set(folder: Path, video: bool, several: bool) -> Path:
     """Six rows of one-sentence answers: text, an image, text, two images, a video (or an image), an image."""
     pictures = []
@@ -144,15 +182,79 @@ def mixed_set(folder: Path, video: bool, several: bool) -> Path:
     return folder
 
 
+def heard_set(folder: Path, sees: bool) -> Path:
+    """Six rows: a sound, text, two sounds; where the model `sees`, an image with a sound, and a video."""
+    sounds = [sound(folder / f"{n}.wav", 220 * (n + 1), 0.4 + 0.3 * n, 16000 + 8000 * n) for n in range(4)]
+    picture(1, 64, 56).save(folder / "image.png")
+    frames = []
+    for seed in range(4):
+        frames.append(str(folder / f"frame-{seed}.png"))
+        picture(10 + seed, 64, 64).save(frames[-1])
+    image = [str(folder / "image.png")] if sees else []
+
+    def row(marks: str, number: int, audios: list[str], images: Any = (), videos: Any = ()) -> dict[str, Any]:
+        answer = {"from": "gpt", "value": f"I hear {number} dogs on a white table"}
+        turns = [{"from": "human", "value": marks + "What is it?"}]
+        made = {
+            "conversations": turns,
+            "chosen": answer,
+            "rejected": {"from": "gpt", "value": "There is nothing"},
+        }
+        seen = {"images": list(images), "videos": list(videos)} if sees else {}
+        return {**made, "audios": audios, **seen}
+
+    rows = [
+        row("<audio>", 1, sounds[:1]),
+        row("", 2, []),
+        row("<audio><audio>", 3, sounds[1:3]),
+        row("<image><audio>" if sees else "<audio>", 4, sounds[3:], image),
+        row("<video>" if sees else "", 5, [], (), [frames] if sees else []),
+        row("<audio>", 6, sounds[1:2]),
+    ]
+    (folder / "heard.json").write_text(json.dumps(rows))
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "audios": "audios"}
+    columns |= {"images": "images", "videos": "videos"} if sees else {}
+    entry = {"file_name": "heard.json", "formatting": "sharegpt", "ranking": True, "columns": columns}
+    (folder / "dataset_info.json").write_text(json.dumps({"mixed": entry}))
+    return folder
+
+
+def test_a_missing_decoder_stops_the_run(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not row after row that is left out: the sounds are fine."""
+    import torchaudio
+
+    def load(path: str) -> None:
+        raise ImportError("TorchCodec is required for load_with_torchcodec.")
+
+    monkeypatch.setattr(torchaudio, "load", load)
+    model = backbones.build("qwen2_audio", tmp_path / "model")
+    with pytest.raises(Exception, match="pip install torchcodec"):
+        train(
+            model_name_or_path=str(model),
+            template="qwen2_audio",
+            dataset_dir=str(heard_set(tmp_path, sees=False)),
+            dataset="mixed",
+            aspo_alpha=0,
+        )
+
+
 @pytest.mark.parametrize("architecture", known())
-def test_mixed_sets_train_as_by_the_hosts_dpo(architecture: str, train: Train, tmp_path: Path) -> None:
+def test_mixed_sets_train_as_by_the_hosts_dpo(
+    architecture: str, train: Train, tmp_path: Path, ears: None
+) -> None:
     """Batches of one row, so that some are text alone: the same log-probs, losses and gradients."""
     model = backbones.build(architecture, tmp_path / "model")
     video = architecture.startswith(WITH_VIDEO)
+    if architecture in backbones.HEARS:
+        folder = heard_set(tmp_path, sees=video)
+    else:
+        folder = mixed_set(tmp_path, video, architecture not in ONE_IMAGE)
     common = {
         "model_name_or_path": str(model),
         "template": TEMPLATES[architecture],
-        "dataset_dir": str(mixed_set(tmp_path, video, architecture not in ONE_IMAGE)),
+        "dataset_dir": str(folder),
         "dataset": "mixed",
         "cutoff_len": 4096,
         "video_maxlen": 4,

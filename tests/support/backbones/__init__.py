@@ -10,7 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import blip, cohere, deepseek, dual, gemma, glm, idefics, intern, llava, mixed, mllama, pixtral, qwen
+from . import (
+    audio,
+    blip,
+    cohere,
+    deepseek,
+    dual,
+    gemma,
+    glm,
+    idefics,
+    intern,
+    llava,
+    mixed,
+    mllama,
+    pixtral,
+    qwen,
+)
 
 # Name -> a function giving (model, processor or tokenizer).
 BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -66,6 +81,11 @@ SHARES = tuple(
 )
 # Not listed, and found by a trial to share (tests/core/test_trial.py).
 TRIED = ("gemma4_small", "kimi_k25", "ovis2")
+# What hears; LLaMA-Factory trains them, TRL's DPO takes no sounds.
+HEARS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "qwen2_audio": audio.qwen2_audio,
+    "qwen2_5_omni": audio.qwen2_5_omni,
+}
 DUAL_ENCODERS = ("clip", "siglip")
 
 
@@ -93,7 +113,7 @@ def today() -> list[str]:
 
 
 def build(name: str, folder: Path | str, dtype: Any = None) -> Path:
-    """Write the model `name` (one of `BUILDERS` or `TODAY`) to `folder` and return it; seeded,
+    """Write the model `name` (one of `BUILDERS`, `HEARS` or `TODAY`) to `folder` and return it; seeded,
     float32 or `dtype`."""
     import torch
 
@@ -102,9 +122,12 @@ def build(name: str, folder: Path | str, dtype: Any = None) -> Path:
         return folder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, processor = (BUILDERS[name] if name in BUILDERS else TODAY[name][1])()
+        builders = {**BUILDERS, **HEARS}
+        model, processor = (builders[name] if name in builders else TODAY[name][1])()
     if dtype is not None:
         model.to(dtype)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if name == "qwen2_5_omni":
+        torch.save({}, folder / "spk_dict.pt")  # voices, which its loader wants
     return folder
