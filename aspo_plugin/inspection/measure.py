@@ -26,7 +26,7 @@ def prepare(run: Run, rows: Sequence[dict[str, Any]]) -> tuple[Any, list[dict[st
 
     `rows` are those of a converted dataset. Prepared rows keep their place in `rows` as `place`.
     """
-    from aspo_plugin.trl.rows import LengthLimit, RefusedRow, RowPreparer
+    from aspo_plugin.trl.rows import LengthLimit, RowPreparer
 
     processor = _processor(run)
     preparer = RowPreparer(processor, LengthLimit())
@@ -34,8 +34,6 @@ def prepare(run: Run, rows: Sequence[dict[str, Any]]) -> tuple[Any, list[dict[st
     for place, row in enumerate(rows):
         try:
             made.append({**preparer(row, row["images"] or []), "images": row["images"], "place": place})
-        except RefusedRow as error:
-            refused[place] = f"{error}" + (f" ({error.detail})" if error.detail else "")
         except ValueError as error:
             refused[place] = str(error)
     return processor, made, refused

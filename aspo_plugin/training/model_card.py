@@ -48,7 +48,7 @@ def scorer_of(path: str | Path) -> dict[str, Any] | None:
     return _recorded(path, "scorer") or None
 
 
-def _recorded(path: str, part: str) -> dict[str, Any]:
+def _recorded(path: str | Path, part: str) -> dict[str, Any]:
     """A part of a folder's record, {} where it is not as `aspo-data` has it (it may be a stranger's)."""
     from dataset_tools.images.opening import UnusableImage, file_bytes
 
