@@ -51,7 +51,7 @@ function tint(share, values) {
 }
 
 // Offsets count characters as Python does (code points), while JavaScript counts UTF-16 units.
-function response(part) {
+function response(part, untrained) {
   const box = element("section", part.name.split(" ")[0]);
   const count = part.spans.length;
   const title = element("h2", "", `${part.name}, ${count} sentence${count === 1 ? "" : "s"} `);
@@ -62,11 +62,11 @@ function response(part) {
   text.dir = "auto";
   const characters = Array.from(part.text);
   let end = 0;
-  if (row.untrained) {
-    const context = element("span", "context", characters.slice(0, row.untrained).join(""));
+  if (untrained) {
+    const context = element("span", "context", characters.slice(0, untrained).join(""));
     context.title = "given to the model, not trained";
     text.append(context);
-    end = row.untrained;
+    end = untrained;
   }
   part.spans.forEach(([start, stop], index) => {
     text.append(characters.slice(end, start).join(""));
@@ -161,7 +161,7 @@ function article(row) {
   top.append(element("span", "id", row.id), element("span", "pale", `row ${row.number.toLocaleString("en")}`));
   row.problems.forEach((kind) => top.append(element("span", "badge", kind)));
   const texts = element("div", "texts");
-  texts.append(...row.parts.map(response));
+  texts.append(...row.parts.map((part) => response(part, row.untrained)));
   if (row.table) texts.append(numbers(row));
   box.append(top, pictures(row), prompt(row), texts);
   return box;
