@@ -22,6 +22,8 @@ from tests.support.reference import Pair, aspo
 
 ALPHA = 0.3
 
+EMPTY = "a response is empty (chosen is empty)"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: Any) -> Path:
@@ -91,7 +93,8 @@ def test_numbers_are_those_of_the_models_own_logits(kind: str, folder: Path) -> 
     assert run == find_run(str(folder / kind), before=str(folder / "llava"), alpha=ALPHA)
     rows = rows_of(folder)
     processor, prepared, refused = prepare(run, rows)
-    assert [row["place"] for row in prepared] == [0, 1, 3, 4] and refused == {2: "chosen is empty"}
+    assert [row["place"] for row in prepared] == [0, 1, 3, 4]
+    assert refused == {2: EMPTY}
     seen: list[int] = []
     found = measure(run, processor, prepared, batch_size=3, device="cpu", advance=seen.append)
     assert seen == [3, 1, 3, 1]
@@ -141,12 +144,12 @@ def test_the_page_has_both_states_and_the_rows_that_cannot_be_trained(folder: Pa
     page = tmp_path / "new" / "page.html"
     result = command(folder / "adapter", folder / "set", "--html", page, "--json", "--device", "cpu")
     assert json.loads(result.stdout) == {"path": str(page), "rows": 5}
-    assert "row 2 cannot be trained, so it has no weights: chosen is empty" in result.stderr
+    assert f"row 2 cannot be trained, so it has no weights: {EMPTY}" in result.stderr
     found, rows = shown(page), rows_of(folder)
     assert "Weights with alpha 0.3, normalization weight." in found["about"] and found["bounds"] == [0, 1]
     assert found["kinds"] and all(row["images"][0].startswith("data:image/jpeg") for row in found["rows"])
     refused = found["rows"][2]
-    assert "cannot be trained: chosen is empty" in refused["problems"]
+    assert f"cannot be trained: {EMPTY}" in refused["problems"]
     assert [(part["name"], part["values"]) for part in refused["parts"]] == [
         ("chosen", None),
         ("rejected", None),

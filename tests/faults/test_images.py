@@ -17,7 +17,7 @@ from aspo_plugin.training.image_check import UnreadableImage, readable_size
 from dataset_tools.errors import BadRow
 from dataset_tools.images.opening import FORMATS, MAX_PIXELS, UnusableImage, open_image, open_undecoded
 from dataset_tools.images.store import ImageStore, check_header
-from dataset_tools.inspect.preview import _thumbnail
+from dataset_tools.inspect.preview import thumbnail
 from dataset_tools.inspect.validate import image_problems
 from tests.support import converted, data
 
@@ -55,7 +55,7 @@ def as_training_does(data: bytes) -> None:
 
 
 def as_preview_does(data: bytes) -> None:
-    if _thumbnail(data, 64) is None:
+    if thumbnail(data, 64) is None:
         raise UnusableImage
 
 
