@@ -38,9 +38,17 @@ def settle() -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         before(kind, error, trace)
         if isinstance(error, Exception) and _is_ours(trace):
-            Path(place).write_text("".join(traceback.format_exception_only(error)), encoding="utf-8")
+            Path(place).write_text(_told(error), encoding="utf-8")
 
     sys.excepthook = hook
+
+
+def _told(error: Exception) -> str:
+    """What the user reads of an error: pydantic's text, which Axolotl's schema raises, ends in an address."""
+    errors = getattr(error, "errors", None)
+    if type(error).__name__ != "ValidationError" or not callable(errors):
+        return "".join(traceback.format_exception_only(error))
+    return "".join(f"ValueError: {str(one['msg']).removeprefix('Value error, ')}\n" for one in errors())
 
 
 def _is_ours(trace: TracebackType | None) -> bool:
