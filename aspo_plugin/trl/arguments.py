@@ -54,10 +54,19 @@ def settings_of(args: TrainingArguments) -> AspoSettings:
     return settings_from({name: getattr(args, PREFIX + name) for name in SETTING_NAMES})
 
 
+# What `transformers`' argument parser takes of a field; it gives all of its metadata to argparse.
+_PARSED = ("help", "choices")
 _Settings: Any = make_dataclass(
     "_Settings",
     [
-        (PREFIX + name, kind, field(default=source.default, metadata=dict(source.metadata)))
+        (
+            PREFIX + name,
+            kind,
+            field(
+                default=source.default,
+                metadata={key: source.metadata[key] for key in _PARSED if key in source.metadata},
+            ),
+        )
         for name, kind in get_type_hints(AspoSettings).items()
         for source in [AspoSettings.__dataclass_fields__[name]]
     ],

@@ -35,7 +35,7 @@ CASES = [
 def test_each_changes_the_step_as_the_method_says(
     settings: dict[str, Any], train: Any, scored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aspo_plugin.llamafactory import trainer
+    from aspo_plugin.training import step
 
     calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
 
@@ -44,7 +44,7 @@ def test_each_changes_the_step_as_the_method_says(
         calls.append((args, kwargs, output))
         return output
 
-    monkeypatch.setattr(trainer, "aspo_loss", kept)
+    monkeypatch.setattr(step, "aspo_loss", kept)
     common = {"dataset_dir": str(scored), "dataset": "both", "max_steps": 2, "aspo_alpha": 1}
     steps = train(**common, **settings)
     args, kwargs, output = calls[-1]

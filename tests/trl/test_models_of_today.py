@@ -27,5 +27,6 @@ def test_log_probs_loss_and_gradients_are_those_of_trls_dpo(name: str, model: An
             continue
         assert not outcome.host_error and not outcome.our_error, (kind, outcome)
         assert not outcome.differences, (kind, outcome.differences)
-        if name not in backbones.TRIED:
+        # Of a model that nobody listed a text alone may be proven exact, where its images are not.
+        if name in backbones.SHARES or name not in backbones.TRIED and kind != "text":
             assert outcome.shared == (name in backbones.SHARES), kind

@@ -33,7 +33,7 @@ def trainer(folder: Path, model: Any, rows: Any, **settings: Any) -> Any:
 def test_each_changes_the_loss_as_the_method_says(
     settings: dict[str, Any], model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aspo_plugin.trl import trainer as module
+    from aspo_plugin.training import step
 
     calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
 
@@ -44,7 +44,7 @@ def test_each_changes_the_loss_as_the_method_says(
         calls.append((moved, kwargs, output))
         return output
 
-    monkeypatch.setattr(module, "aspo_loss", kept)
+    monkeypatch.setattr(step, "aspo_loss", kept)
     rows = as_dataset(data.rows(3, 31, sentences=(3, 5)))
     made = trainer(tmp_path / "out", model("llava"), rows, aspo_alpha=1.0, **settings)
     batch = made.data_collator([made.train_dataset[index] for index in range(3)])
