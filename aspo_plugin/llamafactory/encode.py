@@ -29,6 +29,7 @@ from aspo_plugin.method.sentence_sums import SHARED
 from aspo_plugin.training.image_check import UnreadableImage, readable_size
 from aspo_plugin.training.refusals import (
     RefusedRow,
+    StopRun,
     checked_prefix,
     checked_similarities,
     checked_spans,
@@ -157,7 +158,7 @@ class SentencePairProcessor(PairwiseDatasetProcessor):
         except ImportError as error:  # no row's fault
             if not medias[1] and not medias[2]:
                 raise
-            raise ValueError(
+            raise StopRun(
                 f"videos and sounds cannot be read in this environment: {error} torchaudio 2.9 and "
                 "later need `pip install torchcodec` and FFmpeg's libraries."
             ) from error

@@ -206,6 +206,10 @@ def _unfit(inputs: Mapping[str, Any], architecture: Architecture, longest: int) 
     unknown = [key for key in inputs if key not in known]
     if unknown:
         return f"the model input {', '.join(sorted(unknown))} is not known here"
+    for key in ("token_type_ids", "mm_token_type_ids"):
+        value = inputs.get(key)
+        if value is not None and value.shape != inputs["input_ids"].shape:
+            return f"{key} is not laid out as the tokens are"
     mixed = len(architecture.layers) > 1 and not architecture.per_layer
     if architecture.window and mixed and longest > architecture.window:
         return "a row is longer than the attention window of a model that takes one mask for all layers"

@@ -408,9 +408,13 @@ def test_a_run_that_fails_in_its_data_leaves_the_host_as_it_was() -> None:
 
     class Sentences:
         align = preprocess = staticmethod(print)
+        reading = staticmethod(lambda load: print)
 
-    before = loader.align_dataset, loader._get_preprocessed_dataset
+    def steps() -> tuple[Any, ...]:
+        return loader.align_dataset, loader._get_preprocessed_dataset, loader._load_single_dataset
+
+    before = steps()
     with pytest.raises(OSError, match="broken"), sentence_data(Sentences):
-        assert loader.align_dataset is print and loader._get_preprocessed_dataset is print
+        assert steps() == (print, print, print)
         raise OSError("broken")
-    assert (loader.align_dataset, loader._get_preprocessed_dataset) == before
+    assert steps() == before

@@ -229,10 +229,10 @@ def test_what_a_kept_similarity_depends_on(tmp_path: Path) -> None:
 
 
 def test_adapter_inputs_are_not_copied_under_mixed_precision(train: Any, monkeypatch: Any) -> None:
-    from aspo_plugin.llamafactory import trainer
+    from aspo_plugin.training import step
     from aspo_plugin.training.adapters import keep_input_dtype
 
     changed = []
-    monkeypatch.setattr(trainer, "keep_input_dtype", lambda model: changed.append(keep_input_dtype(model)))
+    monkeypatch.setattr(step, "keep_input_dtype", lambda model: changed.append(keep_input_dtype(model)))
     log = train(bf16=True, use_cpu=True, max_steps=2)
     assert changed and changed[0] > 0 and all(math.isfinite(entry["loss"]) for entry in log)
