@@ -174,13 +174,16 @@ def test_a_damaged_model_is_one_message(
     assert "Traceback" not in told.output and "please report" not in told.output, told.output
 
 
-def test_a_process_that_died_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataset_tools.scoring.folder import _wait
+def test_a_process_that_died_is_one_message() -> None:
+    from dataset_tools.scoring.folder import _Team
 
-    class Group:
-        @staticmethod
-        def barrier() -> None:
-            raise RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+    def gone(*_: Any) -> None:
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
 
-    with pytest.raises(DataError, match="another process of this scoring ended"):
-        _wait(Group)
+    class Gone:
+        barrier = get = add = staticmethod(gone)
+
+    team = _Team(rank=1, store=Gone, distributed=Gone)
+    for ask in (team.wait, lambda: list(team.take())):
+        with pytest.raises(DataError, match="another process of this scoring ended"):
+            ask()
