@@ -45,8 +45,8 @@ def row_of(name: str, folder: Path, host: str) -> Row:
     unequal = [kind for kind, outcome in compared.items() if outcome.differences]
     missed = [kind for kind, o in outcomes.items() if o.our_error and not o.host_error]
     equal = "no: " + ", ".join(unequal + missed) if unequal or missed else "yes"
-    shared = {outcome.shared for outcome in trained.values()}
-    share = "no" if shared == {False} else "yes" if shared == {True} else "with images"
+    shared = [kind for kind, outcome in trained.items() if outcome.shared]
+    share = "no" if not shared else "yes" if len(shared) == len(trained) else ", ".join(shared)
     return Row(name, host, ", ".join(trained) or "no", equal, share, seen)
 
 
