@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aspo_plugin.config import AspoSettings
 from aspo_plugin.logprobs.response import ResponseLogProbs
-from aspo_plugin.method.loss import AspoOutput, aspo_loss
+from aspo_plugin.method.loss import AspoOutput
 from aspo_plugin.training.model_needs import missing_packages_named
+from aspo_plugin.training.step import loss_of
 
 from .run import Run
 
@@ -89,7 +89,8 @@ def measure(
         given = collator(batch)
         before = states["before"][number]
         outputs = {
-            state: _output(logps[number], before, given, run.settings) for state, logps in states.items()
+            state: loss_of(logps[number], before, given, run.settings, beta=1.0)
+            for state, logps in states.items()
         }
         for index in range(len(batch)):
             found.append({state: _sentences(output, index) for state, output in outputs.items()})
@@ -136,21 +137,6 @@ def _states(run: Run, device: torch.device) -> Iterator[tuple[str, Any]]:
     if run.after is not None and not run.adapter:
         with _loaded(run.after, device) as model:
             yield "after", model
-
-
-def _output(policy: Tensor, reference: Tensor, batch: dict[str, Any], settings: AspoSettings) -> AspoOutput:
-    chosen, rejected = policy.chunk(2)
-    ref_chosen, ref_rejected = reference.chunk(2)
-    return aspo_loss(
-        chosen,
-        rejected,
-        ref_chosen,
-        ref_rejected,
-        batch["sentence_ids"],
-        batch["similarity"],
-        beta=1.0,
-        **settings.loss_options(),
-    )
 
 
 def _sentences(output: AspoOutput, index: int) -> list[dict[str, float]]:

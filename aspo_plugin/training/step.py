@@ -100,24 +100,33 @@ class AspoStep:
         policy = self.read(model, inputs, mask)
         if mode == "train":
             self._first_step.check(policy, reference, mask)
-        chosen, rejected = policy.chunk(2)
-        ref_chosen, ref_rejected = reference.chunk(2)
-        output = aspo_loss(
-            chosen,
-            rejected,
-            ref_chosen,
-            ref_rejected,
-            batch["sentence_ids"],
-            batch["similarity"],
-            beta=self._beta,
-            rejected_sentence_ids=batch.get("rejected_sentence_ids"),
-            rejected_similarity=batch.get("rejected_similarity"),
-            **self.settings.loss_options(),
-        )
+        output = loss_of(policy, reference, batch, self.settings, self._beta)
         self.metrics[mode].update(output, self.read.shared)
         if mode == "train":
             self._samples.keep(output, batch)
+        chosen, rejected = policy.chunk(2)
+        ref_chosen, ref_rejected = reference.chunk(2)
         return Outcome(output, chosen, rejected, ref_chosen, ref_rejected, mask)
+
+
+def loss_of(
+    policy: Tensor, reference: Tensor, batch: Mapping[str, Any], settings: AspoSettings, beta: float
+) -> AspoOutput:
+    """`aspo_loss` of a collator's batch, from the log-probs `[2B, L]` of policy and reference."""
+    chosen, rejected = policy.chunk(2)
+    ref_chosen, ref_rejected = reference.chunk(2)
+    return aspo_loss(
+        chosen,
+        rejected,
+        ref_chosen,
+        ref_rejected,
+        batch["sentence_ids"],
+        batch["similarity"],
+        beta=beta,
+        rejected_sentence_ids=batch.get("rejected_sentence_ids"),
+        rejected_similarity=batch.get("rejected_similarity"),
+        **settings.loss_options(),
+    )
 
 
 class ExactSimilarities:

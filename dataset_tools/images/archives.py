@@ -168,13 +168,7 @@ class TarArchive:
         if first == end:
             return None
         place, size = max((int(item["place"]), int(item["size"])) for item in self._index[first:end])
-        if size > limit:
-            raise zipfile.BadZipFile(f"it is larger than {limit >> 20} MiB")
-        self._stream.seek(place)
-        data = self._stream.read(size)
-        if len(data) != size:
-            raise zipfile.BadZipFile("it is damaged: its end is missing")
-        return data
+        return _part(self._stream, place, size, limit)
 
 
 class TarByRange:
@@ -208,13 +202,7 @@ class TarByRange:
         if name not in self._found:
             return None
         place, size = self._found[name]
-        if size > limit:
-            raise zipfile.BadZipFile(f"it is larger than {limit >> 20} MiB")
-        self._stream.seek(place)
-        data = self._stream.read(size)
-        if len(data) != size:
-            raise zipfile.BadZipFile("it is damaged: its end is missing")
-        return data
+        return _part(self._stream, place, size, limit)
 
     def _walk(self, most: int) -> Iterator[str]:
         """Names of further members, until `most` headers of the file have been read."""
@@ -253,3 +241,14 @@ def _text(name: bytes, flags: int) -> str:
 
 def _key(name: str) -> int:
     return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _part(stream: Any, place: int, size: int, limit: int) -> bytes:
+    """`size` bytes from `place` on; `zipfile.BadZipFile` where they are over `limit` or not all there."""
+    if size > limit:
+        raise zipfile.BadZipFile(f"it is larger than {limit >> 20} MiB")
+    stream.seek(place)
+    data: bytes = stream.read(size)
+    if len(data) != size:
+        raise zipfile.BadZipFile("it is damaged: its end is missing")
+    return data
