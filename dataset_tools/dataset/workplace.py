@@ -73,8 +73,8 @@ class WorkFolder:
         if self.folder.is_symlink() or not self.folder.is_dir():
             raise UsageError(f"{self.folder} is in the way, which aspo-data would work in: move it away.")
         names = [path.name for path in self.folder.iterdir()]
-        if not names:
-            return False
+        if not names or (names == [MARK] and _is_empty(self.folder / MARK)):
+            return False  # killed before it said whose it is
         owner = self._owner()
         if owner is None and self.is_whole():
             owner = self.command
@@ -116,9 +116,12 @@ class WorkFolder:
         self.begun()
         self.folder.mkdir(parents=True, exist_ok=True)
         mark = self.folder / MARK
-        if not mark.exists():
-            mark.write_text(json.dumps({"aspo-data": self.command}), encoding="utf-8")
-        self._held.enter_context(locked(mark, f"another aspo-data is at work in {self.folder}."))
+        mark.touch()
+        with ExitStack() as held:
+            held.enter_context(locked(mark, f"another aspo-data is at work in {self.folder}."))
+            if _is_empty(mark):
+                mark.write_text(json.dumps({"aspo-data": self.command}), encoding="utf-8")
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -136,6 +139,11 @@ class WorkFolder:
             self.out.rmdir()  # it was found empty
         os.rename(self.folder, self.out)
         sync_folder(self.out.parent)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file of ours has no content; a symbolic link is none of ours."""
+    return not path.is_symlink() and path.is_file() and not path.stat().st_size
 
 
 def sync_folder(folder: Path) -> None:

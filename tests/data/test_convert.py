@@ -94,7 +94,7 @@ class Crash(BaseException):
 
 
 def crash_at(monkeypatch, number: int) -> SimpleNamespace:
-    """Let the process "die" before its `number`-th change of the file system's names."""
+    """Let the process "die" before its `number`-th change of the file system's names or small files."""
     counter = SimpleNamespace(calls=0)
 
     def dying(function):
@@ -109,7 +109,8 @@ def crash_at(monkeypatch, number: int) -> SimpleNamespace:
     monkeypatch.setattr(os, "replace", dying(os.replace))
     monkeypatch.setattr(os, "rename", dying(os.rename))
     monkeypatch.setattr(os, "fsync", dying(os.fsync))
-    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
+    for change in ("mkdir", "touch", "write_text", "unlink"):
+        monkeypatch.setattr(Path, change, dying(getattr(Path, change)))
     monkeypatch.setattr(Path, "rename", dying(Path.rename))
     monkeypatch.setattr(parquet.ShardWriter, "abandon", lambda self: self._stream.close())
     return counter

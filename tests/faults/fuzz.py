@@ -5,12 +5,14 @@
 
 A case is made of its number alone. It survives where each command that meets it ends with 0, 1 or 2, with no
 traceback and no request for a report, within a minute and a gigabyte. Cases run in child processes, so that a
-crash of a library is counted and not suffered. The counts are kept in .artifacts/faults/fuzz.json.
+crash of a library is counted and not suffered. What computes or waits for too long is reported with the
+stacks of its threads. The counts are kept in .artifacts/faults/fuzz.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -174,8 +176,8 @@ class Case:
     def killed(self) -> list[str]:
         """kill -9 at any moment, resumed until it is done: the same bytes."""
         out = self.work / "out"
-        program = [sys.executable, "-m", "dataset_tools", "convert", str(self.seeds / "rlaif_v"), str(out)]
-        program += ["--workers", "1", "--shard-rows", "7", "--resume"]
+        program = [sys.executable, "-X", "faulthandler", "-m", "dataset_tools", "convert"]
+        program += [str(self.seeds / "rlaif_v"), str(out), "--workers", "1", "--shard-rows", "7", "--resume"]
         for _ in range(3):
             process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
@@ -183,9 +185,9 @@ class Case:
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-        told = subprocess.run(program, capture_output=True, text=True)
-        if told.returncode not in (0, 1):
-            return [f"resumed after kill -9: exit {told.returncode}: {told.stderr[-1500:]}"]
+        code, said = ended(program, SECONDS_PER_CASE / 2)
+        if code not in (0, 1):
+            return [f"resumed after kill -9: exit {code}: {said[-3000:]}"]
         names = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
         whole = self.seeds / "whole"
         if names != sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file()):
@@ -248,11 +250,27 @@ def make_seeds(folder: Path) -> None:
     (folder / "unfinished_out.incomplete").rename(folder / "unfinished")
 
 
+def ended(program: list[str], seconds: float) -> tuple[int, str]:
+    """A command's exit code and what it said; of one that waits for longer, the stacks of its threads.
+
+    It is run with `-X faulthandler`, which prints them at SIGABRT.
+    """
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        said, _ = process.communicate()
+    return process.returncode, said
+
+
 # --- many cases ----------------------------------------------------------------------------------
 
 
 def child(first: int, count: int, seeds: Path, work: Path, only: str | None) -> None:
     """Run some cases; a line of JSON before and after each."""
+    faulthandler.enable()  # SIGABRT, of the parent that waits no longer
+    faulthandler.register(signal.SIGPROF, all_threads=True, chain=True)
     for number in range(first, first + count):
         case = Case(number, seeds, work, only)
         signal.setitimer(signal.ITIMER_PROF, SECONDS_OF_COMPUTING)  # then SIGPROF ends this process
@@ -288,8 +306,7 @@ def run_child(
     done: Counter[str] = Counter()
     failures: list[dict[str, Any]] = []
     running: dict[str, Any] | None = None
-    watch = threading.Timer(SECONDS_PER_CASE, process.kill)
-    watch.start()
+    watch = _watch(process)
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
@@ -306,20 +323,32 @@ def run_child(
             if event["wrong"]:
                 failures.append({"case": event["ends"], "kind": event["kind"], "wrong": event["wrong"]})
         watch.cancel()
-        watch = threading.Timer(SECONDS_PER_CASE, process.kill)
-        watch.start()
+        watch = _watch(process)
     watch.cancel()
     process.wait()
     drain.join(5)
     if running:
         done[running["kind"]] += 1
-        hung = process.returncode in (-signal.SIGKILL, -signal.SIGPROF)
-        how = "hung" if hung else f"ended the process ({process.returncode})"
+        how = HOW.get(-process.returncode, f"ended the process ({process.returncode})")
         failures.append(
             {"case": running["begins"], "kind": running["kind"], "wrong": [how, "".join(said)[-3000:]]}
         )
         number = running["begins"] + 1
     return max(number, first + 1), done, failures
+
+
+HOW = {
+    signal.SIGABRT: f"waited for {SECONDS_PER_CASE} s",
+    signal.SIGPROF: f"computed for {SECONDS_OF_COMPUTING} s",
+}
+
+
+def _watch(process: subprocess.Popen[str]) -> threading.Timer:
+    """Ends a case that waits for ever, with the stacks of its threads."""
+    watch = threading.Timer(SECONDS_PER_CASE, process.send_signal, [signal.SIGABRT])
+    watch.daemon = True
+    watch.start()
+    return watch
 
 
 def main() -> int:

@@ -64,6 +64,26 @@ def test_a_pull_leaves_the_shards_of_a_conversion_alone(
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_a_command_that_was_killed_before_it_said_whose_the_folder_is(
+    source: Path, tmp_path: Path, convert: Convert, aspo_data: Any
+) -> None:
+    (tmp_path / WORK).mkdir()
+    (tmp_path / WORK / "lock").touch()
+    rows = converted.write(tmp_path / "set", [data.rows(4)])
+    export(rows, tmp_path / "out", "trl")
+    (tmp_path / "out").rename(tmp_path / "exported")
+    (tmp_path / WORK).mkdir()
+    (tmp_path / WORK / "lock").touch()
+    convert(source, tmp_path / "out", resume=True)
+    (tmp_path / WORK).mkdir()
+    (tmp_path / WORK / "lock").symlink_to(rows / "empty")
+    (rows / "empty").touch()
+    (tmp_path / "out").rename(tmp_path / "converted")
+    with pytest.raises(UsageError, match="was not made by"):
+        convert(source, tmp_path / "out", resume=True)
+    assert not (rows / "empty").read_bytes()
+
+
 def test_an_export_and_a_conversion_keep_apart(source: Path, tmp_path: Path, convert: Convert) -> None:
     convert(source, tmp_path / "out", stop_after=200)
     rows = converted.write(tmp_path / "set", [data.rows(4)])
