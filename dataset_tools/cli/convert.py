@@ -13,8 +13,8 @@ from dataset_tools.cli import output
 from dataset_tools.errors import UsageError
 
 KINDS = (
-    *("rlaif-v", "vlfeedback", "rlhf-v", "vl-rewardbench", "arena", "sentinel", "ms-swift", "llamafactory"),
-    *("trl", "povid", "seva", "mmpr", "llava-preference", "jsonl"),
+    *("rlaif-v", "vlfeedback", "bpo", "rlhf-v", "vl-rewardbench", "arena", "sentinel", "ms-swift"),
+    *("llamafactory", "trl", "povid", "seva", "mmpr", "llava-preference", "jsonl"),
 )
 """The names of `dataset_tools.sources.REGISTRY`, which would cost `--help` the import of pyarrow."""
 
@@ -71,9 +71,12 @@ def convert(
         list[str] | None,
         typer.Option(help="Column mapping NAME=COLUMN, for jsonl and llamafactory. May be repeated."),
     ] = None,
-    pairs: Annotated[Pairs, typer.Option(help="Which rated completions to pair (vlfeedback).")] = Pairs.ALL,
+    pairs: Annotated[
+        Pairs, typer.Option(help="Which rated completions to pair (vlfeedback, bpo).")
+    ] = Pairs.ALL,
     min_margin: Annotated[
-        float, typer.Option(min=0.0, help="Leave out pairs whose ratings are closer than this (vlfeedback).")
+        float,
+        typer.Option(min=0.0, help="Leave out pairs whose ratings are closer than this (vlfeedback, bpo)."),
     ] = 0.0,
     number_rows: Annotated[
         bool, typer.Option("--number-rows", help="Number the rows instead of using the source's ids.")
@@ -180,23 +183,28 @@ def parse_columns(values: list[str]) -> dict[str, str]:
 
 
 def _files(conversion: Any, most: int = 10) -> list[str]:
-    """Lines that say which data files are read, and which are not and why."""
-    files, left = conversion.files, conversion.left_files
-    lines = [f"  read      {name} ({_size(size)})" for name, size in list(files.items())[:most]]
+    """Lines that say which data files are read, which are not and why, and what images are fetched from."""
+    from dataset_tools.convert.files import readable_size
+
+    files, left, images = conversion.files, conversion.left_files, conversion.images_to_fetch
+    lines = [f"  read      {name} ({readable_size(size)})" for name, size in list(files.items())[:most]]
     if len(files) > most:
-        lines.append(f"  read      and {len(files) - most} more ({_size(sum(files.values()))} in all)")
+        lines.append(
+            f"  read      and {len(files) - most} more ({readable_size(sum(files.values()))} in all)"
+        )
     lines += [f"  not read  {name}: {reason}" for name, reason in list(left.items())[:most]]
     if len(left) > most:
         lines.append(f"  not read  and {len(left) - most} more, listed in OUT/aspo.json")
+    parts = conversion.settings.limit is not None
+    how = "read in parts" if parts else "fetched whole if it holds images"
+    lines += [
+        f"  images    {name} ({readable_size(size)}), {how}" for name, size in list(images.items())[:most]
+    ]
+    if len(images) > most:
+        lines.append(
+            f"  images    and {len(images) - most} more ({readable_size(sum(images.values()))} in all)"
+        )
     return lines
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _summary(summary: dict[str, Any]) -> str:
@@ -216,11 +224,13 @@ def _summary(summary: dict[str, Any]) -> str:
 
 
 def _dry_run(conversion: Any, as_json: bool) -> None:
+    from dataset_tools.convert.files import readable_size
+
     source = conversion.source
     files = conversion.files
     if not as_json:
         head = [f"source    {source.name}: {source.about}"]
-        head.append(f"files     {len(files)}, {_size(sum(files.values()))}")
+        head.append(f"files     {len(files)}, {readable_size(sum(files.values()))}")
         typer.echo("\n".join([*head, *_files(conversion)]))
     tally, example = conversion.preview(rows=100)
     value = {
@@ -228,6 +238,7 @@ def _dry_run(conversion: Any, as_json: bool) -> None:
         "from": source.name,
         "files": files,
         "files_not_read": conversion.left_files,
+        "images_to_fetch": conversion.images_to_fetch,
         "total_rows": conversion.total_rows,
         "first_rows": tally.as_dict(),
         "example": example,

@@ -16,7 +16,7 @@ from typing import Any
 from dataset_tools.convert.annotate import REPEATED, Annotate
 from dataset_tools.convert.files import AnyFile
 from dataset_tools.convert.ids import IdSet
-from dataset_tools.convert.image_places import given_roots, image_prefixes, image_store
+from dataset_tools.convert.image_places import given_roots, image_prefixes, image_store, images_to_fetch
 from dataset_tools.convert.locate import Located, locate
 from dataset_tools.convert.readers import Reader
 from dataset_tools.convert.recognise import recognise
@@ -88,6 +88,13 @@ class Conversion:
     def left_files(self) -> dict[str, str]:
         """The data files that are not read, with the reason."""
         return self.recognised.left
+
+    @property
+    def images_to_fetch(self) -> dict[str, int]:
+        """What of a Hub dataset may be fetched for its images beside the files of rows, with the bytes."""
+        read = [file for file, _ in self.recognised.files]
+        roots, embedded = self.settings.image_roots, self.recognised.embeds_images
+        return images_to_fetch(self.located, roots, embedded, read)
 
     @property
     def total(self) -> int | None:

@@ -21,6 +21,15 @@ RANGE_BYTES = 64 << 10
 MOST_BYTES = 512 << 10
 
 
+def readable_size(count: float) -> str:
+    """Bytes as a person reads them: `426.0 MB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 @dataclass(frozen=True)
 class _Held:
     """A file that lies in something else than a folder of this disk: its path in there, and its bytes."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dataset_tools.convert.files import AnyFile, HubFile, Joined
+from dataset_tools.convert.files import AnyFile, HubFile, readable_size
 from dataset_tools.convert.hub import cut_off, download_matching, patiently
-from dataset_tools.convert.locate import Located
+from dataset_tools.convert.locate import Located, on_hub
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.images.archives import ENDINGS, TarByRange
 from dataset_tools.images.store import AnyArchive, ImageStore, open_archive
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,30 @@ def image_store(located: Located, image_roots: list[Path], embedded: bool, whole
     return ImageStore(roots, opened)
 
 
+def images_to_fetch(
+    located: Located, image_roots: list[Path], embedded: bool, read: Iterable[AnyFile]
+) -> dict[str, int]:
+    """What of a Hub dataset may be fetched for its images: archives, and folders of image files, with bytes.
+
+    An archive that turns out to hold no images stays where it is. `read`: the files of rows, which may lie in
+    an archive too.
+    """
+    if located.folder is not None or embedded or image_roots:
+        return {}
+    found: dict[str, int] = {}
+    rows = {part for file in read for part in on_hub(file)}
+    for file in (*located.archives(".zip"), *located.archives(".tar")):
+        parts = on_hub(file)
+        if parts and not rows.issuperset(parts):
+            name = parts[0].path if len(parts) == 1 else f"{file.name} in {len(parts)} parts"
+            found[name] = sum(part.size for part in parts)
+    for name, size in located.sizes.items():
+        if name.lower().endswith(ENDINGS):
+            folder = f"{PurePosixPath(name).parent}/"
+            found[folder] = found.get(folder, 0) + size
+    return found
+
+
 def _archives_beside(located: Located, whole: bool) -> list[AnyArchive]:
     found: list[AnyArchive] = []
     archive: AnyArchive
@@ -86,7 +113,7 @@ def _archives_beside(located: Located, whole: bool) -> list[AnyArchive]:
         archive = open_archive(file)
         if not archive.holds_images:
             continue  # annotations, videos
-        if whole and _on_hub(file):
+        if whole and on_hub(file):
             located.fetch([file])
             archive = open_archive(located.fetched(file))
         found.append(archive)
@@ -104,16 +131,17 @@ def _tar(located: Located, file: AnyFile, whole: bool) -> AnyArchive:
         located.fetch([file])
         return located.fetched(file)
 
+    def after_all() -> AnyFile:
+        size = readable_size(sum(part.size for part in on_hub(file)))
+        logger.warning("%s (%s) is fetched whole: its beginning does not hold these rows' images", file, size)
+        return fetched()
+
     if whole or not isinstance(file, HubFile):
         return open_archive(fetched())
     try:
-        return TarByRange(file, fetched)
+        return TarByRange(file, after_all)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{file} is not a whole tar file: {error}.") from None
-
-
-def _on_hub(file: AnyFile) -> bool:
-    return isinstance(file, HubFile) or (isinstance(file, Joined) and any(map(_on_hub, file.parts)))
 
 
 def image_prefixes(located: Located, names: Iterable[str]) -> dict[str, tuple[str, ...]]:

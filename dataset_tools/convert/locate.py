@@ -61,7 +61,7 @@ class Located:
 
     def fetch(self, files: list[AnyFile]) -> None:
         """Download what of the files is on the Hub."""
-        names = sorted({part.path for file in files for part in _on_hub(file)})
+        names = sorted({part.path for file in files for part in on_hub(file)})
         if names:
             assert self.repo and self.revision
             card = (
@@ -90,13 +90,14 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
-def _on_hub(file: AnyFile) -> list[HubFile]:
+def on_hub(file: AnyFile) -> list[HubFile]:
+    """The files of the Hub that a file is made of; none where it is on this disk."""
     if isinstance(file, HubFile):
         return [file]
     if isinstance(file, ZipMember):
-        return _on_hub(file.archive)
+        return on_hub(file.archive)
     if isinstance(file, Joined):
-        return [each for part in file.parts for each in _on_hub(part)]
+        return [each for part in file.parts for each in on_hub(part)]
     return []
 
 

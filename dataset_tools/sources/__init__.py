@@ -19,6 +19,7 @@ from dataset_tools.sources.guess import proposal
 REGISTRY: dict[str, tuple[str, str]] = {
     "rlaif-v": ("rlaif_v", "RlaifV"),
     "rlhf-v": ("rlhf_v", "RlhfV"),
+    "bpo": ("bpo", "Bpo"),
     "vlfeedback": ("vlfeedback", "VlFeedback"),
     "vl-rewardbench": ("ranked", "Ranked"),
     "arena": ("arena", "Arena"),

@@ -1,4 +1,7 @@
-"""LLaVA-Human-Preference-10K: two outputs and which of them a person preferred."""
+"""LLaVA-Human-Preference-10K: two outputs and which of them a person preferred.
+
+`conversations` ends with the answer that the outputs replace, which LLaVA-RLHF's reward model overwrites.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,8 @@ class LlavaPreference(Source):
         outputs = [self._output(row, name) for name in ("output_1", "output_2")]
         chosen, rejected = outputs if preferred == "1" else outputs[::-1]
         prompt = turns(row["conversations"])
+        if prompt[-1]["role"] == "assistant":
+            prompt.pop()
         yield Pair(image_list(row["image"]), prompt, chosen, rejected, identifier(row, "id"))
 
     @staticmethod

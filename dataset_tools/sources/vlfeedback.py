@@ -35,8 +35,7 @@ class VlFeedback(Source):
 
     @classmethod
     def matches(cls, columns: Mapping[str, Any]) -> bool:
-        rated = set(cls.columns) <= set(columns)
-        return rated and bool({"img_path", "image", "id"} & set(columns))
+        return super().matches(columns) and bool({"img_path", "image", "id"} & set(columns))
 
     def pairs(self, row: Mapping[str, Any]) -> Iterator[Pair | SkippedPair]:
         prompt = text(row, "prompt")
@@ -44,7 +43,7 @@ class VlFeedback(Source):
         answers = completions(row["completions"])
         if len(answers) < 2:
             raise BadRow(f"{len(answers)} completions, at least two are needed")
-        scores = [mean_rating(answer.get("annotations")) for answer in answers]
+        scores = [self.score(answer) for answer in answers]
         name = identifier(row, "id")
         for choice in pair_indices(scores, self.options.pairs, self.options.min_margin):
             if isinstance(choice, str):
@@ -58,6 +57,11 @@ class VlFeedback(Source):
                 chosen=answers[best].get("response"),
                 rejected=answers[worst].get("response"),
             )
+
+    @staticmethod
+    def score(answer: Mapping[str, Any]) -> float | None:
+        """How good a completion is; None where that is not known."""
+        return mean_rating(answer.get("annotations"))
 
     def _images(self, row: Mapping[str, Any]) -> list[ImageValue]:
         for column in self.image_columns:

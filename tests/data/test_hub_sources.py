@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dataset_tools.convert.files import readable_size
 from dataset_tools.convert.hub import parse_address
 from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import iter_rows
@@ -35,12 +36,12 @@ def hub():
 
 
 def convert(hub: StandInHub, home: Path, *arguments: str | Path, code: int = 0, **environ: str) -> Any:
-    """`aspo-data convert` as a user's process; the printed summary."""
+    """`aspo-data convert` as a user's process; the printed summary, and what it said beside."""
     command = [sys.executable, "-m", "dataset_tools", "convert", *map(str, arguments), "--json"]
     environ = {**apply_environment(hub, dict(os.environ)), "HF_HOME": str(home), **environ}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
-    return json.loads(done.stdout) if code == 0 else done.stderr
+    return {**json.loads(done.stdout), "said": done.stderr} if code == 0 else done.stderr
 
 
 def noise(seed: int, size: int = 160) -> bytes:
@@ -104,12 +105,18 @@ def test_a_limit_reads_single_members_of_a_tar(hub, tmp_path):
     write_lines(tmp_path / "set" / "train.jsonl", rows)
     size = sum(file.stat().st_size for file in (tmp_path / "set").iterdir())
     hub.publish("user/set", tmp_path / "set")
+    shown = convert(hub, tmp_path / "home", "user/set", tmp_path / "out", "--dry-run", "--limit", "5")
+    packed = (tmp_path / "set" / "images.tar").stat().st_size
+    assert shown["images_to_fetch"] == {"images.tar": packed} and hub.sent < size / 10
+    hub.sent = 0
     found = convert(hub, tmp_path / "home", "user/set", tmp_path / "out", "--limit", "5", "--workers", "1")
     assert found["rows"] == 5 and hub.sent < size / 10
+    assert f"images    images.tar ({readable_size(packed)}), read in parts" in found["said"]
     expected = [pictures[index] for index in order[:5]]
     assert [row["images"][0]["bytes"] for row in iter_rows(tmp_path / "out")] == expected
     found = convert(hub, tmp_path / "home", "user/set", tmp_path / "all", "--workers", "1")
     assert found["rows"] == len(order)
+    assert f"images    images.tar ({readable_size(packed)}), fetched whole" in found["said"]
 
 
 def test_a_far_tar_is_fetched_whole_where_its_first_headers_do_not_hold_a_picture(tmp_path, monkeypatch):
@@ -130,6 +137,22 @@ def test_a_far_tar_is_fetched_whole_where_its_first_headers_do_not_hold_a_pictur
     assert far.read("5.jpg", 10) == b"" and far.read("nothing.jpg", 10) is None and len(whole) == 1
 
 
+def test_a_tar_that_is_fetched_whole_after_all_says_so_first(hub, tmp_path):
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "images.tar", "w") as archive:
+        for index in range(archives.HEADERS + 1):
+            member = tarfile.TarInfo(f"{index}.png")
+            member.size = len(png(index % 9))
+            archive.addfile(member, io.BytesIO(png(index % 9)))
+    pair = {"prompt": "What?", "chosen": "A cat. It sleeps.", "rejected": "A dog. It runs."}
+    write_lines(tmp_path / "set" / "train.jsonl", [{**pair, "image": f"{archives.HEADERS}.png"}])
+    hub.publish("user/set", tmp_path / "set")
+    found = convert(hub, tmp_path / "home", "user/set", tmp_path / "out", "--limit", "1", "--workers", "1")
+    assert found["rows"] == 1
+    size = readable_size((tmp_path / "set" / "images.tar").stat().st_size)
+    assert f"user/set/images.tar ({size}) is fetched whole" in found["said"]
+
+
 def test_what_the_bare_command_makes_of_mmpr_on_the_hub(hub, tmp_path):
     fixture = mmpr_published(tmp_path / "set")
     hub.publish("OpenGVLab/MMPR-v1.2", tmp_path / "set", card="license: mit")
@@ -139,6 +162,7 @@ def test_what_the_bare_command_makes_of_mmpr_on_the_hub(hub, tmp_path):
         name: expected.images for name, expected in fixture.rows.items()
     }
     assert found["text_only"] == 1
+    assert "images    images.zip in 2 parts" in found["said"] and "annotations.zip (" not in found["said"]
     assert read_record(tmp_path / "out")["source"]["name"] == "mmpr"
 
 

@@ -20,7 +20,7 @@ from tests.support.sources.hosts import (
     whole_conversations,
 )
 from tests.support.sources.openbmb import rlaif_v, rlhf_v
-from tests.support.sources.others import jsonl, llava_preference, packed_lines, povid, seva, table
+from tests.support.sources.others import bpo, jsonl, llava_preference, packed_lines, povid, seva, table
 from tests.support.sources.published import (
     mm_rlhf,
     mmpr,
@@ -46,6 +46,7 @@ BUILDERS = {
     "trl-implicit": trl_implicit,
     "povid": povid,
     "seva": seva,
+    "bpo": bpo,
     "mmpr": mmpr,
     "llava-preference": llava_preference,
     "jsonl": jsonl,

@@ -51,9 +51,33 @@ def seva(folder: Path) -> Fixture:
     return fixture
 
 
+def bpo(folder: Path) -> Fixture:
+    """renjiepi/BPO: completions with a score and a kind each; the marker ends the prompt."""
+    fixture = Fixture("bpo", folder / "bpo.json", settings={"image_roots": [folder / "images"]})
+    (folder / "images" / "coco" / "train2017").mkdir(parents=True)
+    rows = []
+    for index in range(4):
+        name = f"coco/train2017/{index:012}.jpg"
+        (folder / "images" / name).write_bytes(jpeg(index))
+        chosen, rejected = answers(index)
+        scored = [(1, chosen, "gt"), (0, rejected, "llm-hal"), (0, f"{rejected} Or so.", "mllm-hal")]
+        listed = [{"score": score, "response": text, "type": kind} for score, text, kind in scored]
+        rows.append({"prompt": "What is it?\n<image>", "image": name, "completions": listed})
+        for other, text in enumerate((rejected, f"{rejected} Or so.")):
+            expected = Expected(user("What is it?\n<image>"), chosen, text, [jpeg(index)])
+            fixture.rows[f"bpo-{index}-{other}"] = expected
+    fixture.skipped = {"tie": len(rows)}
+    fixture.path.write_text(json.dumps(rows, indent=4))
+    return fixture
+
+
 def llava_preference(folder: Path) -> Fixture:
-    """LLaVA-Human-Preference-10K: preference 1 or 2; conversations sometimes wrapped twice."""
-    fixture = Fixture("llava-preference", folder / "prefs.json", settings={"image_roots": [folder / "coco"]})
+    """LLaVA-Human-Preference-10K: preference 1 or 2; conversations sometimes wrapped twice.
+
+    They end with an answer, in whose place LLaVA-RLHF's reward model puts each output.
+    """
+    path = folder / "llava_7b_v1_preference.json"
+    fixture = Fixture("llava-preference", path, settings={"image_roots": [folder / "coco"]})
     (folder / "coco").mkdir(parents=True)
     (folder / "coco" / "1.jpg").write_bytes(jpeg(1))
     rows = []
@@ -61,6 +85,7 @@ def llava_preference(folder: Path) -> Fixture:
         good, bad = answers(index)
         outputs = (good, bad) if preference == 1 else (bad, good)
         turns: list[Any] = user_turns("<image>\nWhat is it?")
+        turns += [{"from": "gpt", "value": "What a person or GPT-4 said."}]
         rows.append({"id": f"p{index}", "image": "1.jpg", "conversations": [turns] if index == 1 else turns})
         rows[-1] |= {
             f"output_{number}": {"from": "llava", "value": text} for number, text in enumerate(outputs, 1)
