@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from dataset_tools.errors import BadRow
-from dataset_tools.sources.vlfeedback import VlFeedback, completions
+from dataset_tools.sources.pairing import Rated, completions
 
 
-class Bpo(VlFeedback):
+class Bpo(Rated):
     name = "bpo"
     about = "renjiepi/BPO (json; images from --image-root)"
     columns = ("prompt", "image", "completions")
     url = "https://huggingface.co/datasets/renjiepi/BPO"
     repositories = ("renjiepi/BPO",)
-    published = ()
-    pictures_by = None
+    repeats_images = True
     image_columns = ("image",)
     citation = """@article{pi2024strengthening,
   title={Strengthening Multimodal Large Language Model with Bootstrapped Preference Optimization},

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dataset_tools.errors import BadRow, SkippedPair
+from dataset_tools.sources.base import ImageValue, Pair, Source, identifier, image_list, text
 
 
 def pair_indices(
@@ -33,3 +37,49 @@ def pair_indices(
             yield "margin below --min-margin"
         else:
             yield (a, b) if first > second else (b, a)
+
+
+class Rated(Source):
+    """Rows of a prompt with several completions, each rated: VLFeedback and its like."""
+
+    def pairs(self, row: Mapping[str, Any]) -> Iterator[Pair | SkippedPair]:
+        prompt = text(row, "prompt")
+        images = self.pictures(row)
+        answers = completions(row["completions"])
+        if len(answers) < 2:
+            raise BadRow(f"{len(answers)} completions, at least two are needed")
+        scores = [self.score(answer) for answer in answers]
+        name = identifier(row, "id")
+        for choice in pair_indices(scores, self.options.pairs, self.options.min_margin):
+            if isinstance(choice, str):
+                yield SkippedPair(choice)
+                continue
+            best, worst = choice
+            yield Pair(
+                id=f"{name}-{best}-{worst}" if name else "",
+                images=images,
+                prompt=prompt,
+                chosen=answers[best].get("response"),
+                rejected=answers[worst].get("response"),
+            )
+
+    @staticmethod
+    def score(answer: Mapping[str, Any]) -> float | None:
+        """How good a completion is; None where that is not known."""
+        raise NotImplementedError
+
+    def pictures(self, row: Mapping[str, Any]) -> list[ImageValue]:
+        """The row's images."""
+        return image_list(row["image"])
+
+
+def completions(value: Any) -> list[Mapping[str, Any]]:
+    """The completions as a list of objects, from a list of structs or a struct of lists."""
+    if isinstance(value, Mapping):
+        lengths = {len(items) for items in value.values() if isinstance(items, list)}
+        if len(lengths) != 1 or not all(isinstance(items, list) for items in value.values()):
+            raise BadRow("completions is an object whose lists differ in length")
+        return [{key: items[index] for key, items in value.items()} for index in range(lengths.pop())]
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise BadRow("completions is null" if value is None else "completions is not a list of objects")
+    return value
