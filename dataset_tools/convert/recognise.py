@@ -27,6 +27,7 @@ from dataset_tools.sources import (
     unknown_layout,
 )
 from dataset_tools.sources.base import Pair
+from dataset_tools.sources.guess import OTHER_SHAPES
 from dataset_tools.sources.images import Embedded, looks_like_image
 
 
@@ -75,7 +76,9 @@ def recognise(
             name: file for name, file in files.items() if any(fnmatch(name, p) for p in located.patterns)
         }
         if not within:
-            raise UsageError(f"{' or '.join(located.patterns)} of {where} is no file that is read.")
+            raise UsageError(
+                f"{' or '.join(located.patterns)} of {where} is no file that is read. {OTHER_SHAPES}"
+            )
     single = len(located.patterns) == 1 and located.patterns[0] in files
     choices = choose(
         within,

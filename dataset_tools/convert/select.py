@@ -11,6 +11,7 @@ from typing import Any
 
 from dataset_tools.convert.files import kind_of
 from dataset_tools.errors import UsageError
+from dataset_tools.sources.guess import OTHER_SHAPES
 
 KINDS = (".parquet", ".jsonl", ".json", ".arrow", ".csv", ".tsv")
 """Endings of data files; of several kinds the first whose columns are known is read. `.gz` may follow."""
@@ -77,7 +78,7 @@ def choose(
     """
     data, patterns = data_files(names), list(patterns)
     if not data:
-        raise UsageError(f"{where} holds no {', '.join(KINDS)} file.")
+        raise UsageError(f"{where} holds no {', '.join(KINDS)} file. {OTHER_SHAPES}")
     if patterns:
         chosen = [name for name in data if any(_fits(name, pattern) for pattern in patterns)]
         if not chosen:

@@ -13,7 +13,7 @@ from typing import Any
 from dataset_tools.errors import BadRow, SkippedPair, UsageError
 from dataset_tools.nearest import did_you_mean
 from dataset_tools.sources.base import Options, Pair, Source
-from dataset_tools.sources.guess import proposal
+from dataset_tools.sources.guess import OTHER_SHAPES, proposal
 
 # Name of `--from` to module and class. Recognition by columns tries them in this order: the particular first.
 REGISTRY: dict[str, tuple[str, str]] = {
@@ -63,7 +63,8 @@ def unknown_layout(columns: Mapping[str, Any], where: str, source: str) -> Usage
         f"{where} has the columns {shown}, which no known source has. If each row is one pair, name its "
         "columns:\n"
         f"  {proposal(columns, source)}\n"
-        f"Known sources (--from): {', '.join(REGISTRY)}; docs/data.md says what each reads."
+        f"Known sources (--from): {', '.join(REGISTRY)}; docs/data.md says what each reads.\n"
+        f"{OTHER_SHAPES}"
     )
 
 

@@ -42,6 +42,13 @@ _WORDS = {
 }
 
 
+OTHER_SHAPES = (
+    "Rows of another shape (WebDataset, ORC, rows inside of an object) become a parquet file in two lines of "
+    'the datasets library: docs/data.md, "Other shapes".'
+)
+"""What a message says of files and rows that `convert` does not read."""
+
+
 def guess_columns(columns: Mapping[str, Any]) -> dict[str, str]:
     """The column that each of prompt, chosen, rejected, images, id and system may be, where one fits."""
     found: dict[str, str] = {}

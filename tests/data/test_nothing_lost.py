@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -160,6 +164,38 @@ def test_an_unknown_layout_proposes_a_command_that_works(tmp_path):
     assert done.exit_code == 0, done.output
     [made] = iter_rows(tmp_path / "out")
     assert made["images"][0]["bytes"] == png(1) and made["chosen"][0]["content"] == row["good"]
+
+
+def test_other_shapes_are_read_by_the_lines_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(f"shards/{shard}.tar", "w") as archive:
+            for number in range(2 * shard, 2 * shard + 2):
+                for ending, body in (("json", json.dumps(PAIR).encode()), ("png", png(number))):
+                    member = tarfile.TarInfo(f"{number:04}.{ending}")
+                    member.size = len(body)
+                    archive.addfile(member, io.BytesIO(body))
+    (tmp_path / "rows.json").write_text(json.dumps({"version": 1, "data": [PAIR]}))
+    for source in ("shards", "rows.json"):
+        refused = CliRunner().invoke(app, ["convert", source, "out"])
+        assert refused.exit_code == 2 and '"Other shapes"' in refused.stderr
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text().partition("### Other shapes")[2]
+    lines = page.partition("```python\n")[2].partition("```")[0]
+    subprocess.run([sys.executable, "-c", lines], check=True, capture_output=True)
+    command = page.partition("```bash\n")[2].partition("```")[0].replace("\\\n", " ").split()[1:]
+    done = CliRunner().invoke(app, [*command, "--workers", "1"])
+    assert done.exit_code == 0, done.output
+    rows = list(iter_rows(tmp_path / "OUT"))
+    assert [row["images"][0]["bytes"] for row in rows] == [png(number) for number in range(4)]
+    assert [row["id"] for row in rows] == [f"{number:04}" for number in range(4)]
+    assert rows[0]["chosen"][0]["content"] == PAIR["chosen"]
+    [inside] = re.findall(r'`(load_dataset\("json".*?\))`', page)
+    lines = f"from datasets import load_dataset\n{inside}.to_parquet('inside.parquet')"
+    subprocess.run([sys.executable, "-c", lines], check=True, capture_output=True)
+    done = CliRunner().invoke(app, ["convert", "inside.parquet", "inside", "--workers", "1"])
+    assert done.exit_code == 0 and len(list(iter_rows(tmp_path / "inside"))) == 1
 
 
 # Images
