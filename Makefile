@@ -20,7 +20,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help env demo study study-quick study-check test test-data test-llamafactory test-axolotl test-hosts \
-	test-newest test-recipes test-browser fuzz mutate \
+	test-newest test-install test-recipes test-browser fuzz mutate \
 	check docs package format constraints clean
 
 help:
@@ -28,7 +28,8 @@ help:
 	@echo "make env          create the environments only"
 	@echo "make test-data, make test-llamafactory, make test-axolotl: one environment's tests"
 	@echo "make test-hosts   the other tested host versions, and their plain stages with the package installed"
-	@echo "make test-newest  the adapters against the newest release of each host; a table, never a failure"
+	@echo "make test-newest  the adapters' first tests against the newest release of each host; a table, never a failure"
+	@echo "make test-install README's install lines in new environments: each trains a tiny Qwen2.5-VL (7 GB at a time, removed)"
 	@echo "make study        where ASPO helps and where not: writes docs/study.md; make study-check: its gain is kept"
 	@echo "make test-recipes every recipe for two steps on a tiny model; prints a table"
 	@echo "make fuzz         an hour of damaged rows, files, datasets and images (MINUTES=5: five minutes)"
@@ -104,7 +105,7 @@ test-browser: .venv/llamafactory/.installed
 test-hosts: $(OTHERS:%=.venv/%/.installed)
 	$(PYTHON) tools/run_tests.py hosts
 
-# The adapters against whatever is newest today. A table, and no failure: it says what a new version will cost.
+# The adapters' first tests against whatever is newest today. A table, and no failure: it says what a new version will cost.
 test-newest: .venv/tools/.installed
 	-$(MAKE) --keep-going --always-make .venv/newest-llamafactory .venv/newest-axolotl .venv/newest-trl
 	-$(PYTHON) tools/run_tests.py newest
@@ -120,6 +121,10 @@ mutate: .venv/llamafactory/.installed
 	rm -rf mutants
 	OMP_NUM_THREADS=1 .venv/llamafactory/bin/python -m mutmut run --max-children 2
 	$(PYTHON) tools/mutants.py --write
+
+# What a user gets today: environments without constraints, made from the wheel and removed again.
+test-install: package
+	.venv/tools/bin/python tools/check_install.py
 
 # The long part of tests/faults: damaged rows, files, datasets and images, one hour of them.
 fuzz: .venv/data/.installed

@@ -2,7 +2,7 @@
 
     python -m tests.install.train llamafactory FOLDER
 
-For environments made by README's install lines: docs/versions.md has the commands. Run it from a folder that
+For environments made by README's install lines, `make test-install` runs it. Run it from a folder that
 holds nothing of the tree but `tests`, so that the installed package is what trains. The recipe is what
 `aspo recipes copy` writes; only model, data and size are replaced. Exits 1 with the end of the host's output
 where it fails.
