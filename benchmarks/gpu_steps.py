@@ -108,7 +108,7 @@ class _Bench:
             if "lora_" in name:
                 parameter.data = parameter.data.float()
         own = model.forward
-        make = {"llamafactory": training.llamafactory_step, "trl": training.trl_step}[host]
+        make = training.STEPS[host]
         self.host_step = make(model, folder)  # TRL's trainer may change the model's forward
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})

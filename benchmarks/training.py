@@ -1,6 +1,6 @@
 """Step time and peak memory of ASPO against the hosts' own DPO, interleaved in one process per host.
 
-    python -m benchmarks.training                      both hosts that are installed, CPU, small shapes
+    python -m benchmarks.training                      all hosts that are installed, CPU, small shapes
     python -m benchmarks.training --device cuda --real 7B shapes in bfloat16
     python -m benchmarks.training --host trl --repeats 3 --only "llava P=640 R=125"
 
@@ -33,7 +33,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "performance"
-HOSTS = {"llamafactory": ROOT / ".venv/llamafactory", "trl": ROOT / ".venv/axolotl"}
+HOSTS = {
+    "llamafactory": ROOT / ".venv/llamafactory",
+    "axolotl": ROOT / ".venv/axolotl",
+    "trl": ROOT / ".venv/trl-1.16",
+}
 WAYS = ("host", "aspo", "aspo, cached reference")
 
 
@@ -87,16 +91,34 @@ def llamafactory_step(model: Any, folder: str) -> Callable[[dict[str, Any]], Any
 
 
 def trl_step(model: Any, folder: str) -> Callable[[dict[str, Any]], Any]:
-    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
+    from trl.trainer import utils
+
+    if hasattr(
+        utils, "_use_triton"
+    ):  # the fused output layer from 1.15 on: trained positions alone, as on a GPU
+        utils._use_triton = lambda device: True
+    return _trl_loss(DPOTrainer, DPOConfig, model, folder)
+
+
+def axolotl_step(model: Any, folder: str) -> Callable[[dict[str, Any]], Any]:
+    """Its DPO on images, from 0.21 on: the loss of the TRL that it pins."""
+    from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
+    from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+
+    return _trl_loss(AxolotlDPOTrainer, AxolotlDPOConfig, model, folder)
+
+
+def _trl_loss(trainer_class: Any, config_class: Any, model: Any, folder: str) -> Callable[[Any], Any]:
+    from datasets import Dataset
 
     from tests.support.tokenizers import tokenizer
 
     rows = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2)
     cpu = next(model.parameters()).device.type == "cpu"
-    trainer = DPOTrainer(
+    trainer = trainer_class(
         model=model,
-        args=DPOConfig(folder, report_to="none", use_cpu=cpu, bf16=False, gradient_checkpointing=False),
+        args=config_class(folder, report_to="none", use_cpu=cpu, bf16=False, gradient_checkpointing=False),
         train_dataset=rows,
         processing_class=tokenizer("byte_level"),
     )
@@ -155,6 +177,9 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
     return step
 
 
+STEPS = {"llamafactory": llamafactory_step, "axolotl": axolotl_step, "trl": trl_step}
+
+
 # --- measuring -----------------------------------------------------------------------------------------
 
 
@@ -186,6 +211,7 @@ def measure(host: str, setting: Any, device: str, real: bool, repeats: int) -> d
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             host: _version(host),
+            **({"trl": _version("trl")} if host == "axolotl" else {}),
         },
         "token limit": round(live, 3),
         "token limit, cached": round(cached, 3),
@@ -200,7 +226,7 @@ def _prepare(host: str, setting: Any, device: str, shape: str, dtype: Any, folde
 
     model = training_models.build(setting, shape, dtype, device)
     batch = training_models.batch(model, setting, device, dtype)
-    make = {"llamafactory": llamafactory_step, "trl": trl_step}[host]
+    make = STEPS[host]
     steps = {
         "host": make(model, folder),
         "aspo": aspo_step(model, folder, cached=False),
@@ -231,7 +257,7 @@ def _timed(model: Any, step: Any, batch: dict[str, Any], device: str) -> float:
 
 def _peaks(host: str, setting: Any, device: str) -> dict[str, int]:
     """Of the host's and of ASPO's step with a live reference; a cached one only takes a smaller pass away."""
-    make = {"llamafactory": llamafactory_step, "trl": trl_step}[host]
+    make = STEPS[host]
     makers = {"host": make, "aspo": functools.partial(aspo_step, cached=False)}
     from benchmarks.training_memory import peaks
 
@@ -260,9 +286,14 @@ def run_host(host: str, options: argparse.Namespace) -> None:
             continue
         result = measure(host, setting, options.device, options.real, options.repeats)
         print(json.dumps(result), file=sys.stderr, flush=True)
-        kept = [other for other in kept if other["setting"] != result["setting"]] + [result]
+        kept = [other for other in kept if _line(host, other) != _line(host, result)] + [result]
         path.write_text(json.dumps({"host": host, "results": kept}, indent=1) + "\n")
         gc.collect()
+
+
+def _line(host: str, result: dict[str, Any]) -> tuple[str, str]:
+    """What a new measurement takes the place of: the same setting in the same version of the host."""
+    return result["setting"], result["versions"][host]
 
 
 def _version(host: str) -> str:

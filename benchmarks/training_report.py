@@ -20,7 +20,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
             seconds, peak = result["seconds"], result["peak MiB"]
             found.append(
                 {
-                    "host": f"{kept['host']} ({file.stem.split('-')[0]})",
+                    "host": f"{kept['host']} {result['versions'][kept['host']]} ({file.stem.split('-')[0]})",
                     "setting": result["setting"],
                     "host s": f"{seconds['host']:.2f}",
                     "aspo": f"{seconds['aspo'] / seconds['host']:.2f}",

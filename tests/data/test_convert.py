@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -262,6 +263,15 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_message(source, tmp_path, m
     with pytest.raises(DataError, match="worker process ended with exit code -9"):
         run(source, tmp_path / "out", workers=2)
     assert seen and not any(alive(pid) for pid in seen)
+
+
+def test_a_worker_that_cannot_be_started_ends_the_run_with_a_message(source, tmp_path, monkeypatch):
+    def start(process):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", start)
+    with pytest.raises(DataError, match="worker process cannot be started .Resource temporarily"):
+        run(source, tmp_path / "out", workers=2)
 
 
 def fail_on_three(item: int) -> int:
