@@ -73,7 +73,7 @@ class _Pool:
         self._function = function
         self._own = threading.local()
         self._processes: list[Any] = []
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker", initializer=self._start)
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker")
 
     def _start(self) -> None:
         here, there = self._context.Pipe()
@@ -91,6 +91,13 @@ class _Pool:
         return self._threads.submit(self._call, item)
 
     def _call(self, item: Any) -> Any:
+        if not hasattr(self._own, "pipe"):
+            try:
+                self._start()
+            except OSError as error:
+                raise DataError(
+                    f"a worker process cannot be started ({error.strerror or error}): use fewer --workers."
+                ) from None
         try:
             self._own.pipe.send(item)
             failed, value = self._own.pipe.recv()
