@@ -155,7 +155,7 @@ def convert(
     if tally.rejected and tally.bad_share() > share:
         output.warn(
             f"{tally.bad_share():.1%} of the rows were rejected, more than --max-bad {max_bad}: "
-            f"see {out / 'rejected.jsonl'}."
+            f"see {out / 'rejected.jsonl'}. {out} is whole all the same."
         )
         raise typer.Exit(1)
 

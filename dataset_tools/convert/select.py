@@ -166,7 +166,7 @@ def _of_declared(
         raise UsageError(f"{where} has no config {name}: it has {', '.join(declared)}.")
     splits = declared[name]
     if split not in splits:
-        raise UsageError(f"{where} has no split {split}: its files are of {', '.join(sorted(splits))}.")
+        raise UsageError(f"{where} has no split {split}: {_instead(sorted(splits))}")
     chosen = splits[split]
     if not chosen:
         raise UsageError(f"{where}: the files that its card names for split {split} are not there.")
@@ -255,10 +255,17 @@ def _of_split(data: list[str], split: str, where: str) -> list[str]:
         splits = sorted({item[0] for item in found.values() if item} | ({"train"} if unnamed else set()))
         if usual == "train" and unnamed:
             return unnamed
-        raise UsageError(f"{where} has no split {split}: its files are of {', '.join(splits)}.")
+        raise UsageError(f"{where} has no split {split}: {_instead(splits)}")
     return matching
 
 
 def _why_not(name: str) -> str:
     found = split_of(name)
     return f"of split {found[0]}" if found else "names no split, and other files do"
+
+
+def _instead(splits: list[str]) -> str:
+    """What to ask for where the split is not there."""
+    if len(splits) == 1:
+        return f"its files are of {splits[0]}. Add --split {splits[0]}."
+    return f"its files are of {', '.join(splits)}: name one with --split."

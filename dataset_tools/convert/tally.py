@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataset_tools.dataset.schema import IMAGE_MARKER
+
 # Where the particulars of a row begin: after a colon, in quotes or brackets, or with what no code has.
 _PARTICULARS = re.compile(r"[:;'\"`<>()\[\]{}|\\]|[^\x20-\x7e]")
 
@@ -61,5 +63,6 @@ def kind_of_reason(reason: str) -> str:
 
     Codes are counted, recorded and published; a row's text never is.
     """
-    own = _PARTICULARS.split(re.sub(r"\d+", "N", reason), maxsplit=1)[0]
+    named = reason.replace(IMAGE_MARKER, "image")
+    own = _PARTICULARS.split(re.sub(r"(UTF-8)|\d+", lambda match: match[1] or "N", named), maxsplit=1)[0]
     return own.strip(" ,.")[:80] or "other"

@@ -22,7 +22,7 @@ class Arena(Source):
             yield SkippedPair("tie")
             return
         if winner not in _WINNERS:
-            raise BadRow(f"winner is {row['winner']!r}, expected model_a, model_b or tie")
+            raise BadRow(f"winner is neither model_a nor model_b nor a tie: {row['winner']!r}")
         held: list[ImageValue] = []
         sides = [
             split_answer(turns(row["conversation_a"], None, held)),

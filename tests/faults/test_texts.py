@@ -61,6 +61,8 @@ def test_refused_texts_never_reach_the_card_or_the_record(tmp_path: Path, conver
         ("prompt has the role '<b>', expected one of x", "prompt has the role"),
         ('prompt has the role "it\'s", expected one of x', "prompt has the role"),
         ("3 completions, at least two are needed", "N completions, at least two are needed"),
+        ("2 literal <image> markers for 1 images", "N literal image markers for N images"),
+        ("the line is not UTF-8: invalid start byte", "the line is not UTF-8"),
         ("\u202e", "other"),
         ("<b>", "other"),
     ],

@@ -170,7 +170,7 @@ def wildvision(folder: Path) -> Fixture:
     battle("nobody", "No. No.", "Yes. No.")
     battle("model_a", "A. B.", "C. D.")
     rows[-1]["conversation_b"] = [*user("Who else?"), {"role": "assistant", "content": "C. D."}]
-    fixture.bad["b3"] = "winner is 'nobody'"
+    fixture.bad["b3"] = "nor a tie: 'nobody'"
     fixture.skipped = {"tie": 1, "the two conversations differ before their last answer": 1}
     for config in ("battle", "chat"):
         (folder / config).mkdir(parents=True)
