@@ -42,13 +42,7 @@ class ParquetFile:
             ) from None
 
     def sample(self) -> dict[str, Any]:
-        row: dict[str, Any] = {name: None for name in self._schema.names} if self.total else {}
-        for chunk, _ in self.chunks(0, 0, SAMPLE_ROWS):
-            for found in chunk.rows():
-                if isinstance(found, dict):
-                    row.update({name: found[name] for name in row if row[name] is None})
-            break
-        return row
+        return _first_values(self.chunks(0, 0, SAMPLE_ROWS), self._schema.names)
 
     def values(self, column: str, limit: int | None = None) -> Iterator[Any]:
         """One column's values, of the first `limit` rows; None where it is not there."""
@@ -118,14 +112,7 @@ class ArrowFile:
                 ) from None
 
     def sample(self) -> dict[str, Any]:
-        row: dict[str, Any] = {}
-        for chunk, _ in self.chunks(0, 0, SAMPLE_ROWS):
-            row = {name: None for name in self._schema.names}
-            for found in chunk.rows():
-                if isinstance(found, dict):
-                    row.update({name: found[name] for name in row if row[name] is None})
-            break
-        return row
+        return _first_values(self.chunks(0, 0, SAMPLE_ROWS), self._schema.names)
 
     def values(self, column: str, limit: int | None = None) -> Iterator[Any]:
         left = limit
@@ -196,3 +183,14 @@ def _json_place(feature: Any) -> Any:
 
 def _arrow_stream(file: AnyFile) -> Any:
     return pa.OSFile(os.fsencode(file)) if isinstance(file, Path) else pa.PythonFile(file.open("rb"), "r")
+
+
+def _first_values(chunks: Iterator[tuple[Chunk, Pictures]], names: list[str]) -> dict[str, Any]:
+    """The first value of each column that is not null in the first chunk; {} where there are no rows."""
+    for chunk, _ in chunks:
+        row: dict[str, Any] = dict.fromkeys(names)
+        for found in chunk.rows():
+            if isinstance(found, dict):
+                row.update({name: found[name] for name in row if row[name] is None})
+        return row
+    return {}

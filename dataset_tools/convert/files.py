@@ -75,12 +75,11 @@ class HubFile(_Held):
         return io.BufferedReader(_Ranges(raw, self.size, least), min(16 << 10, least))
 
 
-class _Ranges(io.RawIOBase):
-    """A seekable raw stream over a file of the Hub, which keeps the last range."""
+class _Seekable(io.RawIOBase):
+    """A raw stream of a known size that knows where it is."""
 
-    def __init__(self, file: Any, size: int, least: int):
-        self._file, self._size, self._at, self._least = file, size, 0, least
-        self._start, self._held, self._next = 0, b"", least
+    _at = 0
+    _size: int
 
     def readable(self) -> bool:
         return True
@@ -94,6 +93,14 @@ class _Ranges(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0) -> int:
         self._at = offset + {0: 0, 1: self._at, 2: self._size}[whence]
         return self._at
+
+
+class _Ranges(_Seekable):
+    """A seekable raw stream over a file of the Hub, which keeps the last range."""
+
+    def __init__(self, file: Any, size: int, least: int):
+        self._file, self._size, self._least = file, size, least
+        self._start, self._held, self._next = 0, b"", least
 
     def readinto(self, buffer: Any) -> int:
         end = self._start + len(self._held)
@@ -163,24 +170,11 @@ class Joined:
         return io.BufferedReader(_JoinedStream(self.parts), 64 << 10)
 
 
-class _JoinedStream(io.RawIOBase):
+class _JoinedStream(_Seekable):
     def __init__(self, parts: tuple[AnyFile, ...]):
         self._streams = [part.open("rb") for part in parts]
         self._sizes = [part.stat().st_size for part in parts]
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + {0: 0, 1: self._at, 2: sum(self._sizes)}[whence]
-        return self._at
+        self._size = sum(self._sizes)
 
     def readinto(self, buffer: Any) -> int:
         start = 0
