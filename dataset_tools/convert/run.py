@@ -30,6 +30,9 @@ from dataset_tools.images.store import Image
 if TYPE_CHECKING:
     from dataset_tools.convert.conversion import Conversion
 
+NOT_FOUND = "image file not found"
+IMAGES_ELSEWHERE = "Where the images lie elsewhere: --image-root FOLDER, or a zip or tar file."
+
 
 class Run:
     """The loop of one conversion: what is in the working folder is always as the state says, or newer."""
@@ -186,4 +189,5 @@ def no_row_used(tally: Tally) -> str:
     """Why there is no output, with the most frequent reasons."""
     counted = tally.reasons + tally.skipped
     reasons = "; ".join(f"{reason} ({count})" for reason, count in counted.most_common(3))
-    return f"no row of {tally.read} could be used: {reasons or 'there is no pair'}."
+    text = f"no row of {tally.read} could be used: {reasons or 'there is no pair'}."
+    return f"{text} {IMAGES_ELSEWHERE}" if NOT_FOUND in tally.reasons else text

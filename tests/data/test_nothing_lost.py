@@ -151,6 +151,22 @@ def test_a_conversion_without_a_usable_row_blocks_nothing(tmp_path):
     convert(tmp_path / "bad.jsonl", tmp_path / "out")
 
 
+def test_images_that_lie_elsewhere_are_asked_for(tmp_path):
+    rows = [{**PAIR, "image": name} for name in ("a.png", "b.png")]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    arguments = ["convert", str(tmp_path / "rows.jsonl"), "--workers", "1"]
+    refused = CliRunner().invoke(app, [*arguments, str(tmp_path / "out")])
+    assert refused.exit_code == 1 and "image file not found (2)" in refused.stderr
+    assert "--image-root FOLDER" in refused.stderr
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(png(1))
+    half = CliRunner().invoke(
+        app, [*arguments, str(tmp_path / "half"), "--image-root", str(tmp_path / "pictures")]
+    )
+    assert half.exit_code == 1 and half.stderr.rstrip().endswith("or a zip or tar file.")
+    assert len(list(iter_rows(tmp_path / "half"))) == 1
+
+
 def test_an_unknown_layout_proposes_a_command_that_works(tmp_path):
     (tmp_path / "a.png").write_bytes(png(1))
     row = {"question": "What?", "good": PAIR["chosen"], "bad": PAIR["rejected"], "picture": "a.png"}
