@@ -25,6 +25,7 @@ TARGETS = frozenset(
         "train.dpo",
         "train.dpo.trainer",
         "v1.config.arg_parser",
+        "webui.components.train",
         "webui.control",
         "webui.runner",
     )

@@ -172,6 +172,14 @@ def _webui_control(module: Any) -> None:
     module.STAGES_USE_PAIR_DATA.add("aspo")
 
 
+def _webui_train(module: Any) -> None:
+    """LLaMA Board has ASPO's fields. Can go when the board takes fields of a plugin."""
+    from .board import add_texts, with_fields
+
+    add_texts(importlib.import_module(f"{PACKAGE}.webui.locales").LOCALES)
+    module.create_train_tab = with_fields(module.create_train_tab)
+
+
 def _webui_runner(module: Any) -> None:
     """LLaMA Board sends the preference settings with ASPO too. Relies on: Runner._parse_train_args(data)."""
     original = module.Runner._parse_train_args
@@ -180,8 +188,9 @@ def _webui_runner(module: Any) -> None:
     def _parse_train_args(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
         args = original(self, data)
         if args["stage"] == "aspo":
-            for name in ("pref_beta", "pref_ftx", "pref_loss"):
-                args.setdefault(name, data[self.manager.get_elem_by_id(f"train.{name}")])
+            from .board import arguments_of
+
+            args = {**arguments_of(self, data), **args}
         return args
 
     module.Runner._parse_train_args = _parse_train_args
@@ -196,6 +205,7 @@ ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
     "train.dpo": _train_dpo,
     "train.dpo.trainer": _dpo_trainer,
     "v1.config.arg_parser": _v1_arguments,
+    "webui.components.train": _webui_train,
     "webui.control": _webui_control,
     "webui.runner": _webui_runner,
 }

@@ -114,7 +114,7 @@ class Page:
         self.options(label)
         self.act(f"//li[@role='option' and @aria-label='{option}']", lambda item: item.click())
 
-    def write(self, label: str, text: str) -> None:
+    def write(self, label: str, text: str, kind: str = "textarea") -> None:
         from selenium.webdriver.common.keys import Keys
 
         def fill(area: Any) -> None:
@@ -122,7 +122,7 @@ class Page:
             area.send_keys(Keys.CONTROL + "a")
             area.send_keys(text + Keys.TAB)
 
-        self.act(self.field(label, "textarea"), fill)
+        self.act(self.field(label, kind), fill)
 
     def press(self, name: str) -> None:
         self.act(f"//button[normalize-space()='{name}']", lambda button: button.click())
@@ -160,19 +160,30 @@ def test_board_trains_aspo(board: tuple[str, Path], page: Page, tmp_path: Path) 
     page.choose("Chat template", "llava")
     stages = page.options("Stage")
     assert stages.index("ASPO") == stages.index("DPO") + 1
+    page.act("//button[contains(., 'RLHF configurations')]", lambda button: button.click())
+    page.choose("Stage", "DPO")
+    losses = page.options("Loss type")
+    assert "sigmoid" in losses and "ipo" in losses and "Alpha of ASPO" not in page.text()
     page.choose("Stage", "ASPO")
+    wait("the fields of ASPO", lambda: "Alpha of ASPO" in page.text(), 60)
+    assert page.options("Loss type") == ["sigmoid"], "a loss that the run would refuse is not offered"
+    assert page.options("Normalization of ASPO") == ["weight", "reward", "none"]
+    page.choose("Normalization of ASPO", "reward")
+    page.write("Alpha of ASPO", "0.7", "input[@type='number']")
     page.choose("Compute type", "fp32")
     page.write("Data dir", str(folder / "data"))
     assert page.options("Dataset") == ["drawn"]  # only sets of pairs
     page.choose("Dataset", "drawn")
     page.act("//button[contains(., 'Extra configurations')]", lambda button: button.click())
-    settings = {"optim": "adamw_torch", "aspo_alpha": 0.7, "max_steps": 2, "logging_steps": 1}
+    settings = {"optim": "adamw_torch", "max_steps": 2, "logging_steps": 1}
     page.write("Extra arguments", json.dumps(settings))
 
     page.press("Preview command")
     wait("the preview", lambda: "--stage aspo" in page.text(), 60)
-    for part in ("--aspo_alpha 0.7", "--pref_beta 0.1", "--pref_loss sigmoid", "--dataset drawn"):
+    parts = ("--aspo_alpha 0.7", "--aspo_normalization reward", "--pref_beta 0.1", "--pref_loss sigmoid")
+    for part in (*parts, "--dataset drawn"):
         assert part in page.text()
+    assert "aspo_similarity_model" not in page.text()
     ARTIFACTS.mkdir(exist_ok=True)
     page.driver.save_screenshot(str(ARTIFACTS / "board.png"))
 
@@ -182,6 +193,7 @@ def test_board_trains_aspo(board: tuple[str, Path], page: Page, tmp_path: Path) 
     [state] = saved.glob("*/trainer_state.json")
     arguments = json.loads((state.parent / "aspo_args.json").read_text())["finetuning_args"]
     assert arguments["stage"] == "aspo" and arguments["aspo_alpha"] == 0.7
+    assert arguments["aspo_normalization"] == "reward"
     assert "aspo/weight_mean" in json.loads(state.read_text())["log_history"][0]
     wait("the board to say so", lambda: "Finished" in page.text(), 60)
 
