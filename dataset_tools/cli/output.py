@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from typing import Any
@@ -87,10 +88,12 @@ class Progress:
     ):
         self._silent = silent
         self.label, self.total, self.unit, self.done = label, total, unit, done
-        self._first = done
+        # Where the rate is counted from: the first advance, which may be what an earlier run had done,
+        # after a model has loaded.
+        self._first: tuple[int, float] | None = None
         self._terminal = sys.stderr.isatty()
         self._every = 0.2 if self._terminal else every
-        self._start = self._shown = time.monotonic()
+        self._shown = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -98,21 +101,24 @@ class Progress:
     def advance(self, count: int = 1) -> None:
         self.done += count
         now = time.monotonic()
+        self._first = self._first or (self.done, now)
         if now - self._shown >= self._every and not (self._terminal and _bars()):
             self._shown = now
             self._show()
 
     def line(self) -> str:
         """What is shown now: done, share, rate and time left."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        rate = (self.done - self._first) / seconds
+        rate = 0.0
+        if self._first and self.done > self._first[0]:
+            rate = (self.done - self._first[0]) / max(time.monotonic() - self._first[1], 1e-9)
         text = f"{self.label}: {self.done:,}"
         if self.total:
             text += f" of {self.total:,} {self.unit} ({min(self.done / self.total, 1):.0%})"
         else:
             text += f" {self.unit}"
-        text += f", {rate:,.0f}/s"
-        if self.total and rate > 0 and self.done < self.total:
+        if rate:
+            text += f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.1f}/s"
+        if self.total and rate and self.done < self.total:
             text += f", {_clock((self.total - self.done) / rate)} left"
         return text
 
@@ -120,11 +126,13 @@ class Progress:
         if self._silent:
             return
         end = "" if self._terminal else "\n"
-        start = "\r\x1b[K" if self._terminal else ""
-        print(start + self.line(), end=end, file=sys.stderr, flush=True)
+        start, line = "\r\x1b[K" if self._terminal else "", self.line()
+        if self._terminal:  # a line that wraps could not be rewritten
+            line = line[: max(shutil.get_terminal_size().columns - 1, 20)]
+        print(start + line, end=end, file=sys.stderr, flush=True)
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind and self.done == self._first:
+        if kind and self._first is None:
             return  # the error that follows says more
         self._show()
         if self._terminal and not self._silent:

@@ -48,3 +48,21 @@ def test_a_process_beside_the_first_says_nothing():
     with redirect_stderr(terminal), Progress("score", total=20, silent=True) as progress:
         advance(progress)
     assert terminal.getvalue() == ""
+
+
+def test_what_an_earlier_run_had_done_is_not_its_speed(monkeypatch):
+    seconds = iter([0.0, 30.0, 31.0, 31.0])
+    monkeypatch.setattr("dataset_tools.cli.output.time.monotonic", lambda: next(seconds))
+    progress = Progress("convert", total=2_000_000, silent=True)
+    progress.advance(1_000_000)  # taken up, after 30 seconds
+    progress.advance(100)
+    assert progress.line() == "convert: 1,000,100 of 2,000,000 rows (50%), 100/s, 2:46:39 left"
+
+
+def test_a_line_never_wraps(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    with redirect_stderr(terminal), Progress("a long name of a command", total=2_000_000) as progress:
+        advance(progress)
+    shown = terminal.getvalue().rstrip().split("\r\x1b[K")[1:]
+    assert [len(line) for line in shown] == [39, 39]
