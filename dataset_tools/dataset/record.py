@@ -47,8 +47,20 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def on_this_machine(folder: Path | str) -> None:
+    """Raise `UsageError` for an address (s3://bucket/out), which would become a folder of that name."""
+    kind, found, rest = str(folder).partition(":/")
+    if found and kind.isalnum() and len(kind) > 1:  # one letter is a drive
+        raise UsageError(
+            f"{kind}://{rest.lstrip('/')} is an address, and aspo-data works in folders: give a folder of "
+            "this machine, or the place where that store is mounted. A whole dataset is copied as it is, by "
+            "`aws s3 sync` and the like, or by `aspo-data push` to the Hub."
+        )
+
+
 def read_record(folder: Path | str) -> dict[str, Any]:
     """The record of a converted dataset. Raises `UsageError` where the folder is not one."""
+    on_this_machine(folder)
     path = Path(folder) / RECORD
     if not path.is_file():
         raise UsageError(

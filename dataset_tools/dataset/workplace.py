@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_tools.dataset.lock import locked
+from dataset_tools.dataset.record import on_this_machine
 from dataset_tools.errors import UsageError
 
 MARK = "lock"
@@ -26,6 +27,7 @@ def settled(out: Path, source: Path | None = None) -> Path:
     Raises `UsageError` where nothing can be made there: it is the working folder, it holds something, or it
     lies where it would be read as part of SOURCE.
     """
+    on_this_machine(out)
     try:
         whole = Path(os.path.realpath(out.expanduser()))
     except (OSError, ValueError, RuntimeError) as error:

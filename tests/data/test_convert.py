@@ -16,7 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from dataset_tools.cli import app
 from dataset_tools.cli.errors import describe
 from dataset_tools.convert import arrow_files, chunks, readers, text_files
 from dataset_tools.convert import run as conversion_run
@@ -463,3 +465,15 @@ def test_the_datasets_library_reads_the_output(source, tmp_path):
     assert streamed["chosen_sentences"] == loaded[0]["chosen_sentences"]
     undecoded = loaded.cast_column("images", datasets.Sequence(datasets.Image(decode=False)))
     assert undecoded[5]["images"][0]["bytes"] == list(iter_rows(tmp_path / "out"))[5]["images"][0]["bytes"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("convert", "SOURCE", "s3://bucket/out"), ("stats", "s3://bucket/out")]
+)
+def test_an_address_is_no_folder(arguments, source, tmp_path, monkeypatch):
+    """It would become a folder named `s3:` here."""
+    monkeypatch.chdir(tmp_path)
+    words = [str(source) if word == "SOURCE" else word for word in arguments]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2 and not list(tmp_path.glob("s3*"))
+    assert result.stderr.startswith("error: s3://bucket/out is an address, and aspo-data works in folders:")
