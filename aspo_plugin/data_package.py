@@ -11,6 +11,8 @@ from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 
+from aspo_plugin.interrupt import interruptible
+
 
 def check_dataset_tools() -> None:
     """Raise `ImportError` naming the culprit where `dataset_tools` is not this distribution's package."""
@@ -29,6 +31,7 @@ def check_dataset_tools() -> None:
         ) from None
 
 
+@interruptible
 def main() -> None:
     """Entry point of the console script `aspo-data`."""
     try:

@@ -16,6 +16,7 @@ import typer.main
 
 from aspo_plugin import __version__
 from aspo_plugin.data_package import check_dataset_tools
+from aspo_plugin.interrupt import interruptible
 
 
 def _app() -> typer.Typer:
@@ -53,6 +54,7 @@ def _root(
     """ASPO for vision-language models: data, memory, recipes, a look into a run and at the installation."""
 
 
+@interruptible
 def main() -> None:
     """Entry point of the console script `aspo`."""
     try:

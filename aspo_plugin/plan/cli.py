@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from aspo_plugin.interrupt import interruptible
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -76,6 +78,7 @@ def _fits(total: float) -> str:
     return "more than one GPU holds: share it (--with, --gpus), or shorten the batch"
 
 
+@interruptible
 def main() -> None:
     """The console script."""
     sys.exit(app())

@@ -92,3 +92,48 @@ def test_doctor_tells_what_is_here():
 def test_doctor_fails_where_the_hook_is_off():
     done = aspo("doctor", TORCH_DEVICE_BACKEND_AUTOLOAD="0", code=1)
     assert "unset TORCH_DEVICE_BACKEND_AUTOLOAD" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("dataset_tools.cli.group", "recipes list"),
+        ("aspo_plugin.cli.recipes", "recipes list"),
+        ("dataset_tools.installed", "doctor"),
+        ("aspo_plugin.axolotl.json_schema", "schema axolotl"),
+        ("aspo_plugin.training.files", "inspect here there"),
+        ("aspo_plugin.plan.cli", "plan recipe.yaml"),
+        ("aspo_plugin.plan.memory", "plan recipe.yaml"),
+        ("dataset_tools.cli.stats", "data stats here"),
+    ],
+)
+def test_ctrl_c_ends_every_command_with_130_and_no_traceback(module, command):
+    code = (
+        f"wanted = {module!r}\n"
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == wanted:\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "from aspo_plugin.cli import main\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("host", ["llamafactory", "axolotl"])
+def test_the_schema_needs_no_host(host):
+    if find_spec(host):
+        pytest.skip("the host is installed: its own suite has the whole schema")
+    done = aspo("schema", host)
+    keys = set(json.loads(done.stdout)["properties"])
+    assert {"aspo_alpha", "stage"} <= keys if host == "llamafactory" else {"aspo", "rl"} <= keys
+    assert "not installed here, so only the keys of ASPO are known" in done.stderr
