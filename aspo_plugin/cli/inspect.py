@@ -71,6 +71,12 @@ def inspect(
     write_text(html, page_of(page))
     found = {"path": str(html), "rows": len(page["rows"])}
     output.result(found, f"{html}: {found['rows']:,} pairs. Open it in a browser.", as_json)
+    if dataset is None:
+        output.note(f"next: aspo inspect {run} DATASET, to see its sentences before training and after")
+    elif kept.is_file():
+        output.note(f"next: aspo inspect {run}, to see the samples that training kept")
+    else:
+        output.note("next: keep such pairs while training, by log_samples")
 
 
 def _measured(
@@ -116,6 +122,11 @@ def _measured(
     for place, reason in refused.items():
         output.warn(f"row {found[place][0]} cannot be trained, so it has no weights: {reason}")
         shown[place]["problems"].append(f"{REFUSED}: {reason}")
+    if run.settings.weight_rejected and all(row["rejected_similarity"] is None for row in rows):
+        output.warn(
+            f"the rejected answers of {dataset} are not scored, so their sentences weigh alike: "
+            "aspo-data score --rejected scores them."
+        )
     measured = {row["place"]: value for row, value in zip(rows, values, strict=True)}
     scorer = record.get("scorer")
     about = f"{len(shown):,} of {total:,} rows. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.method.loss import AspoOutput
+from aspo_plugin.method.sentence_sums import sentence_sums
+from aspo_plugin.method.weights import rejected_weights
 from aspo_plugin.training.model_needs import missing_packages_named
-from aspo_plugin.training.step import loss_of
+from aspo_plugin.training.step import SIMILARITIES, loss_of
 
 from .run import Run
 
-NOT_INPUTS = ("completion_mask", "sentence_ids", "similarity")
+NOT_INPUTS = ("completion_mask", "sentence_ids", "rejected_sentence_ids", *SIMILARITIES)
 
 
 def prepare(run: Run, rows: Sequence[dict[str, Any]]) -> tuple[Any, list[dict[str, Any]], dict[int, str]]:
@@ -29,7 +32,7 @@ def prepare(run: Run, rows: Sequence[dict[str, Any]]) -> tuple[Any, list[dict[st
     from aspo_plugin.trl.rows import LengthLimit, RowPreparer
 
     processor = _processor(run)
-    preparer = RowPreparer(processor, LengthLimit())
+    preparer = RowPreparer(processor, LengthLimit(), run.settings.weight_rejected)
     made, refused = [], {}
     for place, row in enumerate(rows):
         try:
@@ -66,13 +69,14 @@ def measure(
     """Of each prepared row, `before` and `after` (where there was training): one dict per sentence.
 
     A dict has `tokens`, `similarity` (NaN where there is none), `perplexity`, `weight`, `log_ratio`, and the
-    pair's `margin` with `beta` 1, the same for all its sentences. The model is loaded in its own precision on
-    a GPU, in float32 on a CPU.
+    pair's `margin` with `beta` 1, the same for all its sentences. With the setting `weight_rejected` a row
+    has `rejected` too: the same of the rejected answer, under the last of the models. The model is loaded in
+    its own precision on a GPU, in float32 on a CPU.
     """
     from aspo_plugin.trl.collator import AspoVisionCollator
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    collator = AspoVisionCollator(processor)
+    collator = AspoVisionCollator(processor, weight_rejected=run.settings.weight_rejected)
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     states: dict[str, list[Tensor]] = {}
     for state, model in _states(run, place):
@@ -92,8 +96,11 @@ def measure(
             state: loss_of(logps[number], before, given, run.settings, beta=1.0)
             for state, logps in states.items()
         }
+        rejected = _rejected(list(states.values())[-1][number], before, given)
         for index in range(len(batch)):
             found.append({state: _sentences(output, index) for state, output in outputs.items()})
+            if rejected:
+                found[-1]["rejected"] = _by_sentence(rejected, index)
     return found
 
 
@@ -140,16 +147,38 @@ def _states(run: Run, device: torch.device) -> Iterator[tuple[str, Any]]:
 
 
 def _sentences(output: AspoOutput, index: int) -> list[dict[str, float]]:
-    counts = output.token_counts[index]
     margin = float(output.chosen_rewards[index] - output.rejected_rewards[index])
     columns = {
-        "tokens": counts,
-        "similarity": output.similarity[index],
-        "perplexity": output.nll[index].double().exp(),
-        "weight": output.weights[index],
-        "log_ratio": output.log_ratios[index],
+        "tokens": output.token_counts,
+        "similarity": output.similarity,
+        "perplexity": output.nll.double().exp(),
+        "weight": output.weights,
+        "log_ratio": output.log_ratios,
     }
+    return [{"margin": margin, **one} for one in _by_sentence(columns, index)]
+
+
+def _rejected(policy: Tensor, reference: Tensor, batch: dict[str, Any]) -> dict[str, Tensor] | None:
+    """The columns of rejected answers whose sentences are weighted, from the log-probs `[2B, L]`."""
+    if "rejected_sentence_ids" not in batch:
+        return None
+    ids, similarity = batch["rejected_sentence_ids"], batch["rejected_similarity"]
+    policy, reference = policy.chunk(2)[1], reference.chunk(2)[1]
+    sums = partial(sentence_sums, sentence_ids=ids, num_sentences=similarity.size(1))
+    counts = sums((ids >= 0).to(policy.dtype))
+    weights, _ = rejected_weights(similarity.to(policy.dtype), counts > 0)
+    return {
+        "tokens": counts,
+        "similarity": similarity,
+        "perplexity": (-sums(policy) / counts.clamp(min=1.0)).double().exp(),
+        "weight": weights,
+        "log_ratio": sums(policy - reference),
+    }
+
+
+def _by_sentence(columns: dict[str, Tensor], index: int) -> list[dict[str, float]]:
+    """One dict per sentence that has tokens, of columns `[B, K]`."""
+    present = (columns["tokens"][index] > 0).nonzero().flatten().tolist()
     return [
-        {"sentence": k, "margin": margin, **{name: float(value[k]) for name, value in columns.items()}}
-        for k in (counts > 0).nonzero().flatten().tolist()
+        {"sentence": k, **{name: float(value[index, k]) for name, value in columns.items()}} for k in present
     ]

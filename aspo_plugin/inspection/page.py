@@ -30,9 +30,9 @@ def measured_page(
             row["parts"] = [_untinted(side, row[side]) for side in ("chosen", "rejected")]
             continue
         names = STATES if "after" in states else {"before": f"weights under {_short(run.name)}"}
-        row["parts"] = [
-            _part(names[state], row["chosen"], sentences, state) for state, sentences in states.items()
-        ]
+        row["parts"] = [_part(name, row["chosen"], states[state], state) for state, name in names.items()]
+        if states.get("rejected"):
+            row["parts"].append(_part("rejected, weighted too", row["rejected"], states["rejected"], ""))
         row["table"] = _table(states)
     kinds = Counter(kind for row in shown for kind in row["problems"])
     return {
@@ -47,7 +47,10 @@ def measured_page(
 
 def settings_line(settings: AspoSettings) -> str:
     """What the weights are made with."""
-    return f"Weights with alpha {settings.alpha:g}, normalization {settings.normalization}."
+    told = f"Weights with alpha {settings.alpha:g}, normalization {settings.normalization}"
+    if settings.weighting != "paper":
+        told += f", weighting {settings.weighting}"
+    return f"{told}{', the rejected answer weighted too' if settings.weight_rejected else ''}."
 
 
 def _short(name: str) -> str:

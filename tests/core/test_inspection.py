@@ -126,6 +126,61 @@ def test_numbers_are_those_of_the_models_own_logits(kind: str, folder: Path) -> 
         assert any(abs(one["log_ratio"]) > 0.05 for one in states["after"])
 
 
+def test_weighted_rejected_answers_count_as_in_training(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    run = find_run(str(folder / "full"), weight_rejected=True)
+    rows = [row for index, row in enumerate(rows_of(folder)) if index != 2]
+    processor, prepared, _ = prepare(run, rows)
+    found = measure(run, processor, prepared, batch_size=3, device="cpu")
+    own = AutoProcessor.from_pretrained(folder / "llava")
+    models = [
+        AutoModelForImageTextToText.from_pretrained(folder / name, dtype=torch.float32).eval()
+        for name in ("llava", "full")
+    ]
+    unlike = 0.0
+    for row, states in zip(rows, found, strict=True):
+        (ref_chosen, of), (chosen, _) = (logps(model, own, row, "chosen") for model in models)
+        (ref_rejected, other), (rejected, _) = (logps(model, own, row, "rejected") for model in models)
+        inside = [t for t, sentence in enumerate(other) if sentence >= 0]
+        pair = Pair(
+            chosen, [rejected[t] for t in inside], ref_chosen, [ref_rejected[t] for t in inside], of,
+            row["chosen_similarity"], [other[t] for t in inside], row["rejected_similarity"],
+        )  # fmt: skip
+        expected = aspo(pair, 1.0, ALPHA, "weight", weight_rejected=True)
+        outside = sum(rejected) - sum(pair.rejected) - sum(ref_rejected) + sum(pair.ref_rejected)
+        margin = expected.chosen_reward - expected.rejected_reward - outside
+        assert states["after"][0]["margin"] == pytest.approx(margin, abs=5e-3)
+        plain = aspo(pair, 1.0, ALPHA, "weight")
+        unlike = max(unlike, abs(plain.rejected_reward - expected.rejected_reward))
+        values = row["rejected_similarity"]
+        low, high = min(values), max(values)
+        assert [one["sentence"] for one in states["rejected"]] == list(range(len(values)))
+        for one, value in zip(states["rejected"], values, strict=True):
+            assert one["weight"] == pytest.approx((high - value) / (high - low), abs=2e-3)
+            mine = [t for t, sentence in enumerate(other) if sentence == one["sentence"]]
+            ratio = sum(rejected[t] - ref_rejected[t] for t in mine)
+            assert one["tokens"] == len(mine) and one["log_ratio"] == pytest.approx(ratio, abs=1e-3)
+    assert unlike > 0.02  # else the weights would not matter here
+
+    record = json.loads((folder / "full" / "aspo_run.json").read_text())
+    record["settings"]["weight_rejected"] = True
+    weighted = tmp_path / "weighted"
+    weighted.mkdir()
+    for file in (folder / "full").iterdir():
+        (weighted / file.name).symlink_to(file)
+    (weighted / "aspo_run.json").unlink()
+    (weighted / "aspo_run.json").write_text(json.dumps(record))
+    result = command(weighted, folder / "set", "--html", tmp_path / "page.html", "--device", "cpu")
+    page = shown(tmp_path / "page.html")
+    assert "the rejected answer weighted too" in page["about"] and "not scored" not in result.stderr
+    names = [part["name"] for part in page["rows"][0]["parts"]]
+    assert names == ["before training", "after training", "rejected, weighted too"]
+    weights = [one["weight"] for one in found[0]["rejected"]]
+    assert page["rows"][0]["parts"][2]["values"] == pytest.approx(weights, abs=1e-4)
+    assert result.stderr.strip().splitlines()[-1].startswith("next: keep such pairs")
+
+
 def shown(path: Path) -> dict[str, Any]:
     block = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)
     assert block
