@@ -33,6 +33,7 @@ TARGETS = frozenset(
 # Commands that start a run in other processes, and end with a traceback of their own where it fails.
 LAUNCHERS = frozenset(("torchrun", "accelerate", "axolotl", "llamafactory-cli", "llamafactory", "lmf"))
 _reported: set = set()
+_unfinished: set = set()  # targets whose own imports led to torch, and which are adjusted when they are whole
 
 
 def autoload() -> None:
@@ -40,14 +41,24 @@ def autoload() -> None:
     try:
         if not any(isinstance(finder, HookFinder) for finder in sys.meta_path):
             sys.meta_path.insert(0, HookFinder())
-            for name in TARGETS & sys.modules.keys():
-                _adjust(sys.modules[name])
+            _unfinished.update(TARGETS & sys.modules.keys())
+            _adjust_finished()
             if "ASPO_LAST_LINE" in os.environ or os.path.basename(sys.argv[0]) in LAUNCHERS:
                 from aspo_plugin.last_line import settle
 
                 settle()
     except Exception as error:
         _report(error)
+
+
+def _adjust_finished() -> None:
+    """Adjust what was imported before the hook, but for modules that are still being executed."""
+    for name in sorted(_unfinished):
+        module = sys.modules.get(name)
+        if module is None or not getattr(module.__spec__, "_initializing", False):
+            _unfinished.discard(name)
+            if module is not None:
+                _adjust(module)
 
 
 def _adjust(module) -> None:
@@ -79,6 +90,8 @@ class HookFinder(MetaPathFinder):
     """Lets the other finders find a target, then has its loader call `patches.adjust` after executing it."""
 
     def find_spec(self, fullname, path, target=None):
+        if _unfinished:
+            _adjust_finished()
         if fullname not in TARGETS:
             return None
         for finder in sys.meta_path:

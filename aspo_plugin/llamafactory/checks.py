@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from llamafactory.extras import logging
-
 from aspo_plugin.config import AspoSettings, check_beta
 
-logger = logging.get_logger("llamafactory.aspo")
-
 TRUE_WORDS = ("1", "true", "y", "yes")
+
+
+def _warn(text: str) -> None:
+    # Not at the top: `transformers`, which it needs, may be the one that imports torch, and torch us.
+    from llamafactory.extras import logging
+
+    logging.get_logger("llamafactory.aspo").warning_rank0(text)
 
 
 def _fail_on(refused: list[tuple[bool, str]]) -> None:
@@ -105,7 +108,7 @@ def tell_start(model_args: Any, training_args: Any, finetuning_args: Any) -> boo
     if not training_args.do_train or not adapters or finetuning_args.create_new_adapter:
         return True
     base, last = model_args.model_name_or_path, adapters[-1]
-    logger.warning_rank0(
+    _warn(
         f"`adapter_name_or_path: {last}` is trained further, and without `ref_model` the reference is the "
         "model without it: the run starts away from its reference, and its first step already pulls back to "
         "it. To start from what the adapter has learnt, set `create_new_adapter: true` (it is merged, and a "
@@ -121,7 +124,7 @@ def check_run(
     """What the other arguments tell. Raises `ValueError`; warns once of keys that change nothing."""
     idle = idle_keys(model_args, data_args, training_args, finetuning_args)
     if idle:
-        logger.warning_rank0(
+        _warn(
             f"{', '.join(f'`{key}`' for key in idle)} changes nothing with `stage: aspo`, as with "
             "`stage: dpo`: another stage or another loss reads it. Remove it."
         )

@@ -26,15 +26,33 @@ def adjust(module: ModuleType) -> None:
     found = [missing_place(module, path, parameters) for place, path, parameters in PLACES if place == name]
     missing = next((what for what in found if what), None)
     if missing is None:
+        before = dict(vars(module))
         try:
             ADJUSTMENTS[name](module)
+            _rebind(module, before)
         except Exception as error:
             # A host that changed must not lose its plain stages; `stage: aspo` stops with this.
             missing = repr(error)
     if missing is not None:
+        # No later check will run: the host knows no `stage: aspo`, and no run passes through the board.
+        if name.startswith("webui."):
+            sys.stderr.write(f"aspo-plugin could not make LLaMA Board ready for ASPO: {missing}\n")
+            return
         contract.problems[module.__name__] = missing
-        if name == "hparams.finetuning_args":  # no later check will run: the host knows no `stage: aspo`
+        if name == "hparams.finetuning_args":
             sys.stderr.write(f"aspo-plugin could not add `stage: aspo` to LLaMA-Factory: {missing}\n")
+
+
+def _rebind(module: ModuleType, before: dict[str, Any]) -> None:
+    """What was replaced in `module`, also where the host had imported it by name.
+
+    It had where its first module imports torch after the adjusted one, as `llamafactory.hparams` does.
+    """
+    replaced = {name: old for name, old in before.items() if vars(module).get(name) is not old}
+    for other in [found for key, found in sys.modules.items() if key.startswith(f"{PACKAGE}.")]:
+        for name, old in replaced.items():
+            if getattr(other, "__dict__", {}).get(name) is old:
+                setattr(other, name, vars(module)[name])
 
 
 def _finetuning_args(module: Any) -> None:
