@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 from unittest.mock import patch
 
@@ -44,34 +45,58 @@ def with_fields(create_train_tab: Any) -> Any:
     """The host's function that makes the tab, which then has the fields, and gives them to its buttons.
 
     Relies on: `engine.manager.get_base_elems()` beginning the inputs of the tab's buttons, and `rlhf_tab`,
-    `pref_loss` and `training_stage` among what it returns.
+    `pref_loss` and `training_stage` among what it returns. On a host without them the board is as before, the
+    stage ASPO included, and one line says why.
     """
 
     @functools.wraps(create_train_tab)
     def create(engine: Any) -> dict[str, Any]:
         import gradio
 
-        fields = _fields(gradio)
-        base = engine.manager.get_base_elems
-        with patch.object(engine.manager, "get_base_elems", lambda: base() | set(fields.values())):
+        try:
+            fields = _fields(gradio)
+            base = frozenset(engine.manager.get_base_elems())
+        except Exception as error:
+            _without_fields(error)
+            return create_train_tab(engine)
+        with patch.object(engine.manager, "get_base_elems", lambda: {*base, *fields.values()}):
             elements = create_train_tab(engine)
-        with elements["rlhf_tab"], gradio.Row():
+        try:
+            _place(gradio, fields, elements)
+        except Exception as error:
+            _without_fields(error)
             for field in fields.values():
-                field.render()
-        loss = elements["pref_loss"]
-        offered = list(loss.choices)
-
-        def shown(stage: str) -> list[Any]:
-            """Fields that a stage reads, losses that it takes."""
-            aspo = stage == STAGE
-            losses = {"choices": [LOSS], "value": LOSS} if aspo else {"choices": offered}
-            return [gradio.update(**losses), *(gradio.update(visible=aspo) for _ in fields)]
-
-        stage = elements["training_stage"]
-        stage.change(shown, [stage], [loss, *fields.values()], queue=False)
+                if not field.is_rendered:  # the buttons have it among their inputs
+                    field.render()
         return {**elements, **fields}
 
     return create
+
+
+def _place(gradio: Any, fields: dict[str, Any], elements: dict[str, Any]) -> None:
+    """The fields into the RLHF section, which follows the stage from now on."""
+    section, loss, stage = elements["rlhf_tab"], elements["pref_loss"], elements["training_stage"]
+    offered = list(loss.choices)
+    with section, gradio.Row():
+        for field in fields.values():
+            field.render()
+
+    def follow(chosen: str) -> list[Any]:
+        """Section, losses and fields as the chosen stage needs them."""
+        aspo = chosen == STAGE
+        losses = {"choices": [LOSS], "value": LOSS} if aspo else {"choices": offered}
+        opened = {"open": True} if aspo else {}
+        updates = [gradio.update(**opened), gradio.update(**losses)]
+        return updates + [gradio.update(visible=aspo) for _ in fields]
+
+    stage.change(follow, [stage], [section, loss, *fields.values()], queue=False)
+
+
+def _without_fields(error: Exception) -> None:
+    sys.stderr.write(
+        f"aspo-plugin could not add ASPO's fields to LLaMA Board ({error!r}): give `aspo_alpha` and the "
+        "other settings as extra arguments.\n"
+    )
 
 
 def _fields(gradio: Any) -> dict[str, Any]:
@@ -82,24 +107,27 @@ def _fields(gradio: Any) -> dict[str, Any]:
         "aspo_normalization": gradio.Dropdown(
             choices=list(NORMALIZATIONS), value=default.normalization, **hidden
         ),
-        "aspo_similarity_model": gradio.Textbox(**hidden),
+        "aspo_similarity_model": gradio.Textbox(max_lines=1, **hidden),
     }
 
 
 def add_texts(locales: dict[str, Any]) -> None:
-    """The fields' labels, in every language that the board speaks."""
-    for name, by_language in TEXTS.items():
+    """The fields' labels in every language that the board speaks, in English where we know no words."""
+    languages = {language for texts in locales.values() for language in texts}
+    for name, texts in TEXTS.items():
         locales[name] = {
-            language: dict(zip(("label", "info"), texts, strict=True))
-            for language, texts in by_language.items()
+            language: dict(zip(("label", "info"), texts.get(language, texts["en"]), strict=True))
+            for language in languages
         }
 
 
 def arguments_of(runner: Any, data: dict[Any, Any]) -> dict[str, Any]:
     """What the tab's fields say, as arguments of a run; an empty text is none."""
-    elements = {
-        name: runner.manager.get_elem_by_id(f"train.{name}")
-        for name in ("pref_beta", "pref_ftx", "pref_loss", *FIELDS)
-    }
-    values = {name: data[element] for name, element in elements.items()}
+    values = {}
+    for name in ("pref_beta", "pref_ftx", "pref_loss", *FIELDS):
+        try:
+            values[name] = data[runner.manager.get_elem_by_id(f"train.{name}")]
+        except KeyError:
+            if name not in FIELDS:
+                sys.stderr.write(f"LLaMA Board has no field {name!r}: give it as an extra argument.\n")
     return {name: value for name, value in values.items() if value != ""}

@@ -1,6 +1,6 @@
 """LLaMA Board in a real browser: ASPO is a stage, its command is previewed, and Start trains with it.
 
-Needs Chromium (Debian: `apt-get install chromium chromium-driver`). Leaves `.artifacts/board.png`.
+Needs Chromium (Debian: `apt-get install chromium chromium-driver`). Leaves `.artifacts/board*.png`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.support import backbones, data
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 ARTIFACTS = Path(__file__).resolve().parents[2] / ".artifacts"
+SECTION = "//button[contains(., 'RLHF configurations')]/ancestor::*[contains(@class,'block')][1]"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1400,3000"
@@ -107,12 +108,18 @@ class Page:
 
     def options(self, label: str) -> list[str]:
         self.act(self.field(label, "input"), lambda field: field.click())
-        script = "return [...document.querySelectorAll('li[role=option]')].map(e => e.ariaLabel)"
-        return wait(f"options of {label}", lambda: self.driver.execute_script(script))
+        items = self.field(label, "li[@role='option']")
+
+        def found() -> list[str]:
+            return [item.get_attribute("aria-label") for item in self.driver.find_elements("xpath", items)]
+
+        return wait(f"options of {label}", found)
 
     def choose(self, label: str, option: str) -> None:
         self.options(label)
-        self.act(f"//li[@role='option' and @aria-label='{option}']", lambda item: item.click())
+        self.act(
+            self.field(label, f"li[@role='option' and @aria-label='{option}']"), lambda item: item.click()
+        )
 
     def write(self, label: str, text: str, kind: str = "textarea") -> None:
         from selenium.webdriver.common.keys import Keys
@@ -160,13 +167,17 @@ def test_board_trains_aspo(board: tuple[str, Path], page: Page, tmp_path: Path) 
     page.choose("Chat template", "llava")
     stages = page.options("Stage")
     assert stages.index("ASPO") == stages.index("DPO") + 1
-    page.act("//button[contains(., 'RLHF configurations')]", lambda button: button.click())
-    page.choose("Stage", "DPO")
-    losses = page.options("Loss type")
-    assert "sigmoid" in losses and "ipo" in losses and "Alpha of ASPO" not in page.text()
+    assert "Loss type" not in page.text(), "the section is folded at first"
     page.choose("Stage", "ASPO")
     wait("the fields of ASPO", lambda: "Alpha of ASPO" in page.text(), 60)
     assert page.options("Loss type") == ["sigmoid"], "a loss that the run would refuse is not offered"
+    page.choose("Stage", "DPO")
+    wait("the fields to go", lambda: "Alpha of ASPO" not in page.text(), 60)
+    losses = page.options("Loss type")
+    assert "sigmoid" in losses and "ipo" in losses
+    page.choose("Loss type", "ipo")
+    page.choose("Stage", "ASPO")
+    wait("the fields of ASPO", lambda: "Similarity model" in page.text(), 60)
     assert page.options("Normalization of ASPO") == ["weight", "reward", "none"]
     page.choose("Normalization of ASPO", "reward")
     page.write("Alpha of ASPO", "0.7", "input[@type='number']")
@@ -186,6 +197,10 @@ def test_board_trains_aspo(board: tuple[str, Path], page: Page, tmp_path: Path) 
     assert "aspo_similarity_model" not in page.text()
     ARTIFACTS.mkdir(exist_ok=True)
     page.driver.save_screenshot(str(ARTIFACTS / "board.png"))
+    section = page.driver.find_element("xpath", SECTION)
+    for scheme in ("dark", "light"):
+        page.driver.execute_script("document.body.classList.toggle('dark', arguments[0])", scheme == "dark")
+        section.screenshot(str(ARTIFACTS / f"board-{scheme}.png"))
 
     page.press("Start")
     saved = folder / "saves" / "Custom" / "lora"
