@@ -198,6 +198,10 @@ def test_board_trains_aspo(board: tuple[str, Path], page: Page, tmp_path: Path) 
     ARTIFACTS.mkdir(exist_ok=True)
     page.driver.save_screenshot(str(ARTIFACTS / "board.png"))
     section = page.driver.find_element("xpath", SECTION)
+    still = (
+        "document.head.append(Object.assign(document.createElement('style'), {textContent: arguments[0]}))"
+    )
+    page.driver.execute_script(still, "* {transition: none !important}")
     for scheme in ("dark", "light"):
         page.driver.execute_script("document.body.classList.toggle('dark', arguments[0])", scheme == "dark")
         section.screenshot(str(ARTIFACTS / f"board-{scheme}.png"))
