@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from tests.support import backbones, data
+from tests.support.artifacts import ARTIFACTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-ARTIFACTS = Path(__file__).resolve().parents[2] / ".artifacts"
 SECTION = "//button[contains(., 'RLHF configurations')]/ancestor::*[contains(@class,'block')][1]"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -195,7 +195,7 @@ def test_board_trains_aspo(board: tuple[str, Path], page: Page, tmp_path: Path) 
     for part in (*parts, "--dataset drawn"):
         assert part in page.text()
     assert "aspo_similarity_model" not in page.text()
-    ARTIFACTS.mkdir(exist_ok=True)
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
     page.driver.save_screenshot(str(ARTIFACTS / "board.png"))
     section = page.driver.find_element("xpath", SECTION)
     still = (

@@ -12,8 +12,9 @@ from aspo_plugin.inspection.page import measured_page
 from aspo_plugin.inspection.run import Run
 from dataset_tools.inspect.preview import page_of, page_row
 from tests.support import data
+from tests.support.artifacts import ARTIFACTS
 
-from .test_preview import ARTIFACTS, HOSTILE, choose, find, names
+from .test_preview import HOSTILE, choose, find, names
 
 pytestmark = pytest.mark.browser
 # Weights of a row's sentences before and after: of the second row they change most.

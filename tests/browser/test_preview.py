@@ -9,10 +9,10 @@ import pytest
 
 from dataset_tools.inspect.preview import write_preview
 from tests.support import converted, data
+from tests.support.artifacts import ARTIFACTS
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("selenium.webdriver")
-ARTIFACTS = Path(__file__).parents[2] / ".artifacts"
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"> <b>bold</b> & <!-- 😀 emoji."
 
 
@@ -67,7 +67,7 @@ def test_rows_images_and_sentences_are_shown(page, rows):
     assert page.execute_script("return arguments[0].naturalWidth", image) == 72
     assert "none" in find(page, ".chosen .sentence")[1].get_attribute("class")
     assert len(find(page, ".broken")) == 1
-    ARTIFACTS.mkdir(exist_ok=True)
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
     page.save_screenshot(str(ARTIFACTS / "preview.png"))
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
 

@@ -1,7 +1,7 @@
 """The first day of a newcomer to each host: a raw set on the Hub, a mixed and scored one, training, a look.
 
 Every command is typed as the documentation does, in a terminal of 80 columns, against the stand-in Hub. What
-the terminal showed and the pages as pictures are kept in `.artifacts/journeys`.
+the terminal showed and the pages as pictures are kept in `.artifacts/journeys`, or below ASPO_ARTIFACTS.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ import pytest
 import yaml
 
 from tests.support import backbones, data, samples
+from tests.support.artifacts import ARTIFACTS
 from tests.support.hub import StandInHub, apply_environment
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
-ARTIFACTS = ROOT / ".artifacts" / "journeys"
+KEPT = ARTIFACTS / "journeys"
 VLFEEDBACK, RLAIF_V = "MMInstruction/VLFeedback", "openbmb/RLAIF-V-Dataset"
 
 
@@ -70,8 +71,8 @@ class Terminal:
     def __init__(self, name: str, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
         self.environment = {**environment, "COLUMNS": "80", "LINES": "24", "TERM": "xterm-256color"}
-        ARTIFACTS.mkdir(parents=True, exist_ok=True)
-        self.file = ARTIFACTS / f"{name}.txt"
+        KEPT.mkdir(parents=True, exist_ok=True)
+        self.file = KEPT / f"{name}.txt"
         self.file.write_text("")
 
     def run(self, *command: str, code: int = 0) -> str:
@@ -149,11 +150,12 @@ def mixed(terminal: Terminal, tmp_path: Path) -> Path:
         "rlaif": {"source": RLAIF_V, "workers": 1, "share": 0.4},
     }
     plan = {"out": "mix", "sources": sources, "score": {"model": str(clip)}}
-    (terminal.folder / "set.yaml").write_text(yaml.safe_dump(plan))
+    (terminal.folder / "set.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     shown = terminal.run("aspo", "data", "make", "set.yaml")
     for step in ("convert", "score", "stats", "validate", "preview"):
         assert f"vlfeedback: {step}" in shown and f"rlaif: {step}" in shown
     assert "dataset: vlfeedback,rlaif" in shown and "Traceback" not in shown
+    assert shown.count("next: ") == 1 and "next: put these lines into a recipe" in shown
     assert "every step of set.yaml is done" in terminal.run("aspo", "data", "make", "set.yaml")
     mix = terminal.folder / "mix"
     pictured(mix / "vlfeedback.html", f"{terminal.file.stem}-preview")
@@ -165,7 +167,7 @@ def pictured(page: Path, name: str) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         return
-    picture = ARTIFACTS / f"{name}.png"
+    picture = KEPT / f"{name}.png"
     picture.unlink(missing_ok=True)
     flags = (
         "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
