@@ -7,7 +7,8 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -87,13 +88,29 @@ NEXT = {
     "stats": "aspo-data preview {out} --html preview.html",
     "preview": "aspo-data validate {out}",
     "validate": "train on {out} (`dataset_dir` or, in Axolotl, `path`), or aspo-data push {out} OWNER/NAME",
+    "make": "put these lines into a recipe (`aspo recipes list` names them all) and train",
     "pull": "aspo-data stats {out}, then train on it",
 }
 """What mostly follows a command that went well."""
 
 
+_within_another = False
+
+
+@contextmanager
+def within_another() -> Iterator[None]:
+    """For commands that are steps of another one, which takes the next step itself: none is named."""
+    global _within_another
+    before, _within_another = _within_another, True
+    try:
+        yield
+    finally:
+        _within_another = before
+
+
 def _name_next_step(command: str, arguments: dict[str, Any]) -> None:
-    if command in NEXT and not arguments.get("dry_run") and int(os.environ.get("RANK") or 0) == 0:
+    first = not int(os.environ.get("RANK") or 0)
+    if command in NEXT and first and not _within_another and not arguments.get("dry_run"):
         note("next: " + NEXT[command].format(**arguments))
 
 

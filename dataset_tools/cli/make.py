@@ -176,9 +176,10 @@ def _check(command: list[str]) -> None:
 
 
 def _run(command: list[str]) -> None:
-    from dataset_tools.cli import app
+    from dataset_tools.cli import app, errors
 
-    code = typer.main.get_command(app).main(command, prog_name="aspo-data", standalone_mode=False)
+    with errors.within_another():
+        code = typer.main.get_command(app).main(command, prog_name="aspo-data", standalone_mode=False)
     if code:
         raise typer.Exit(code)
 
