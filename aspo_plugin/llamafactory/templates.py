@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from inspect import signature
 from typing import Any
 
 SMOLVLM = "smolvlm"
@@ -21,11 +22,11 @@ IMAGE = "<image>"  # LLaMA-Factory's placeholder in a message, and both models' 
 
 # Model type -> projector, vision tower and language model, as parts of module names.
 COMPOSITES = {
-    "llava_onevision": (["multi_modal_projector"], ["vision_tower"], ["language_model", "lm_head"]),
-    "smolvlm": (["model.connector"], ["vision_model"], ["text_model", "lm_head"]),
-    "idefics3": (["model.connector"], ["vision_model"], ["text_model", "lm_head"]),
+    "llava_onevision": ("multi_modal_projector", ["vision_tower"], ["language_model", "lm_head"]),
+    "smolvlm": ("model.connector", ["vision_model"], ["text_model", "lm_head"]),
+    "idefics3": ("model.connector", ["vision_model"], ["text_model", "lm_head"]),
     "instructblip": (
-        ["language_projection"],
+        "language_projection",
         ["vision_model", "qformer", "query_tokens"],
         ["language_model"],
     ),
@@ -67,9 +68,11 @@ def register_composites() -> None:
     """Tell the host the parts of the composite models it does not know."""
     from llamafactory.model.model_utils.visual import COMPOSITE_MODELS, _register_composite_model
 
+    # 0.9.4 takes the name of one projector, 0.9.5 a list of names.
+    one = "projector_key" in signature(_register_composite_model).parameters
     for model_type, (projector, vision, language) in COMPOSITES.items():
         if model_type not in COMPOSITE_MODELS:
-            _register_composite_model(model_type, projector, vision, language)
+            _register_composite_model(model_type, projector if one else [projector], vision, language)
 
 
 END_OF_INSTRUCTION = "\n"

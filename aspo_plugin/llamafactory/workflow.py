@@ -8,10 +8,10 @@ from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
 from llamafactory.extras.constants import IGNORE_INDEX
 from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
-from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model import load_config, load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_ref_model
 
-from aspo_plugin.training.model_needs import name_missing_packages
+from aspo_plugin.training.model_needs import name_missing_packages, refuse_broken
 from aspo_plugin.training.rejected import RejectedRows
 from aspo_plugin.training.resume import check_resumed, objective
 
@@ -47,6 +47,7 @@ def run_aspo(
         # Dispatching would cut a batch of pairs between processes by rows; each reads its own rows instead.
         training_args.accelerator_config.dispatch_batches = False
 
+    refuse_broken(load_config(model_args))
     tokenizer_module = load_tokenizer(model_args)
     tokenizer = tokenizer_module["tokenizer"]
     if tokenizer_module["processor"] is None:  # the host logs why, and goes on

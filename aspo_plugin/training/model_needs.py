@@ -41,13 +41,34 @@ def name_missing_packages(model: str, **options: Any) -> None:
 
 
 def refuse_broken(config: Any) -> None:
-    """Raise `ValueError` for a model that the installed Transformers cannot run.
+    """Raise `ValueError` for a model that the installed Transformers cannot run, or not for this.
+
+    Transformers 4 gives PaliGemma its causal mask only where labels are passed: without them, as log-probs
+    are computed here, every token of an answer sees those that follow it.
 
     Transformers 5.20 takes the side of SmolVLM's patches for the number of an image's tokens, so a model runs
     only where that number divides the other: not SmolVLM2-2.2B with its 81 tokens and patches of 14.
     """
-    if getattr(config, "model_type", None) != "smolvlm":
-        return
+    kind = getattr(config, "model_type", None)
+    if kind == "paligemma":
+        _refuse_paligemma()
+    elif kind == "smolvlm":
+        _refuse_smolvlm(config)
+
+
+def _refuse_paligemma() -> None:
+    import transformers
+    from transformers.models.paligemma.modeling_paligemma import PaliGemmaModel
+
+    if "labels is not None" in inspect.getsource(PaliGemmaModel.forward):
+        raise ValueError(
+            f"transformers {transformers.__version__} lets PaliGemma's tokens see the rest of their answer "
+            "where no labels are passed, so nothing would be learned: install transformers 5 (LLaMA-Factory "
+            "takes it from 0.9.5 on)."
+        )
+
+
+def _refuse_smolvlm(config: Any) -> None:
     import transformers
     from transformers.models.smolvlm.modeling_smolvlm import SmolVLMModel
 

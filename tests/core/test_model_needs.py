@@ -82,6 +82,19 @@ def test_other_errors_stay_what_they_are() -> None:
         assert raised.value is error
 
 
+def test_a_paligemma_that_sees_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.paligemma.modeling_paligemma import PaliGemmaModel
+
+    def forward(self: Any, token_type_ids: Any = None, labels: Any = None) -> Any:
+        return token_type_ids is not None and labels is not None
+
+    monkeypatch.setattr(PaliGemmaModel, "forward", lambda self: None)
+    refuse_broken(SimpleNamespace(model_type="paligemma"))
+    monkeypatch.setattr(PaliGemmaModel, "forward", forward)
+    with pytest.raises(ValueError, match="install transformers 5"):
+        refuse_broken(SimpleNamespace(model_type="paligemma"))
+
+
 def test_a_smolvlm_that_transformers_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.smolvlm.modeling_smolvlm import SmolVLMModel
 

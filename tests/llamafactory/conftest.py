@@ -32,6 +32,14 @@ Train = Callable[..., list[dict[str, Any]]]
 LOGGED_DIGITS = 6e-5 if version("transformers").startswith("4.") else 0.0
 
 
+def needs_template(name: str) -> None:
+    """Skip the test where this version of the host has no such template."""
+    from llamafactory.data.template import TEMPLATES
+
+    if name not in TEMPLATES:
+        pytest.skip(f"this LLaMA-Factory has no template {name}")
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`llava`, `reference` (the same with other weights), `clip`."""

@@ -14,7 +14,7 @@ from aspo_plugin.method.sentence_sums import SHARED
 from tests.support import backbones, data
 from tests.support.pairs import picture
 
-from .conftest import write_sets
+from .conftest import needs_template, write_sets
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +338,7 @@ def test_a_template_that_rewrites_the_answer(load: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("template", ["qwen3_vl", "qwen3_5"])
 def test_an_empty_thinking_block_belongs_to_no_sentence(template: str, load: Any, tmp_path: Path) -> None:
     """Both responses begin with it, so that it must cancel as in DPO; a thought of its own is text."""
+    needs_template(template)
     rows = data.rows(3, 13, text_only=True, sentences=3)
     rows[1]["rejected"][0]["content"] = "<think>\nHm.\n</think>\n\n" + rows[1]["rejected"][0]["content"]
     rows[1]["rejected_sentences"] = rows[1]["rejected_similarity"] = None

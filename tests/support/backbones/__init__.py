@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from . import (
     pixtral,
     qwen,
 )
+from .text import TRANSFORMERS_4
 
 # Name -> a function giving (model, processor or tokenizer).
 BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -130,4 +132,8 @@ def build(name: str, folder: Path | str, dtype: Any = None) -> Path:
     processor.save_pretrained(folder)
     if name == "qwen2_5_omni":
         torch.save({}, folder / "spk_dict.pt")  # voices, which its loader wants
+        if TRANSFORMERS_4:  # images and sounds share a file there, and the last one written is left
+            path = folder / "preprocessor_config.json"
+            both = {**processor.image_processor.to_dict(), **json.loads(path.read_text())}
+            path.write_text(json.dumps(both))
     return folder

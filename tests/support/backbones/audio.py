@@ -8,7 +8,7 @@ import transformers
 from transformers import WhisperFeatureExtractor
 
 from .templates import chatml
-from .text import SIZES, family_tokenizer, vocabulary
+from .text import SIZES, family_tokenizer, rope, vocabulary
 
 MARKS = ("<|im_start|>", "<|vision_bos|>", "<|vision_eos|>", "<|audio_bos|>", "<|audio_eos|>")
 NAMED = {
@@ -40,6 +40,7 @@ def _tokenizer() -> Any:
         pad="<|endoftext|>",
         special=MARKS,
         named=NAMED,
+        older_class="Qwen2TokenizerFast",
     )
 
 
@@ -67,14 +68,13 @@ def qwen2_5_omni() -> tuple[Any, Any]:
     """Without the part that speaks."""
     tokenizer = _tokenizer()
     ids = tokenizer.convert_tokens_to_ids
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     thinker = {
         "audio_config": {**ENCODER, "n_window": 20, "output_dim": 64},
         "vision_config": {
             "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64,
             "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1],
         },
-        "text_config": _text(tokenizer, rope_parameters=rope, tie_word_embeddings=False),
+        "text_config": _text(tokenizer, **rope(mrope_section=[2, 3, 3]), tie_word_embeddings=False),
         "audio_token_index": ids("<|AUDIO|>"),
         "image_token_index": ids("<|IMAGE|>"),
         "video_token_index": ids("<|VIDEO|>"),

@@ -79,6 +79,7 @@ def paligemma() -> tuple[Any, Any]:
         pad="<pad>",
         named={"image_token": "<image>"},
         prepend_bos=True,
+        older_class="GemmaTokenizerFast",
     )
     images = SiglipImageProcessor(size={"height": IMAGE, "width": IMAGE}, image_seq_length=PATCHES)
     images.image_seq_length = PATCHES

@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 
 from .templates import glm
-from .text import ROPE, SIZES, family_tokenizer, special_ids, vocabulary
+from .text import SIZES, family_tokenizer, rope, special_ids, vocabulary
 
 TOKENS = (
     "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|begin_of_image|>",
@@ -43,7 +43,7 @@ def _glm(kind: str, **text: int) -> tuple[Any, Any]:
             **SIZES,
             **special_ids(tokenizer),
             "vocab_size": vocabulary(tokenizer),
-            "rope_parameters": {**ROPE, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0},
+            **rope(mrope_section=[2, 3, 3], partial_rotary_factor=1.0),
             **text,
         },
         vision_config={

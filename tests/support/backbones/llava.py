@@ -56,6 +56,7 @@ def _llava_tokenizer(template: str, *special: str) -> PreTrainedTokenizerFast:
         pad="<pad>",
         special=("<image>", *special),
         prepend_bos=True,
+        older_class="LlamaTokenizerFast",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 
 from .templates import chatml, plain_turns
-from .text import ROPE, SIZES, family_tokenizer, special_ids, vocabulary
+from .text import SIZES, TRANSFORMERS_4, family_tokenizer, rope, special_ids, vocabulary
 
 
 def _chatml(image: str, named: dict[str, str] | None = None, *special: str) -> Any:
@@ -46,6 +46,8 @@ def lfm2_vl() -> tuple[Any, Any]:
         "image_end_token": "<|image_end|>",
         "image_thumbnail_token": "<|img_thumbnail|>",
     }
+    if TRANSFORMERS_4:
+        named["image_thumbnail"] = named["image_thumbnail_token"]
     tokenizer = family_tokenizer(
         "byte_level",
         "{{ '<|startoftext|>' }}" + chatml("<image>"),
@@ -120,9 +122,8 @@ def paddleocr_vl() -> tuple[Any, Any]:
         before="<|begin_of_sentence|>",
     )  # fmt: skip
     ids = tokenizer.convert_tokens_to_ids
-    rope = {**ROPE, "mrope_section": [2, 3, 3]}
     config = transformers.PaddleOCRVLConfig(
-        text_config=_text(tokenizer, head_dim=16, rope_parameters=rope),
+        text_config=_text(tokenizer, head_dim=16, **rope(mrope_section=[2, 3, 3])),
         vision_config={
             "hidden_size": 32,
             "intermediate_size": 64,
@@ -227,7 +228,7 @@ def hunyuan_vl() -> tuple[Any, Any]:
     named = {"image_token": "<img_tok>", "image_start_token": "<img_start>", "image_end_token": "<img_end>"}
     tokenizer = _turns("<img_start><img_tok><img_end>", named, "<img_nl>")
     ids = tokenizer.convert_tokens_to_ids
-    rope = {
+    positions = {
         "rope_type": "xdrope", "rope_theta": 10000.0, "xdrope_section": [2, 2, 2, 2], "alpha": 1.0,
         "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
     }  # fmt: skip
@@ -244,7 +245,7 @@ def hunyuan_vl() -> tuple[Any, Any]:
         "img_max_token_num": 64,
     }
     config = transformers.HunYuanVLConfig(
-        text_config=_text(tokenizer, head_dim=16, rope_parameters=rope),
+        text_config=_text(tokenizer, head_dim=16, rope_parameters=positions),
         vision_config=vision,
         image_token_id=ids("<img_tok>"),
         im_start_id=ids("<img_start>"),
@@ -278,7 +279,7 @@ def ernie4_5_vl_moe() -> tuple[Any, Any]:
     ids = tokenizer.convert_tokens_to_ids
     text = _text(
         tokenizer, moe_intermediate_size=[32, 32], moe_k=2, moe_num_experts=4, moe_num_shared_experts=1,
-        mlp_layer_types=["dense", "sparse"], rope_parameters={**ROPE, "mrope_section": [3, 3, 2]},
+        mlp_layer_types=["dense", "sparse"], **rope(mrope_section=[3, 3, 2]),
     )  # fmt: skip
     config = transformers.Ernie4_5_VLMoeConfig(
         text_config=text,

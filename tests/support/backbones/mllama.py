@@ -9,7 +9,7 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig, Ml
 
 from .llava import IMAGE, PATCH
 from .templates import llama3
-from .text import SIZES, family_tokenizer, vocabulary
+from .text import SIZES, family_tokenizer, rope, vocabulary
 
 TILES = 2
 
@@ -51,7 +51,7 @@ def mllama() -> tuple[Any, Any]:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            **rope(),
             **SIZES,
         ),
         image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from .templates import chatml
-from .text import SIZES, family_tokenizer, vocabulary
+from .text import SIZES, family_tokenizer, rope, vocabulary
 
 VISION_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -40,17 +40,18 @@ def _tokenizer(**template: bool) -> PreTrainedTokenizerFast:
         eos="<|im_end|>",
         pad="<|endoftext|>",
         special=("<|im_start|>", *VISION_TOKENS),
+        older_class="Qwen2TokenizerFast",
     )
 
 
-def _text(tokenizer: Any, **rope: Any) -> dict[str, Any]:
+def _text(tokenizer: Any, **sections: Any) -> dict[str, Any]:
     return {
         **SIZES,
         "vocab_size": vocabulary(tokenizer),
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **rope},
+        **rope(**sections),
     }
 
 
@@ -166,7 +167,7 @@ def qwen3_5_moe() -> tuple[Any, Any]:
 
 def _qwen3_5(kind: str, **experts: int) -> tuple[Any, Any]:
     tokenizer = _tokenizer()
-    rope = {"mrope_section": [2, 3, 3], "mrope_interleaved": True, "partial_rotary_factor": 1.0}
+    sections = {"mrope_section": [2, 3, 3], "mrope_interleaved": True, "partial_rotary_factor": 1.0}
     linear = {
         "linear_key_head_dim": 16,
         "linear_value_head_dim": 16,
@@ -177,7 +178,7 @@ def _qwen3_5(kind: str, **experts: int) -> tuple[Any, Any]:
         "head_dim": 16,
     }
     settings = _qwen3(tokenizer)
-    settings["text_config"] = {**_text(tokenizer, **rope), **linear, **experts}
+    settings["text_config"] = {**_text(tokenizer, **sections), **linear, **experts}
     del settings["vision_config"]["deepstack_visual_indexes"]
     config = getattr(transformers, f"{kind}Config")(**settings)
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +20,15 @@ SIZES = {
     "max_position_embeddings": 2048,
 }
 
-ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+TRANSFORMERS_4 = transformers.__version__.startswith("4.")
+
+
+def rope(**more: Any) -> dict[str, Any]:
+    """Rotary positions as a config of this version of transformers names them."""
+    if TRANSFORMERS_4:
+        part = {name: more.pop(name) for name in ("partial_rotary_factor",) if name in more}
+        return {"rope_theta": 10000.0, "rope_scaling": {"rope_type": "default", **more}, **part}
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **more}}
 
 
 def family_tokenizer(
@@ -33,11 +42,13 @@ def family_tokenizer(
     named: dict[str, str] | None = None,
     prepend_bos: bool = False,
     append_eos: bool = False,
+    older_class: str = "PreTrainedTokenizerFast",
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of `kind` with `special` tokens; `named` ones become attributes (`image_token`, ...).
 
     `prepend_bos` adds the start token to every encoded text, as Llama's and Gemma's tokenizers do;
-    `append_eos` the end token, as the dual encoders' do.
+    `append_eos` the end token, as the dual encoders' do. Processors of transformers 4 take no tokenizer but
+    that of the `older_class` which they name; those of transformers 5 take any.
     """
     base = trained(kind)
     raw = type(base.backend_tokenizer).from_str(base.backend_tokenizer.to_str())
@@ -54,7 +65,8 @@ def family_tokenizer(
     options: dict[str, Any] = {"bos_token": bos} if bos else {}
     if named:
         options["extra_special_tokens"] = named
-    return PreTrainedTokenizerFast(
+    kind_of = getattr(transformers, older_class) if TRANSFORMERS_4 else PreTrainedTokenizerFast
+    return kind_of(
         tokenizer_object=raw,
         eos_token=eos,
         pad_token=pad,
