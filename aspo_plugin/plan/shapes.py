@@ -204,6 +204,26 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "google/gemma-3-4b-it": ("gemma3", _gemma3(2560, 10240, 34, 8, 4)),
+    # Every layer has embeddings of its own; the last 18 take keys and values from layers before.
+    "google/gemma-4-E4B-it": (
+        "gemma4",
+        {
+            "text_config": _text(
+                "gemma4_text",
+                2560,
+                10240,
+                42,
+                8,
+                2,
+                262144,
+                head_dim=256,
+                num_kv_shared_layers=18,
+                final_logit_softcapping=30.0,
+            ),
+            "vision_config": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 16},
+            "audio_config": {"hidden_size": 1024, "num_hidden_layers": 12},
+        },
+    ),
     "google/gemma-3-12b-it": ("gemma3", _gemma3(3840, 15360, 48, 16, 8)),
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": (
         "smolvlm",

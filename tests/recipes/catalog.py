@@ -34,6 +34,7 @@ TINY = {
     "zai-org/GLM-4.1V-9B-Thinking": "glm4v",
     "google/gemma-3-4b-it": "gemma3",
     "google/gemma-3-12b-it": "gemma3",
+    "google/gemma-4-E4B-it": "gemma4_small",
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": "smolvlm",
     "mistral-community/pixtral-12b": "pixtral",
     "mistralai/Mistral-Small-3.1-24B-Instruct-2503": "mistral3",

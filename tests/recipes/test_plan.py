@@ -58,6 +58,7 @@ def test_known_shapes_have_the_published_size(name: str) -> None:
         "qwen3_5",
         "glm4v",
         "mistral3",
+        "gemma4_small",
     ],
 )
 def test_counts_are_those_of_the_loaded_and_adapted_model(architecture: str, tmp_path: Path) -> None:
