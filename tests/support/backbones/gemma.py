@@ -103,17 +103,26 @@ def paligemma() -> tuple[Any, Any]:
     return PaliGemmaForConditionalGeneration(config), processor
 
 
+EARS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "output_proj_dims": 32,
+    "subsampling_conv_channels": [128, 4],
+}
+
+
 def gemma4() -> tuple[Any, Any]:
     """Images of any shape, whose tokens see each other both ways in layers with a window."""
     return _gemma4("vision")
 
 
 def gemma4_small() -> tuple[Any, Any]:
-    """E2B and E4B: every token sees those before it alone."""
-    return _gemma4(None)
+    """E2B and E4B: every token sees those before it alone, and the model hears."""
+    return _gemma4(None, audio=True)
 
 
-def _gemma4(both_ways: str | None) -> tuple[Any, Any]:
+def _gemma4(both_ways: str | None, audio: bool = False) -> tuple[Any, Any]:
     """Embeddings of their own for every layer, and wider heads in layers without a window."""
     named = {
         "image_token": "<|image|>",
@@ -161,7 +170,7 @@ def _gemma4(both_ways: str | None) -> tuple[Any, Any]:
     config = transformers.Gemma4Config(
         text_config=text,
         vision_config=vision,
-        audio_config=None,
+        audio_config=dict(EARS) if audio else None,
         image_token_id=ids("<|image|>"),
         boi_token_id=ids("<|image>"),
         eoi_token_id=ids("<image|>"),
