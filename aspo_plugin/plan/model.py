@@ -12,7 +12,7 @@ from .recipe import Run
 from .shapes import SHAPES
 
 # Parts of parameter names outside the language model. Both hosts leave them alone by default.
-VISION = ("vision", "visual", "qformer", "query_tokens", "image_newline")
+TOWERS = ("vision", "visual", "audio", "qformer", "query_tokens", "image_newline")
 PROJECTOR = ("multi_modal_projector", "language_projection", "connector", "merger")
 
 
@@ -91,7 +91,7 @@ def measure(config: Any, run: Run) -> Shape:
     model = empty_model(config)
     text = config.get_text_config()
     heads = text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    size = max(_width(text, "head_dim"), _width(text, "global_head_dim")) or text.hidden_size // heads
     linear = [
         module
         for name, module in model.named_modules()
@@ -113,12 +113,21 @@ def measure(config: Any, run: Run) -> Shape:
         trainable=trainable,
         quantizable=sum(module.weight.numel() for module in linear),
         hidden=text.hidden_size,
-        inner=text.intermediate_size,
-        attention=size * (heads + 2 * (getattr(text, "num_key_value_heads", None) or heads)),
+        inner=_width(text, "intermediate_size"),
+        attention=size * (heads + 2 * (_width(text, "num_key_value_heads") or heads)),
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
         largest=max([*blocks, embedding]),
     )
+
+
+def _width(text: Any, name: str) -> int:
+    """The number that `text`, a language model's config, holds under `name`: of its widest layer; 0 for none.
+
+    Gemma 4's layers differ. A config of transformers 5.20 tells such numbers of a single layer alone.
+    """
+    layers = getattr(text, "per_layer_config", None) or [text]
+    return max(getattr(layer, name, None) or 0 for layer in layers)
 
 
 def _has(name: str, parts: tuple[str, ...]) -> bool:
@@ -128,7 +137,7 @@ def _has(name: str, parts: tuple[str, ...]) -> bool:
 def _is_trained(name: str, run: Run) -> bool:
     if run.trained:
         return any(re.match(pattern, name) for pattern in run.trained)
-    return not _has(name, (*VISION, *PROJECTOR))
+    return not _has(name, (*TOWERS, *PROJECTOR))
 
 
 def _is_target(name: str, module: Any, run: Run) -> bool:
@@ -139,6 +148,6 @@ def _is_target(name: str, module: Any, run: Run) -> bool:
         return False
     if isinstance(run.targets, str) and run.targets != "all":
         return re.fullmatch(run.targets, name) is not None
-    if _has(name, (*VISION, *PROJECTOR, "lm_head")):
+    if _has(name, (*TOWERS, *PROJECTOR, "lm_head")):
         return False
     return run.targets == "all" or name.rpartition(".")[2] in run.targets

@@ -139,11 +139,11 @@ def test_full_zero3_trains_the_language_model_of_each_backbone(name: str) -> Non
     """Axolotl's own reading of `unfrozen_parameters` (a dot is a dot), on the names of the real model."""
     from axolotl.utils.freeze import LayerNamePattern
 
-    from aspo_plugin.plan.model import PROJECTOR, VISION, config_of, empty_model
+    from aspo_plugin.plan.model import PROJECTOR, TOWERS, config_of, empty_model
 
     sweep = yaml.safe_load((RECIPES / "shared/axolotl/full-zero3.yaml").read_text())
     patterns = [LayerNamePattern(pattern) for pattern in sweep["unfrozen_parameters"][0]]
     names = [name for name, _ in empty_model(config_of(name)).named_parameters()]
     trained = {name for name in names if any(pattern.match(name) for pattern in patterns)}
-    assert trained == {name for name in names if not any(part in name for part in (*VISION, *PROJECTOR))}
+    assert trained == {name for name in names if not any(part in name for part in (*TOWERS, *PROJECTOR))}
     assert any("layers.3.self_attn.q_proj" in name for name in trained) and trained < set(names)
