@@ -63,6 +63,7 @@ def test_known_shapes_have_the_published_size(name: str) -> None:
 )
 def test_counts_are_those_of_the_loaded_and_adapted_model(architecture: str, tmp_path: Path) -> None:
     import peft
+    from torch import nn
     from transformers import AutoModelForImageTextToText
 
     from aspo_plugin.plan.model import shape_of
@@ -78,11 +79,18 @@ def test_counts_are_those_of_the_loaded_and_adapted_model(architecture: str, tmp
         model, peft.LoraConfig(r=4, target_modules=recipe.values["lora_target_modules"])
     )
     assert shape.trainable == sum(value.numel() for value in adapted.parameters() if value.requires_grad) > 0
-    # LLaMA-Factory's `lora_target: all` means the same layers.
+    # LLaMA-Factory's `lora_target: all` means the same layers, and what brings Gemma 4's layer embeddings in.
+    embeddings = [
+        value
+        for name, value in model.named_modules()
+        if "language_model" in name and "per_layer" in name and isinstance(value, nn.Linear)
+    ]
+    more = sum(4 * (value.in_features + value.out_features) for value in embeddings)
+    assert bool(more) == (architecture == "gemma4_small")
     other = read_run(
         RECIPES / "llamafactory" / recipe.path.name, [f"model_name_or_path={folder}", "lora_rank=4"], None, 1
     )
-    assert shape_of(other).trainable == shape.trainable
+    assert shape_of(other).trainable == shape.trainable + more
 
 
 def wider_llava(folder: Path) -> Path:
