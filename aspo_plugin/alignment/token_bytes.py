@@ -65,7 +65,8 @@ class TokenBytes:
         if token_id in self._added:
             return self._added[token_id].encode("utf-8", "replace")
         if self._kind == "decoded":
-            return self._tokenizer.decode([token_id]).encode("utf-8", "replace")
+            text: str = self._tokenizer.decode([token_id])
+            return text.encode("utf-8", "replace")
         piece = self._tokenizer.convert_ids_to_tokens(token_id)
         if piece is None:  # an id of the padded embedding that no token has
             return NO_TEXT
@@ -77,7 +78,8 @@ class TokenBytes:
                 return bytes(table[character] for character in piece)
         elif (byte := _BYTE_TOKEN.fullmatch(piece)) is not None:
             return bytes([int(byte.group(1), 16)])
-        return piece.replace("▁", " ").encode("utf-8", "replace")
+        found: bytes = piece.replace("▁", " ").encode("utf-8", "replace")
+        return found
 
 
 def _kind(tokenizer: Any) -> str:

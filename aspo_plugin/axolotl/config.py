@@ -12,7 +12,7 @@ _EVALUATES = "aspo_evaluates"
 
 def is_aspo(cfg: Any) -> bool:
     """Whether a registered config trains ASPO."""
-    return cfg.get("trainer_cls") == TRAINER
+    return bool(cfg.get("trainer_cls") == TRAINER)
 
 
 def mark_evaluation(cfg: Any) -> None:

@@ -85,4 +85,4 @@ def file_type(path: str) -> str:
     from axolotl.utils.data.shared import get_dataset_type
     from axolotl.utils.dict import DictDefault
 
-    return get_dataset_type(DictDefault({"path": path}))
+    return str(get_dataset_type(DictDefault({"path": path})))

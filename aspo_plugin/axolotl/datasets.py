@@ -41,7 +41,7 @@ def listed(cfg: Any) -> Iterator[list[dict[str, Any]]]:
 
 def name_of(entry: Mapping[str, Any]) -> str:
     """How messages call an entry of `datasets`."""
-    return entry["path"] + (f", split {entry['split']}" if entry.get("split") else "")
+    return str(entry["path"] + (f", split {entry['split']}" if entry.get("split") else ""))
 
 
 def pick_split(loaded: Any, entry: Mapping[str, Any]) -> Dataset:

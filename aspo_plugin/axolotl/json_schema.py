@@ -57,7 +57,8 @@ def _host() -> dict[str, Any]:
         def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Any:
             return {}
 
-    return AxolotlInputConfig.model_json_schema(schema_generator=Plain)
+    found: dict[str, Any] = AxolotlInputConfig.model_json_schema(schema_generator=Plain)
+    return found
 
 
 def _or(made: Callable[[], Any], other: Any) -> Any:

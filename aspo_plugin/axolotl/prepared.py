@@ -53,12 +53,14 @@ def prepared_splits(cfg: Any) -> tuple[Any, Any]:
         if test is not None:
             return train, test
         if cfg.val_set_size:
-            return create_train_validation_split(train, cfg, cfg.val_set_size)
+            found: tuple[Any, Any] = create_train_validation_split(train, cfg, cfg.val_set_size)
+            return found
         return train, None
 
     loader = FileLockLoader(cfg)
     try:
-        return loader.load(build)
+        found: tuple[Any, Any] = loader.load(build)
+        return found
     finally:
         loader.cleanup()
 
@@ -134,18 +136,20 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
         for path in sorted([root, *root.rglob("*")])
         if path.is_file()
     ]
-    return Hasher.hash(
-        (
-            generate_dataset_hash_from_config(cfg, cfg[key], str(cfg.tokenizer_config)),
-            key,
-            prepare_version(),
-            processing_fingerprint(processing),
-            limit_of(cfg),
-            settings.alpha > 0,
-            settings.similarity_model,
-            settings.weight_rejected,
-            (cfg.seed, cfg.shuffle_merged_datasets, cfg.shuffle_before_merging_datasets),
-            files,
+    return str(
+        Hasher.hash(
+            (
+                generate_dataset_hash_from_config(cfg, cfg[key], str(cfg.tokenizer_config)),
+                key,
+                prepare_version(),
+                processing_fingerprint(processing),
+                limit_of(cfg),
+                settings.alpha > 0,
+                settings.similarity_model,
+                settings.weight_rejected,
+                (cfg.seed, cfg.shuffle_merged_datasets, cfg.shuffle_before_merging_datasets),
+                files,
+            )
         )
     )
 

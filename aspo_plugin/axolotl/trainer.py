@@ -97,4 +97,4 @@ def trained_adapter(cfg: Any) -> str:
             f"{folder} holds no adapter to evaluate: train first, or set lora_model_dir to the adapter's "
             "folder."
         )
-    return folder
+    return str(folder)

@@ -66,5 +66,6 @@ def _record(folder: Path) -> dict[str, Any]:
     """What the run wrote as it began, into its output folder; a checkpoint lies inside that."""
     for place in (folder, folder.parent):
         if (place / RUN).is_file():
-            return json.loads((place / RUN).read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads((place / RUN).read_text(encoding="utf-8"))
+            return found
     return {}

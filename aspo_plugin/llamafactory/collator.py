@@ -49,7 +49,7 @@ class SentencePairCollator(PairwiseDataCollatorWithPadding):
             kinds = ("images", "videos", "audios")
             digests = [media_digest(*(feature[kind] for kind in kinds)) for feature in features]
         seen = any(feature["images"] or feature["videos"] for feature in features)
-        batch = super().__call__(features)
+        batch: dict[str, Any] = super().__call__(features)
         if seen:
             batch = images_once(batch)
         elif any(key in IMAGE_INPUTS for key in batch):

@@ -69,7 +69,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 def host_version() -> str:
     """The version of LLaMA-Factory that is installed."""
-    return importlib.import_module(f"{PACKAGE}.extras.env").VERSION
+    return str(importlib.import_module(f"{PACKAGE}.extras.env").VERSION)
 
 
 def missing_place(module: ModuleType, path: str, parameters: tuple[str, ...]) -> str | None:

@@ -65,7 +65,7 @@ class SentenceConverter:
         return {"_fault": None, **row, "_origin": self._origin(example, index)}
 
     def _read(self, example: dict[str, Any]) -> dict[str, Any]:
-        row = self.inner(example)
+        row: dict[str, Any] = self.inner(example)
         row["_images"] = [self._stored(image) for image in row["_images"] or []] or None
         for name in (
             "_chosen_similarity",

@@ -204,7 +204,7 @@ def _webui_runner(module: Any) -> None:
 
     @functools.wraps(original)
     def _parse_train_args(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
-        args = original(self, data)
+        args: dict[str, Any] = original(self, data)
         if args["stage"] == "aspo":
             from .board import arguments_of
 

@@ -135,9 +135,10 @@ def _plugin_classes() -> dict[str, type]:
         ) -> dict[str, Any]:
             self._validate_input(processor, images, videos, audios)
             # Rows without an image have no tiles; the model takes tiles in order, whichever row they are of.
-            return self._get_mm_inputs(
+            found: dict[str, Any] = self._get_mm_inputs(
                 images, videos, audios, processor, [count for count in imglens if count]
             )
+            return found
 
     class InstructBlipPlugin(BasePlugin):
         """InstructBLIP: query tokens before all text, and the instruction once more for the Q-Former."""

@@ -115,7 +115,7 @@ def describe(model: nn.Module) -> Architecture | Unlisted | str:
 def _head_size(text: Any) -> int:
     """0 where it is not one: some configs raise an error of their own for what differs by layer."""
     try:
-        return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     except Exception:
         return 0
 

@@ -169,7 +169,7 @@ class PrefixMask(Tensor):
         segment = attention.layout.segment
         rows, size = segment.shape
         shape = (rows, 1, size, size)
-        self = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=segment.device)
+        self: PrefixMask = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=segment.device)
         self.attention = attention
         return self
 
@@ -215,7 +215,7 @@ def _stays(function: Any, args: Any, kwargs: Any) -> bool:
         return not start and (end is None or end >= mask.shape[axis]) and step == 1
     if function is torch.ops.aten._to_copy.default:
         device, dtype = kwargs.get("device") or mask.device, kwargs.get("dtype") or mask.dtype
-        return torch.device(device) == mask.device and dtype == mask.dtype
+        return bool(torch.device(device) == mask.device and dtype == mask.dtype)
     return False
 
 

@@ -86,7 +86,7 @@ def _twice(value: Any) -> bool:
     if not torch.is_tensor(value) or len(value) % 2:
         return False
     half = len(value) // 2
-    return torch.equal(value[:half], value[half:])
+    return bool(torch.equal(value[:half], value[half:]))
 
 
 class PairBatch:

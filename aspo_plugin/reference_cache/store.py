@@ -239,7 +239,7 @@ def _to_disk(file: Any) -> None:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         fits = isinstance(found, dict) and isinstance(found.get("fingerprint"), dict)
     except ValueError:
         fits = False

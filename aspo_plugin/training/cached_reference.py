@@ -98,13 +98,14 @@ class CachedReference(TrainerCallback):
         for times in (1,) if sharded else (LARGER, 1):
             try:
                 with same_randomness(), _loaders(trainer, args, times):
-                    return fill(
+                    found: FillReport = fill(
                         self.cache,
                         self._batches(loader(), live, may_run_out=times > 1),
                         precision=training_precision(trainer),
                         device=trainer.accelerator.device,
                         dataset=_identity(dataset),
                     )
+                    return found
             except _OutOfMemory:
                 logger.warning("no memory for larger batches: the reference cache is filled with training's")
                 torch.cuda.empty_cache()

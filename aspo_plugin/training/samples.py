@@ -172,7 +172,7 @@ def _pair_rows(numbers: Tensor, tokens: Tensor, tokenizer: Any) -> list[dict[str
 
 
 def _text(tokenizer: Any, ids: Tensor) -> str:
-    return tokenizer.decode(ids[ids >= 0].tolist(), skip_special_tokens=True).strip()
+    return str(tokenizer.decode(ids[ids >= 0].tolist(), skip_special_tokens=True).strip())
 
 
 def _finite(value: float) -> float | None:
@@ -181,7 +181,8 @@ def _finite(value: float) -> float | None:
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        found: float = json.loads(line)["step"]
+        return found
     except (ValueError, KeyError):  # the end of a run that was killed while it wrote
         return math.inf
 

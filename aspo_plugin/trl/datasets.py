@@ -213,7 +213,7 @@ def _holds_any(dataset: Dataset, column: str) -> bool:
     values = dataset.data.column(column)
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         return bool(pc.any(pc.greater(pc.list_value_length(values), 0)).as_py())
-    return values.null_count < len(values)
+    return bool(values.null_count < len(values))
 
 
 def _files(value: Any) -> list[dict[str, Any]]:
@@ -282,16 +282,18 @@ def processing_fingerprint(processing_class: Any) -> str:
     """What prepared rows depend on of a tokenizer or processor. (Its own hash changes with its use.)"""
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
     image_processor = getattr(processing_class, "image_processor", None)
-    return Hasher.hash(
-        (
-            type(processing_class).__name__,
-            getattr(processing_class, "chat_template", None) or tokenizer.chat_template,
-            sorted(tokenizer.get_vocab().items()),
-            tokenizer.special_tokens_map,
-            _rules(tokenizer),
-            # What a processor's own settings make of an image's tokens.
-            {k: v for k, v in vars(processing_class).items() if isinstance(v, str | int | float)},
-            image_processor.to_json_string() if image_processor is not None else None,
+    return str(
+        Hasher.hash(
+            (
+                type(processing_class).__name__,
+                getattr(processing_class, "chat_template", None) or tokenizer.chat_template,
+                sorted(tokenizer.get_vocab().items()),
+                tokenizer.special_tokens_map,
+                _rules(tokenizer),
+                # What a processor's own settings make of an image's tokens.
+                {k: v for k, v in vars(processing_class).items() if isinstance(v, str | int | float)},
+                image_processor.to_json_string() if image_processor is not None else None,
+            )
         )
     )
 
@@ -326,7 +328,7 @@ def end_of_turn_missing(dataset: Dataset, processing_class: Any) -> str:
     still = [ids for ids in responses if _last_of_text(tokenizer, ids) not in special]
     if 2 * len(still) <= len(responses):
         return ""
-    return tokenizer.decode(still[0][-_SHOWN_TOKENS:])
+    return str(tokenizer.decode(still[0][-_SHOWN_TOKENS:]))
 
 
 def _last_of_text(tokenizer: Any, ids: list[int]) -> int | None:

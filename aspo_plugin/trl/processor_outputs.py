@@ -104,7 +104,7 @@ def _twice(value: Any) -> Any:
 
 def _same(value: Any, other: Any) -> bool:
     if isinstance(value, Tensor) and isinstance(other, Tensor):
-        return torch.equal(value, other)
+        return bool(torch.equal(value, other))
     if isinstance(value, list | tuple) and isinstance(other, list | tuple):
         return len(value) == len(other) and all(map(_same, value, other))
     return bool(np.array_equal(value, other)) if type(value) is type(other) else False

@@ -76,7 +76,8 @@ def _prompt_of(row: dict[str, Any]) -> dict[str, Any]:
         if not (isinstance(row["chosen"], str) and row.get("messages")):
             from trl import extract_prompt
 
-            return extract_prompt(answers)
+            found: dict[str, Any] = extract_prompt(answers)
+            return found
     if not row.get("messages"):
         raise RefusedRow(
             "turns",
@@ -301,14 +302,16 @@ class RowPreparer:
     def _encode(self, text: str, plain: bool) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=plain)["input_ids"]
         bos = self.tokenizer.bos_token_id
-        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+        found: list[int] = ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+        return found
 
     def _completion(self, prompt: str, response: str, plain: bool) -> list[int]:
         """Tokens of the response as they follow the prompt; alone, SentencePiece puts a space before it."""
         before, whole = self._encode(prompt, plain), self._encode(prompt + response, plain)
         if whole[: len(before)] == before:
             return whole[len(before) :]
-        return self.tokenizer(response, add_special_tokens=False)["input_ids"]
+        found: list[int] = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+        return found
 
     def _without_end_tokens(self, text: str) -> str:
         """A plain response without the end-of-turn tokens that a prompt strategy wrote into it."""
@@ -378,11 +381,13 @@ def image_prompt(processor: Any, images: int, text: str = "a") -> str:
     # Some processors (InstructBLIP's) keep no template of their own.
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
-    return processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=False,
-        add_generation_prompt=True,
-        chat_template=template,
+    return str(
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+            chat_template=template,
+        )
     )
 
 

@@ -67,7 +67,8 @@ class ArrowChunk(Chunk):
     @staticmethod
     def _single(batch: pa.RecordBatch, index: int) -> dict[str, Any] | BadRow:
         try:
-            return batch.slice(index, 1).to_pylist()[0]
+            found: dict[str, Any] | BadRow = batch.slice(index, 1).to_pylist()[0]
+            return found
         except UnicodeDecodeError as error:
             return BadRow(f"a text is not UTF-8: {error.reason} at byte {error.start}")
         except Exception as error:

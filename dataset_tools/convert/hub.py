@@ -86,7 +86,8 @@ def _snapshot(repo: str, revision: str | None) -> Path:
     elif revision is None and len(commits) == 1:
         commit = commits[0]
     if commit in commits:
-        return place / "snapshots" / str(commit)
+        found: Path = place / "snapshots" / str(commit)
+        return found
     held = (
         f"holds {repo} at {', '.join(commits)}: name one with --revision"
         if commits

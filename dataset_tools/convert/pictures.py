@@ -82,7 +82,7 @@ def arrow_chunk(
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def is_image(kind: pa.DataType) -> bool:

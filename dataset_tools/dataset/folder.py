@@ -83,7 +83,7 @@ class Workplace(WorkFolder):
         """The state of the conversion as it was last written."""
         path = self.folder / STATE
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             counted = all(isinstance(state[name], int) for name in ("shards", "next_row"))
             counted = counted and all(isinstance(state["log_bytes"][name], int) for name in LOGS)
             digests, tally = state["digests"], state["tally"]

@@ -124,7 +124,7 @@ class Archive:
             raise zipfile.BadZipFile("its header is damaged")
         local = _LOCAL.unpack(head)
         stream.seek(local[9] + local[10], 1)
-        data = stream.read(packed)
+        data: bytes = stream.read(packed)
         if method == zipfile.ZIP_DEFLATED:
             try:
                 data = zlib.decompressobj(-15).decompress(data, size + 1)

@@ -144,7 +144,8 @@ class ImageStore:
 
 def _read(place: Any, name: str) -> bytes | None:
     if not isinstance(place, AnyArchive):
-        return place.read(name)
+        found: bytes | None = place.read(name)
+        return found
     try:
         return place.read(name, MAX_BYTES)
     except (zipfile.BadZipFile, OSError) as error:

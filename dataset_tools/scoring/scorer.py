@@ -347,7 +347,8 @@ def _similarities(texts: list[np.ndarray], images: list[np.ndarray]) -> list[flo
     starts = np.cumsum([0, *(len(text) for text in texts[:-1])])
     sizes = np.array([len(text) for text in texts])[:, None]
     means = np.add.reduceat(cosines, starts, axis=0) / sizes
-    return np.clip(means.max(axis=1), -1.0, 1.0).tolist()
+    found: list[float | None] = np.clip(means.max(axis=1), -1.0, 1.0).tolist()
+    return found
 
 
 def middle(text: str) -> int:

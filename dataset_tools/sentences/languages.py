@@ -42,7 +42,8 @@ class Languages(NamedTuple):
 
 @cache
 def _data() -> dict[str, Any]:
-    return json.loads(Path(__file__).with_name("languages.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(Path(__file__).with_name("languages.json").read_text(encoding="utf-8"))
+    return found
 
 
 @cache

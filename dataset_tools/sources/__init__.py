@@ -43,7 +43,8 @@ def source_class(name: str) -> type[Source]:
             f"{did_you_mean(name, REGISTRY)}"
         )
     module, attribute = REGISTRY[name]
-    return getattr(import_module(f"{__name__}.{module}"), attribute)
+    found: type[Source] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return found
 
 
 def recognised(columns: Mapping[str, Any]) -> type[Source] | None:
