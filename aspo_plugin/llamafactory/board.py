@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from typing import Any
-from unittest.mock import patch
 
 from aspo_plugin.config import NORMALIZATIONS, AspoSettings
 
@@ -58,9 +57,13 @@ def with_fields(create_train_tab: Any) -> Any:
             base = frozenset(engine.manager.get_base_elems())
         except Exception as error:
             _without_fields(error)
-            return create_train_tab(engine)
-        with patch.object(engine.manager, "get_base_elems", lambda: {*base, *fields.values()}):
-            elements = create_train_tab(engine)
+            plain: dict[str, Any] = create_train_tab(engine)
+            return plain
+        engine.manager.get_base_elems = lambda: {*base, *fields.values()}
+        try:
+            elements: dict[str, Any] = create_train_tab(engine)
+        finally:
+            del engine.manager.get_base_elems
         try:
             _place(gradio, fields, elements)
         except Exception as error:
