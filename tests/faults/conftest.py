@@ -75,7 +75,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if outcome is not None:
             entry[0] += 1
             entry[1] += outcome
-    if files == whole and not session.config.option.keyword and not session.config.option.lf:
+    if (
+        files == whole
+        and not session.config.option.keyword
+        and not getattr(session.config.option, "lf", False)
+    ):
         table.save(counts)
 
 
