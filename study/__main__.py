@@ -1,31 +1,91 @@
-"""The whole study: worlds, a search on a world of its own, runs, and the page.
+"""The study: worlds, a search on a world of its own, runs, and the page.
 
-python -m study            everything (hours on one core)
-python -m study --quick    one habit world, three seeds, no search: minutes, and what docs/study.md says it is
+python -m study            everything (days of one core); stopped, it goes on where it was
+python -m study --quick    one habit world that comes with the project, three seeds
+python -m study --only 2   the first two parts of the plan
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import report
-from .check import TAUGHT
-from .run import job, run_jobs, search
-from .train import METHODS, Budget
+from .run import job, run_jobs, search, world_at
+from .teach import TAUGHT
+from .train import METHODS
 
 OUT = Path(".artifacts/study")
-# Number of the world that is searched in, worlds that are tested in, share of captions with the habit.
-WORLDS = {"habit": (200, range(201, 209), 0.6), "plain": (100, range(1, 9), 0.0)}
-# The quick way: the world taught beforehand, pairs and a learning rate that were set, not searched.
-QUICK = (
-    *("dpo", "aspo 0", "aspo 0.5", "aspo 1", "random weights", "true weights"),
+RUNS = Path(__file__).parent / "runs.jsonl"
+# What the first parts compare.
+MAIN = (
+    *("dpo", "aspo 1", "aspo 0.5", "aspo 0", "random weights", "true weights"),
     *("centred 1", "centred_bounded 1"),
 )
-QUICK_SEEDS, QUICK_PAIRS, QUICK_RATE, QUICK_BETA = (0, 1, 2), 512, 5e-4, 0.1
+# Share of captions with the habit, and the world that is searched in: never one of those that are tested in.
+HABIT, PLAIN = (0.6, 200), (0.0, 100)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Every method on every world, one seed each."""
+
+    kind: tuple[float, int]
+    worlds: Sequence[int]
+    source: str = "seva"
+    methods: Sequence[str] = MAIN
+
+
+# The most telling first: a study that is stopped has compared something.
+PLAN = (
+    Part(HABIT, range(201, 209)),
+    Part(PLAIN, range(1, 9)),
+    Part(HABIT, range(201, 209), methods=tuple(METHODS)),
+    Part(PLAIN, range(1, 9), methods=tuple(METHODS)),
+    Part(HABIT, range(201, 209), "seva, 25% swapped"),
+    Part(HABIT, range(201, 209), "seva, 50% swapped"),
+    Part(PLAIN, range(1, 9), "ranked"),
+    Part(HABIT, range(201, 209), "ranked"),
+)
+QUICK_SEEDS = (0, 1, 2)
+
+
+def found(kind: tuple[float, int], methods: Sequence[str], out: Path) -> dict[str, Any]:
+    """Learning rate and beta of each method: the same search for all, on SeVa pairs."""
+    habit, world = kind
+    taught = out / f"world-{world}"
+    if world == HABIT[1] and not taught.exists():
+        shutil.copytree(TAUGHT, taught)
+    return search(out, RUNS, world, "seva", list(methods), habit)
+
+
+def quick(out: Path) -> None:
+    """Seeds of the world that comes with the project, none of them the search's."""
+    best = found(HABIT, MAIN, out)
+    jobs = [
+        job(HABIT[1], "seva", seed, method, "test", *best.get(method, ()))
+        for seed in QUICK_SEEDS
+        for method in ("base", *MAIN)
+    ]
+    run_jobs(jobs, out, RUNS, HABIT[0])
+
+
+def run_part(part: Part, out: Path) -> None:
+    """World by world, so that what is there can be paired."""
+    best = found(part.kind, part.methods, out)
+    for world in part.worlds:
+        world_at(out, world, part.kind[0])
+        jobs = [
+            job(world, part.source, 0, method, "test", *best.get(method, ()))
+            for method in ("base", *part.methods)
+        ]
+        run_jobs(jobs, out, RUNS, part.kind[0])
 
 
 def main() -> None:
@@ -33,31 +93,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--only", type=int, default=len(PLAN), metavar="N", help="the first N parts of the plan"
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the taught worlds")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    runs = Path(__file__).parent / "runs.jsonl"
     if options.quick:
-        jobs = [
-            job(200, "seva", seed, method, "test", QUICK_RATE, QUICK_BETA)
-            for seed in QUICK_SEEDS
-            for method in ("base", *QUICK)
-        ]
-        place = options.out / "world-200"
-        if not place.exists():
-            shutil.copytree(TAUGHT, place)
-        run_jobs(jobs, options.out, runs, WORLDS["habit"][2], QUICK_PAIRS)
+        quick(options.out)
     else:
-        for searched, worlds, habit in WORLDS.values():
-            best = search(options.out, runs, searched, "seva", list(METHODS), habit)
-            jobs = [
-                job(world, "seva", 0, method, "test", *best.get(method, (Budget.learning_rate, Budget.beta)))
-                for world in worlds
-                for method in ("base", *METHODS)
-            ]
-            run_jobs(jobs, options.out, runs, habit)
-    report.write(runs)
+        for part in PLAN[: options.only]:
+            run_part(part, options.out)
+    report.write(RUNS)
 
 
 if __name__ == "__main__":

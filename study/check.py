@@ -9,15 +9,14 @@ random weights, by more than the margins below, on the mean of the seeds.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 
 from .pairs import load
-from .run import Setting
+from .run import PAIRS, Setting
+from .teach import TAUGHT
 from .train import Budget
 
-TAUGHT = Path(__file__).resolve().parent / "taught"
 SEEDS = (11, 12)
 # Points that the gain must keep.
 LEAST = {"dpo": 1.0, "random weights": 1.0}
@@ -28,7 +27,7 @@ def main() -> None:
     world = load(TAUGHT)
     false: dict[str, list[float]] = {name: [] for name in ("aspo 1", *LEAST)}
     for seed in SEEDS:
-        setting = Setting(world, 999, "seva", seed, "test", 512)
+        setting = Setting(world, 999, "seva", seed, "validation", PAIRS)
         for name, values in false.items():
             values.append(100 * setting.run(name, Budget(learning_rate=5e-4))["measures"]["1"]["false"])
             print(f"seed {seed}  {name:<15} {values[-1]:.1f}% false", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,29 +17,40 @@ TEMPERATURES = (1.0, 0.85, 0.7, 0.5)
 
 
 def measure(
-    model: Any, tokenizer: Any, seen: Tensor, scenes: list[Scene], seed: int
+    model: Any,
+    tokenizer: Any,
+    seen: Tensor,
+    scenes: list[Scene],
+    seed: int,
+    temperatures: Sequence[float] = (*TEMPERATURES, 0.0),
 ) -> dict[str, dict[str, Any]]:
-    """Measures at each of `TEMPERATURES` and of greedy answers (`0`)."""
+    """Measures at each of `temperatures`; 0 is greedy."""
     answerer = Answerer(model, tokenizer)
     found = {}
-    for temperature in (*TEMPERATURES, 0.0):
+    for temperature in temperatures:
         rows, entropy = answerer.sample(seen, temperature, torch.Generator().manual_seed(seed))
         texts = [answerer.text(row) for row in rows]
-        found[f"{temperature:g}"] = {"entropy": entropy, **told(texts, scenes)}
+        here = {"entropy": entropy, **told(texts, scenes)}
+        if temperature != 1:
+            del here["each"]
+        found[f"{temperature:g}"] = here
     return found
 
 
 def told(texts: list[str], scenes: list[Scene]) -> dict[str, Any]:
     """Of all answers together. `chair`: the share of mentioned objects that are not there; `coverage`: of the
-    objects there that are mentioned; `distinct_false`: a sentence said twice in an answer counts once."""
+    objects there that are mentioned; `distinct_false`: a sentence said twice in an answer counts once;
+    `each`: false and all sentences of each answer."""
     total = false = objects = absent = repeated_false = distinct = 0
     coverage: list[float] = []
+    each: list[list[int]] = []
     habit: list[bool] = []
     kinds = {kind: [0, 0] for kind in (*SLOTS, "other")}
     for text, things in zip(texts, scenes, strict=True):
         true, there = true_facts(things), {(thing.colour, thing.shape) for thing in things}
         facts = parse(text)
         said = set()
+        each.append([sum(fact not in true for fact in facts), len(facts)])
         for fact in facts:
             wrong = fact not in true
             total, false = total + 1, false + wrong
@@ -58,6 +70,7 @@ def told(texts: list[str], scenes: list[Scene]) -> dict[str, Any]:
         "coverage": float(np.mean(coverage)),
         "sentences": total / len(texts),
         "habit": float(np.mean(habit)),
+        "each": each,
         "kinds": {kind: {"said": said, "false": wrong} for kind, (said, wrong) in kinds.items() if said},
     }
 

@@ -1,6 +1,6 @@
-"""Writes docs/study.md and its picture from the lines that `study.run` wrote.
+"""Writes docs/study.md and its picture from the lines of study/runs.jsonl.
 
-python -m study.report RUNS.jsonl --write
+python -m study.report study/runs.jsonl --write
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAGE, PICTURE = ROOT / "docs" / "study.md", ROOT / "docs" / "study.png"
 BEGIN, END = "<!-- tables of python -m study.report -->", "<!-- end of the tables -->"
 COLUMNS = (
     *("false, %", "minus DPO, temperature 1", "0.7", "greedy", "matched entropy", "objects not there"),
-    *("habit, %", "entropy", "objects named", "sentences"),
+    *("answers won, %", "habit, %", "entropy", "objects named", "sentences"),
 )
 Unit = tuple[int, int]
 Runs = dict[str, dict[Unit, dict[str, Any]]]
@@ -58,6 +58,16 @@ def matched(record: dict[str, Any], entropy: float) -> float:
 def common_entropy(runs: Runs, unit: Unit) -> float:
     """The lowest entropy that any method has at temperature 1: every other reaches it by cooling."""
     return min(at(units[unit], "entropy") for units in runs.values() if unit in units)
+
+
+def won(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The share of scenes whose answer has a smaller share of false sentences than the other's; a tie counts
+    half. NaN where a line does not say."""
+    if not all("each" in record["measures"]["1"] for record in (one, other)):
+        return math.nan
+    pairs = zip(one["measures"]["1"]["each"], other["measures"]["1"]["each"], strict=True)
+    shares = [(a / max(m, 1), b / max(n, 1)) for (a, m), (b, n) in pairs]
+    return sum((a < b) + 0.5 * (a == b) for a, b in shares) / len(shares)
 
 
 def interval(differences: list[float]) -> tuple[float, float, float]:
@@ -100,6 +110,7 @@ def compared(runs: Runs) -> list[dict[str, Any]]:
         row["matched"] = interval(
             [100 * (matched(a, e) - matched(b, e)) for (a, b), e in zip(pairs, entropy, strict=True)]
         )
+        row["won"] = float(np.mean([100 * won(a, b) for a, b in pairs]))
         for name in ("false", "entropy", "coverage", "sentences", "habit"):
             row[f"mean_{name}"] = float(np.mean([at(a, name) for a, _ in pairs]))
         row["mean_greedy"] = float(np.mean([at(a, "false", 0.0) for a, _ in pairs]))
@@ -128,7 +139,7 @@ def tables(path: Path) -> str:
             continue
         rows = compared(runs)
         facts = [record["pairs"] for units in runs.values() for record in units.values()]
-        mean = {k: float(np.mean([f[k] for f in facts])) for k in facts[0]}
+        mean = {k: float(np.mean([f[k] for f in facts])) for k in facts[0] if k != "weights"}
         share = {k: f"{100 * v:.0f}%" for k, v in mean.items()}
         worlds = sorted({unit[0] for units in runs.values() for unit in units})
         parts += [
@@ -149,6 +160,7 @@ def tables(path: Path) -> str:
             cells = [
                 f"{100 * row['mean_false']:.1f}",
                 *("" if dpo else told(row[kind], row.get(f"{kind}_p")) for kind in kinds),
+                "" if dpo else "–" if math.isnan(row["won"]) else f"{row['won']:.0f}",
                 f"{100 * row['mean_habit']:.0f}",
                 f"{row['mean_entropy']:.2f}",
                 f"{100 * row['mean_coverage']:.0f}%",
@@ -156,6 +168,8 @@ def tables(path: Path) -> str:
             ]
             parts.append(f"| {row['method']} | {' | '.join(cells)} |")
         parts += ["", *_kinds(runs), ""]
+        if all("weights" in fact for fact in facts):
+            parts += [*_weights(facts), ""]
     return "\n".join(parts)
 
 
@@ -177,6 +191,24 @@ def _kinds(runs: Runs) -> list[str]:
     return lines
 
 
+def _weights(facts: list[dict[str, Any]]) -> list[str]:
+    """What the weights of the chosen sentences tell of their truth, by alpha, when training begins."""
+    lines = [
+        "| weights of alpha | a true sentence outweighs a false one of its answer, % | "
+        "correlation with truth | mean weight of the false habit |",
+        "|---|---|---|---|",
+    ]
+    for alpha in facts[0]["weights"]:
+        known = [fact["weights"][alpha] for fact in facts]
+        habit = [one["false_habit"] for one in known if one["false_habit"] is not None]
+        lines.append(
+            f"| {alpha} | {100 * np.mean([one['auc'] for one in known]):.0f} | "
+            f"{np.mean([one['correlation'] for one in known]):.2f} | "
+            f"{f'{np.mean(habit):.2f}' if habit else '–'} |"
+        )
+    return lines
+
+
 def picture(path: Path, target: Path) -> None:
     """False sentences minus DPO, with intervals, at temperature 1 and at matched entropy."""
     import matplotlib
@@ -185,6 +217,8 @@ def picture(path: Path, target: Path) -> None:
     import matplotlib.pyplot as plt
 
     settings = {name: compared(runs) for name, runs in sorted(grouped(path).items()) if "dpo" in runs}
+    if not settings:
+        return
     figure, axes = plt.subplots(
         1, len(settings), figsize=(7.2 * len(settings), 5), squeeze=False, layout="constrained"
     )

@@ -1,30 +1,35 @@
-"""The runs: each a line of JSON, so that a stopped study goes on where it was.
-
-python -m study.run OUT --worlds 201 202 203 --habit 0.6 --methods dpo "aspo 1"
-"""
+"""The runs: each a line of JSON, so that a stopped study goes on where it was."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import weights
 from .answers import features, pixels
-from .measure import auc, measure
-from .pairs import Pairs, World, load, seva, written
+from .measure import TEMPERATURES, auc, measure
+from .pairs import Pairs, World, load, ranked, seva, swapped, written
 from .teach import Lessons, drawn, teach
 from .train import METHODS, Budget, train
 
-PAIRS = 768
+PAIRS = 512
 TEST_SCENES, VALIDATION_SCENES = 300, 400
-# Of the search: learning rate and beta.
+# Of the search: seed of its pairs, learning rates and betas.
+SEARCH_SEED = 90
 GRID = ((1.5e-4, 0.1), (3e-4, 0.1), (3e-4, 0.5), (6e-4, 0.5))
-SOURCES = {"seva": seva, "written": written}
+SOURCES: dict[str, Callable[[World, int, int], Pairs]] = {
+    "seva": seva,
+    "ranked": ranked,
+    "written": written,
+    "seva, 25% swapped": lambda world, number, seed: swapped(seva(world, number, seed), 0.25, seed),
+    "seva, 50% swapped": lambda world, number, seed: swapped(seva(world, number, seed), 0.5, seed),
+}
 
 
 def world_at(folder: Path, seed: int, habit: float) -> Path:
@@ -57,12 +62,14 @@ class Setting:
 
     def __init__(self, world: World, number: int, source: str, seed: int, split: str, pairs: int) -> None:
         self.world, self.seed = world, seed
+        self.temperatures = (1.0,) if split == "validation" else (*TEMPERATURES, 0.0)
         self.pairs: Pairs = SOURCES[source](world, pairs, 1000 * number + seed)
         # Validation and test scenes never meet, and no pair is drawn from either.
         first = 10_000_000 if split == "validation" else 20_000_000
         many = VALIDATION_SCENES if split == "validation" else TEST_SCENES
         self.scenes, pictures = drawn(many, first + 1000 * number + seed)
         self.seen = features(world.model, pixels(world.processor, pictures))
+        self.weights = weights.told(world, self.pairs)
 
     def facts(self) -> dict[str, Any]:
         """What the pairs are like."""
@@ -73,15 +80,21 @@ class Setting:
             **{f"{side}_false": 1 - sum(values) / len(values) for side, values in flat.items()},
             "sentences": len(flat["chosen"]) / len(self.pairs),
             "auc_similarity": auc(self.pairs.similarity["chosen"], truth["chosen"]),
+            "weights": self.weights,
         }
 
     def run(self, name: str, budget: Budget) -> dict[str, Any]:
         if name == "base":
             model, trained = self.world.model, {}
         else:
-            model, trained = train(self.world, self.pairs, METHODS[name], budget, self.seed)
+            model, steps = train(self.world, self.pairs, METHODS[name], budget, self.seed)
+            last = steps[-max(1, len(steps) // 4) :]
+            trained = {
+                "loss": sum(loss for loss, _ in last) / len(last),
+                "accuracy": sum(right for _, right in last) / len(last),
+            }
         with torch.no_grad():
-            found = measure(model, self.world.tokenizer, self.seen, self.scenes, self.seed)
+            found = measure(model, self.world.tokenizer, self.seen, self.scenes, self.seed, self.temperatures)
         return {"measures": found, "training": trained}
 
 
@@ -105,20 +118,21 @@ def run_jobs(jobs: list[dict[str, Any]], folder: Path, path: Path, habit: float,
         if job["method"] != "base":
             record["settings"] = {**asdict(METHODS[job["method"]]), **asdict(budget)}
         with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        warm, greedy = (record["measures"][t] for t in ("1", "0"))
+            file.write(json.dumps(record, separators=(",", ":")) + "\n")
+        found = record["measures"]["1"]
         print(
             f"{number}/{len(waiting)}  world {job['world']} seed {job['seed']} {job['source']} "
-            f"{job['method']}, {job['learning_rate']}, {job['beta']}: false {warm['false']:.3f}, greedy "
-            f"{greedy['false']:.3f}  entropy {warm['entropy']:.2f}  {record['seconds']} s",
+            f"{job['split']} {job['method']}, {job['learning_rate']}, {job['beta']}: false "
+            f"{found['false']:.3f}  objects named {found['coverage']:.2f}  entropy {found['entropy']:.2f}  "
+            f"{record['seconds']} s",
             flush=True,
         )
 
 
 def job(
-    world: int, source: str, seed: int, method: str, split: str, rate: float, beta: float
+    world: int, source: str, seed: int, method: str, split: str, rate: float = 0.0, beta: float = 0.0
 ) -> dict[str, Any]:
-    """One run's description."""
+    """One run's description; the base is not trained."""
     names = ("world", "source", "seed", "method", "split", "learning_rate", "beta")
     return dict(zip(names, (world, source, seed, method, split, rate, beta), strict=True))
 
@@ -128,8 +142,8 @@ def search(
 ) -> dict[str, Any]:
     """The same grid for every method, on validation scenes of a world of its own; the best of each: fewest
     false sentences at temperature 1 among those that keep 95% of the base's coverage."""
-    jobs = [job(world, source, 1, "base", "validation", 0.0, 0.0)]
-    jobs += [job(world, source, 1, m, "validation", *point) for m in methods for point in GRID]
+    jobs = [job(world, source, SEARCH_SEED, "base", "validation")]
+    jobs += [job(world, source, SEARCH_SEED, m, "validation", *point) for m in methods for point in GRID]
     run_jobs(jobs, folder, path, habit)
     records = [record for k, record in done(path).items() if k in {key(j) for j in jobs}]
     floor = 0.95 * next(r for r in records if r["method"] == "base")["measures"]["1"]["coverage"]
@@ -140,37 +154,3 @@ def search(
         chosen = min(fit, key=lambda r: r["measures"]["1"]["false"])
         best[method] = (chosen["learning_rate"], chosen["beta"])
     return best
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, help="folder of the worlds and of runs.jsonl")
-    parser.add_argument("--worlds", type=int, nargs="+", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--habit", type=float, default=0.0)
-    parser.add_argument("--source", choices=sorted(SOURCES), default="seva")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--search", type=int, help="the world to search learning rate and beta in")
-    parser.add_argument("--rate", type=float, default=Budget.learning_rate)
-    parser.add_argument("--beta", type=float, default=Budget.beta)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "runs.jsonl"
-    best = {}
-    if options.search is not None:
-        best = search(options.out, path, options.search, options.source, options.methods, options.habit)
-        print(f"found on validation scenes: {best}", flush=True)
-    jobs = [
-        job(world, options.source, seed, method, "test", *best.get(method, (options.rate, options.beta)))
-        for world in options.worlds
-        for seed in options.seeds
-        for method in ["base", *options.methods]
-    ]
-    run_jobs(jobs, options.out, path, options.habit)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Preference training in-process: the method's own `aspo_loss` over the small LLaVA, without a host.
 
-Log-probs and similarities are those of the model's own forward and of the data tool (`tests/study`); a whole
-run has not been compared with a host's. The vision tower is frozen, and its features are kept.
+Step by step its losses are those of LLaMA-Factory's run (`tests/study/test_host.py`). The vision tower is
+frozen, and its features are kept.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Budget:
     beta: float = 0.1
     epochs: int = 2
     batch: int = 32
+    warmup: int = 5  # steps
 
 
 def signals(pairs: Pairs, method: Method, seed: int) -> dict[str, list[list[float]]]:
@@ -81,9 +82,11 @@ def signals(pairs: Pairs, method: Method, seed: int) -> dict[str, list[list[floa
 
 
 def train(
-    world: World, pairs: Pairs, method: Method, budget: Budget, seed: int
-) -> tuple[Any, dict[str, float]]:
-    """A trained copy of the world's model, and the loss and accuracy of its last quarter."""
+    world: World, pairs: Pairs, method: Method, budget: Budget, seed: int, *, shuffle: bool = True
+) -> tuple[Any, list[tuple[float, float]]]:
+    """A trained copy of the world's model, and loss and accuracy of each step."""
+    from transformers import get_cosine_schedule_with_warmup
+
     model = copy.deepcopy(world.model).train()
     policy, reference = Answerer(model, world.tokenizer), Answerer(world.model, world.tokenizer)
     given = signals(pairs, method, seed)
@@ -99,28 +102,23 @@ def train(
                 logps = reference.logps(pairs.seen[start : start + 128], reference.pad(rows))
             kept[side] += [logp[: len(row)] for logp, row in zip(logps, rows, strict=True)]
     steps = budget.epochs * (len(pairs) // budget.batch)
+    schedule = get_cosine_schedule_with_warmup(optimizer, budget.warmup, steps)
     seen: list[tuple[float, float]] = []
     for _ in range(budget.epochs):
         order = list(range(len(pairs)))
-        rng.shuffle(order)
+        if shuffle:
+            rng.shuffle(order)
         for start in range(0, len(order) - budget.batch + 1, budget.batch):
             rows = order[start : start + budget.batch]
             output = _loss(policy, pairs, given, kept, rows, method, budget.beta)
-            warm = min(1.0, (len(seen) + 1) / 5)
-            rate = warm * (0.45 * (1 + math.cos(math.pi * len(seen) / steps)) + 0.1)
-            for group in optimizer.param_groups:
-                group["lr"] = budget.learning_rate * rate
             optimizer.zero_grad()
             output.losses.mean().backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
+            schedule.step()
             right = (output.chosen_rewards > output.rejected_rewards).float().mean()
-            seen.append((float(output.losses.mean()), float(right)))
-    last = seen[-max(1, len(seen) // 4) :]
-    return model.eval(), {
-        "loss": sum(loss for loss, _ in last) / len(last),
-        "accuracy": sum(right for _, right in last) / len(last),
-    }
+            seen.append((output.losses.mean().item(), right.item()))
+    return model.eval(), seen
 
 
 def _loss(
