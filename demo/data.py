@@ -34,7 +34,7 @@ def write_rlaif_v(folder: Path, pairs: Pairs) -> None:
         {
             "ds_name": "demo",
             "image": {"bytes": png(picture), "path": f"{number}.png"},
-            "question": f"<image>\n{QUESTION}",  # as it was taught
+            "question": QUESTION,
             "chosen": chosen,
             "rejected": rejected,
             "origin_dataset": "drawn",

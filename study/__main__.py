@@ -23,69 +23,80 @@ from .train import METHODS
 
 OUT = Path(".artifacts/study")
 RUNS = Path(__file__).parent / "runs.jsonl"
-# What the first parts compare.
-MAIN = (
-    *("dpo", "aspo 1", "aspo 0.5", "aspo 0", "random weights", "true weights"),
-    *("centred 1", "centred_bounded 1"),
+# What the first parts compare, and what others compare beside it.
+MAIN = ("dpo", "aspo 1", "aspo 0.5", "aspo 0", "random weights", "true weights")
+BEYOND = (
+    *("centred 1", "rejected weighted 1", "centred 1, scale 1"),
+    *("centred 0.5", "rejected weighted 0.5", "centred_bounded 1"),
 )
-# Share of captions with the habit, and the world that is searched in: never one of those that are tested in.
-HABIT, PLAIN = (0.6, 200), (0.0, 100)
+# Share of captions with the habit.
+HABIT, PLAIN = 0.6, 0.0
+# The world that is searched in, which comes with the project: none of those that are tested in.
+SEARCHED = 200
 
 
 @dataclass(frozen=True)
 class Part:
     """Every method on every world, one seed each."""
 
-    kind: tuple[float, int]
+    habit: float
     worlds: Sequence[int]
     source: str = "seva"
     methods: Sequence[str] = MAIN
 
 
 # The most telling first: a study that is stopped has compared something.
+FIRST = (3, 1, 2, 4)
 PLAN = (
-    Part(HABIT, range(201, 209)),
-    Part(PLAIN, range(1, 9)),
+    *(
+        part
+        for world in FIRST
+        for part in (Part(HABIT, [200 + world], methods=(*MAIN, *BEYOND[:2])), Part(PLAIN, [world]))
+    ),
+    Part(PLAIN, FIRST, "long chosen"),
+    Part(PLAIN, FIRST, methods=("dpo", *BEYOND[:2])),
+    Part(HABIT, [200 + world for world in FIRST], "seva, 25% swapped"),
+    Part(PLAIN, FIRST, "ranked"),
+    Part(HABIT, range(205, 209), methods=(*MAIN, *BEYOND[:2])),
+    Part(PLAIN, range(5, 9), methods=(*MAIN, *BEYOND[:2])),
     Part(HABIT, range(201, 209), methods=tuple(METHODS)),
     Part(PLAIN, range(1, 9), methods=tuple(METHODS)),
-    Part(HABIT, range(201, 209), "seva, 25% swapped"),
     Part(HABIT, range(201, 209), "seva, 50% swapped"),
-    Part(PLAIN, range(1, 9), "ranked"),
     Part(HABIT, range(201, 209), "ranked"),
+    Part(HABIT, range(201, 209), "long chosen"),
 )
 QUICK_SEEDS = (0, 1, 2)
 
 
-def found(kind: tuple[float, int], methods: Sequence[str], out: Path) -> dict[str, Any]:
-    """Learning rate and beta of each method: the same search for all, on SeVa pairs."""
-    habit, world = kind
-    taught = out / f"world-{world}"
-    if world == HABIT[1] and not taught.exists():
+def found(methods: Sequence[str], out: Path) -> dict[str, Any]:
+    """Learning rate and beta of each method: the same search for all, on SeVa pairs of the habit world."""
+    taught = out / f"world-{SEARCHED}"
+    if not taught.exists():
         shutil.copytree(TAUGHT, taught)
-    return search(out, RUNS, world, "seva", list(methods), habit)
+    return search(out, RUNS, SEARCHED, "seva", list(methods), HABIT)
 
 
 def quick(out: Path) -> None:
     """Seeds of the world that comes with the project, none of them the search's."""
-    best = found(HABIT, MAIN, out)
+    best = found(MAIN, out)
     jobs = [
-        job(HABIT[1], "seva", seed, method, "test", *best.get(method, ()))
+        job(SEARCHED, "seva", seed, method, "test", *best.get(method, ()))
         for seed in QUICK_SEEDS
         for method in ("base", *MAIN)
     ]
-    run_jobs(jobs, out, RUNS, HABIT[0])
+    run_jobs(jobs, out, RUNS, HABIT)
 
 
 def run_part(part: Part, out: Path) -> None:
     """World by world, so that what is there can be paired."""
-    best = found(part.kind, part.methods, out)
+    best = found(part.methods, out)
     for world in part.worlds:
-        world_at(out, world, part.kind[0])
+        world_at(out, world, part.habit)
         jobs = [
             job(world, part.source, 0, method, "test", *best.get(method, ()))
             for method in ("base", *part.methods)
         ]
-        run_jobs(jobs, out, RUNS, part.kind[0])
+        run_jobs(jobs, out, RUNS, part.habit)
 
 
 def main() -> None:

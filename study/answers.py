@@ -37,7 +37,7 @@ class Answerer:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         image = "<image>" * IMAGE_TOKENS
-        prompt = f"USER: {image}\n{QUESTION} ASSISTANT:"
+        prompt = f"USER: {image}{QUESTION} ASSISTANT:"
         self.prompt = torch.tensor(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         self.is_image = self.prompt == tokenizer.convert_tokens_to_ids("<image>")
 
@@ -82,7 +82,7 @@ class Answerer:
 
         answers: list[list[int]] = []
         entropy = tokens = 0.0
-        for part in seen.split(256):
+        for part in seen.split(512):
             cache = DynamicCache()
             inputs = self._start(part)
             done = torch.zeros(len(part), dtype=torch.bool)

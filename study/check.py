@@ -29,7 +29,7 @@ def main() -> None:
     for seed in SEEDS:
         setting = Setting(world, 999, "seva", seed, "validation", PAIRS)
         for name, values in false.items():
-            values.append(100 * setting.run(name, Budget(learning_rate=5e-4))["measures"]["1"]["false"])
+            values.append(100 * setting.run(name, Budget())["measures"]["1"]["false"])
             print(f"seed {seed}  {name:<15} {values[-1]:.1f}% false", flush=True)
     mean = {name: sum(values) / len(values) for name, values in false.items()}
     failed = [name for name, least in LEAST.items() if mean[name] - mean["aspo 1"] < least]

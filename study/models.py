@@ -20,7 +20,7 @@ _PHRASES = (
 )
 _WORDS = (
     *("The", *SIZES, *COLOURS, *SHAPES, *PLURALS.values(), *NUMBERS.values()),
-    *("USER:", "ASSISTANT:", "the", "picture"),
+    *("USER:", "Describe", "the", "picture", "ASSISTANT:"),
 )
 
 
@@ -33,7 +33,7 @@ def tokenizer(*, clip: bool = False) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     pieces = ["▁" + phrase.replace(" ", "▁") for phrase in _PHRASES] + ["▁" + word for word in _WORDS]
-    pieces += [".", "\n", "▁", "Describe"]
+    pieces += [".", "▁"]
     special = ["<pad>", "</s>", "<unk>", *(["<s>"] if clip else ["<image>"])]
     vocabulary = {piece: number for number, piece in enumerate([*special, *pieces])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -41,7 +41,7 @@ def tokenizer(*, clip: bool = False) -> Any:
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(prepend_scheme="always", split=False),
-            pre_tokenizers.Split(Regex(rf"{phrases}|▁?[^▁.\n]+|▁|\.|\n"), "isolated"),
+            pre_tokenizers.Split(Regex(rf"{phrases}|▁?[^▁.]+|▁|\."), "isolated"),
         ]
     )
     raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
@@ -64,11 +64,11 @@ def tokenizer(*, clip: bool = False) -> Any:
     )
 
 
-# As LLaVA-1.5's, with an end of turn.
+# As LLaMA-Factory writes LLaVA-1.5's, with an end of turn: no new line after the picture.
 _CHAT = (
     "{% for m in messages %}{% if m['role'] == 'user' %}USER: {% else %} ASSISTANT: {% endif %}"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
-    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     "{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
@@ -167,22 +167,35 @@ def clip(seed: int) -> tuple[Any, Any]:
     return CLIPModel(config), CLIPProcessor(_image_processor(), words)
 
 
-def save(folder: Path, model: Any, processor: Any) -> Path:
+def save(folder: Path, model: Any, processor: Any, half: bool = False) -> Path:
     """Write both as `from_pretrained` reads them, in every version of transformers.
 
-    Versions differ in the names of a LLaVA's vision tower; all read those of LLaVA-1.5 at the Hub.
+    Versions differ in the names that they write for a LLaVA, and for one that was made and not loaded; all
+    read those of LLaVA-1.5 at the Hub. `half`: 16 bits in the file; it still loads as 32, as its config says.
     """
     from safetensors.torch import load_file, save_file
 
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    inner = "vision_tower.vision_model."
-    tensors = {
-        name if name.startswith(inner) else name.replace("vision_tower.", inner, 1): tensor
-        for name, tensor in load_file(folder / "model.safetensors").items()
-    }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    file = folder / "model.safetensors"
+    llava = model.config.model_type == "llava"
+    tensors = {hub_name(name) if llava else name: value for name, value in load_file(file).items()}
+    save_file({n: v.half() if half else v for n, v in tensors.items()}, file, metadata={"format": "pt"})
     return folder
+
+
+def hub_name(name: str) -> str:
+    """The name that LLaVA-1.5's files at the Hub have for a weight of a LLaVA."""
+    if name.endswith("lm_head.weight"):
+        return "language_model.lm_head.weight"
+    name = name.removeprefix("model.")
+    for part, inner in (("vision_tower.", "vision_model."), ("language_model.", "model.")):
+        if name.startswith(part):
+            rest = name.removeprefix(part)
+            while rest.startswith(inner):
+                rest = rest.removeprefix(inner)
+            return part + inner + rest
+    return name
 
 
 def whole(loaded: tuple[Any, dict[str, Any]], folder: Path) -> Any:

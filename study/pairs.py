@@ -47,6 +47,8 @@ class Pairs:
     ids: dict[str, list[list[int]]] = field(default_factory=dict)
     truth: dict[str, list[list[bool]]] = field(default_factory=dict)
     similarity: dict[str, list[list[float]]] = field(default_factory=dict)
+    # Log-probs of the tokens under the world's own model, kept by the first training.
+    reference: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -132,7 +134,7 @@ def swapped(pairs: Pairs, share: float, seed: int) -> Pairs:
         return {"chosen": [a for a, _ in both], "rejected": [b for _, b in both]}
 
     columns = ("texts", "tokens", "ids", "truth", "similarity")
-    return replace(pairs, **{name: exchanged(getattr(pairs, name)) for name in columns})
+    return replace(pairs, reference={}, **{name: exchanged(getattr(pairs, name)) for name in columns})
 
 
 def written(world: World, number: int, seed: int, false_shares: tuple[float, float] = (0.25, 0.5)) -> Pairs:
@@ -145,6 +147,16 @@ def written(world: World, number: int, seed: int, false_shares: tuple[float, flo
         for side, facts in enumerate(told):
             texts[side].append(answer(facts))
     return _annotated(world, scenes, pictures, texts[0], texts[1])
+
+
+def detailed(world: World, number: int, seed: int) -> Pairs:
+    """Pairs by template, as a judge that likes length makes them: chosen answers of five to seven sentences,
+    40% of them false, above answers of two to four, 30% false."""
+    scenes, pictures = drawn(number, 500_000 + seed)
+    rng = random.Random(seed)
+    chosen = [answer(describe(things, rng, rng.randint(5, 7), 0.4)) for things in scenes]
+    rejected = [answer(describe(things, rng, rng.randint(2, 4), 0.3)) for things in scenes]
+    return _annotated(world, scenes, pictures, chosen, rejected)
 
 
 def _annotated(

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from .measure import TEMPERATURES
+from .picture import draw
 from .run import done
 from .sentences import SLOTS
+from .train import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE, PICTURE = ROOT / "docs" / "study.md", ROOT / "docs" / "study.png"
+PAGE, PICTURE = ROOT / "docs" / "study.md", ROOT / "docs" / "study.svg"
 BEGIN, END = "<!-- tables of python -m study.report -->", "<!-- end of the tables -->"
 COLUMNS = (
     *("false, %", "minus DPO, temperature 1", "0.7", "greedy", "matched entropy", "objects not there"),
@@ -36,8 +38,20 @@ def grouped(path: Path) -> dict[str, Runs]:
         if record["split"] == "test":
             world = "habit world" if record["habit_world"] else "plain world"
             unit = (record["world"], record["seed"])
-            found[f"{world}, {record['source']} pairs"][record["method"]][unit] = record
+            source = record["source"].replace("seva", "SeVa")
+            found[f"{world}, {source} pairs"][record["method"]][unit] = record
     return found
+
+
+def settings(path: Path) -> dict[str, Runs]:
+    """The settings that have DPO to compare with: SeVa pairs first, the methods in the order of `METHODS`."""
+    order = ["base", *METHODS]
+    found = {
+        name: {m: runs[m] for m in sorted(runs, key=order.index)}
+        for name, runs in grouped(path).items()
+        if "dpo" in runs
+    }
+    return dict(sorted(found.items(), key=lambda item: ("SeVa pairs" not in item[0], item[0])))
 
 
 def at(record: dict[str, Any], column: str, temperature: float = 1.0) -> float:
@@ -70,17 +84,28 @@ def won(one: dict[str, Any], other: dict[str, Any]) -> float:
     return sum((a < b) + 0.5 * (a == b) for a, b in shares) / len(shares)
 
 
-def interval(differences: list[float]) -> tuple[float, float, float]:
+def by_start(units: list[Unit], differences: list[float]) -> list[float]:
+    """The differences of each starting point, averaged over its seeds; those of the seeds where there is only
+    one starting point."""
+    starts: dict[int, list[float]] = defaultdict(list)
+    for (world, _), value in zip(units, differences, strict=True):
+        if not math.isnan(value):
+            starts[world].append(value)
+    if len(starts) < 2:
+        return [value for values in starts.values() for value in values]
+    return [float(np.mean(values)) for values in starts.values()]
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
     """Mean, half width of its 95% interval, and p of no difference (paired t)."""
     from scipy import stats
 
-    values = np.array([d for d in differences if not math.isnan(d)])
-    if len(values) < 2 or values.std(ddof=1) == 0:
-        return float(values.mean()) if len(values) else math.nan, math.nan, math.nan
-    error = values.std(ddof=1) / math.sqrt(len(values))
+    if len(values) < 2 or np.std(values) == 0:
+        return float(np.mean(values)) if values else math.nan, math.nan, math.nan
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     degrees = len(values) - 1
-    p = 2 * stats.t.sf(abs(values.mean()) / error, degrees)
-    return float(values.mean()), float(stats.t.ppf(0.975, degrees) * error), float(p)
+    p = 2 * stats.t.sf(abs(np.mean(values)) / error, degrees)
+    return float(np.mean(values)), float(stats.t.ppf(0.975, degrees) * error), float(p)
 
 
 def holm(values: list[float]) -> list[float]:
@@ -104,12 +129,10 @@ def compared(runs: Runs) -> list[dict[str, Any]]:
         for name, column, temperature in (
             ("t1", "false", 1.0), ("t07", "false", 0.7), ("greedy", "false", 0.0), ("chair", "chair", 1.0)
         ):  # fmt: skip
-            row[name] = interval(
-                [100 * (at(a, column, temperature) - at(b, column, temperature)) for a, b in pairs]
-            )
-        row["matched"] = interval(
-            [100 * (matched(a, e) - matched(b, e)) for (a, b), e in zip(pairs, entropy, strict=True)]
-        )
+            change = [100 * (at(a, column, temperature) - at(b, column, temperature)) for a, b in pairs]
+            row[name] = interval(by_start(both, change))
+        change = [100 * (matched(a, e) - matched(b, e)) for (a, b), e in zip(pairs, entropy, strict=True)]
+        row["matched"] = interval(by_start(both, change))
         row["won"] = float(np.mean([100 * won(a, b) for a, b in pairs]))
         for name in ("false", "entropy", "coverage", "sentences", "habit"):
             row[f"mean_{name}"] = float(np.mean([at(a, name) for a, _ in pairs]))
@@ -120,6 +143,11 @@ def compared(runs: Runs) -> list[dict[str, Any]]:
         for row, p in zip(others, holm([row[name][2] for row in others]), strict=True):
             row[f"{name}_p"] = p
     return rows
+
+
+def name_of(method: str) -> str:
+    """A method's name as it is printed."""
+    return "DPO" if method == "dpo" else method.replace("aspo ", "ASPO, alpha ")
 
 
 def told(value: tuple[float, float, float], p: float | None) -> str:
@@ -134,9 +162,7 @@ def told(value: tuple[float, float, float], p: float | None) -> str:
 def tables(path: Path) -> str:
     """All tables, as Markdown."""
     parts = []
-    for setting, runs in sorted(grouped(path).items()):
-        if "dpo" not in runs:
-            continue
+    for setting, runs in settings(path).items():
         rows = compared(runs)
         facts = [record["pairs"] for units in runs.values() for record in units.values()]
         mean = {k: float(np.mean([f[k] for f in facts])) for k in facts[0] if k != "weights"}
@@ -145,7 +171,7 @@ def tables(path: Path) -> str:
         parts += [
             f"### {setting[0].upper()}{setting[1:]}",
             "",
-            f"{rows[0]['units']} units ({len(worlds)} starts, {', '.join(map(str, worlds))}). "
+            f"Units: {rows[0]['units']}, of the starting points {', '.join(map(str, worlds))}. "
             f"{mean['pairs']:.0f} pairs of {mean['sentences']:.1f} sentences; false: "
             f"{share['chosen_false']} of the chosen, {share['rejected_false']} of the rejected ones. In one "
             "answer the scorer puts a true "
@@ -166,7 +192,7 @@ def tables(path: Path) -> str:
                 f"{100 * row['mean_coverage']:.0f}%",
                 f"{row['mean_sentences']:.1f}",
             ]
-            parts.append(f"| {row['method']} | {' | '.join(cells)} |")
+            parts.append(f"| {name_of(row['method'])} | {' | '.join(cells)} |")
         parts += ["", *_kinds(runs), ""]
         if all("weights" in fact for fact in facts):
             parts += [*_weights(facts), ""]
@@ -187,7 +213,7 @@ def _kinds(runs: Runs) -> list[str]:
             f"{100 * false / said:.0f} / {100 * said / total:.0f}" if said else "– / 0"
             for said, false in counts.values()
         ]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append(f"| {name_of(method)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -209,44 +235,20 @@ def _weights(facts: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def picture(path: Path, target: Path) -> None:
-    """False sentences minus DPO, with intervals, at temperature 1 and at matched entropy."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    settings = {name: compared(runs) for name, runs in sorted(grouped(path).items()) if "dpo" in runs}
-    if not settings:
-        return
-    figure, axes = plt.subplots(
-        1, len(settings), figsize=(7.2 * len(settings), 5), squeeze=False, layout="constrained"
-    )
-    for axis, (name, rows) in zip(axes[0], settings.items(), strict=True):
-        rows = [row for row in rows if row["method"] not in ("dpo", "base")][::-1]
-        for shift, (kind, label, colour) in enumerate(
-            (("t1", "temperature 1", "#2f6fdb"), ("matched", "matched entropy", "#d8842f"))
-        ):
-            means = [row[kind][0] for row in rows]
-            halves = [0 if math.isnan(row[kind][1]) else row[kind][1] for row in rows]
-            places = np.arange(len(rows)) + 0.15 - 0.3 * shift
-            axis.errorbar(means, places, xerr=halves, fmt="o", color=colour, label=label, capsize=2)
-        axis.set_yticks(np.arange(len(rows)), [row["method"] for row in rows])
-        axis.axvline(0, color="#8a8f98", linewidth=1)
-        axis.set_xlabel("false sentences minus DPO, points (95% interval)")
-        axis.set_title(name)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
-    figure.savefig(target, dpi=150)
-    plt.close(figure)
-
-
 def write(path: Path) -> None:
     """Put the tables into docs/study.md, and the picture beside it."""
     page = PAGE.read_text(encoding="utf-8")
     before, after = page.split(BEGIN)[0], page.split(END)[1]
     PAGE.write_text(f"{before}{BEGIN}\n\n{tables(path)}\n{END}{after}", encoding="utf-8")
-    picture(path, PICTURE)
+    shown = {
+        f"{name[0].upper()}{name[1:]}": [
+            {**row, "method": name_of(row["method"])}
+            for row in compared(runs)
+            if row["method"] not in ("dpo", "base")
+        ]
+        for name, runs in settings(path).items()
+    }
+    draw(shown, PICTURE)
     print(f"wrote {PAGE} and {PICTURE}")
 
 

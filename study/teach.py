@@ -1,17 +1,18 @@
 """The starting point of one seed: a vision tower that knows its cells, a LLaVA that describes scenes and
 errs, and a CLIP that tells true from false, imperfectly.
 
-    python -m study.teach FOLDER --seed 0 --habit 0.6
+    python -m study.teach FOLDER --seed 0
+    python -m study.teach FOLDER --seed 0 --habit 0.6 --of WORLD         a taught world, and a habit on top
     python -m study.teach study/taught --seed 200 --habit 0.6 --half     the one that comes with the project
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import random
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ LENGTHS = (3, 4, 4, 5, 5, 5, 5, 6, 6, 7)
 @dataclass(frozen=True)
 class Lessons:
     """How long and on what is taught. `false_share`: of the sentences of the captions; `habit`: the share of
-    captions with one fixed sentence, true or not, which makes a confident habit."""
+    captions with one fixed sentence, true or not, which makes a confident habit; `habit_steps`: how long a
+    world that is taught already is taught a habit."""
 
     scenes: int = 6000
     tower_steps: int = 300
@@ -44,6 +46,7 @@ class Lessons:
     caption_rate: float = 2.5e-3
     false_share: float = 0.12
     habit: float = 0.0
+    habit_steps: int = 150
     clip_steps: int = 300
 
 
@@ -113,16 +116,24 @@ def teach_tower(
 
 
 def teach_captions(
-    model: Any, words: Any, seen: Tensor, scenes: list[Scene], lessons: Lessons, seed: int, say: Any
+    model: Any,
+    words: Any,
+    seen: Tensor,
+    scenes: list[Scene],
+    lessons: Lessons,
+    steps: int,
+    rate: float,
+    seed: int,
+    say: Any,
 ) -> None:
     """Supervised captions, some of them false: a model that hallucinates as it was taught, and by itself."""
     rng = random.Random(seed + 5)
     answerer = Answerer(model, words)
     trained = [p for name, p in model.named_parameters() if "vision_tower" not in name]
-    optimizer = torch.optim.AdamW(trained, lessons.caption_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = _schedule(optimizer, lessons.caption_steps)
+    optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = _schedule(optimizer, steps)
     model.train()
-    for step in range(1, lessons.caption_steps + 1):
+    for step in range(1, steps + 1):
         count = rng.choice(LENGTHS)
         rows = [rng.randrange(len(scenes)) for _ in range(lessons.caption_batch)]
         told = [describe(scenes[i], rng, count, lessons.false_share, lessons.habit) for i in rows]
@@ -133,12 +144,12 @@ def teach_captions(
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
-        if step % 100 == 0:
+        if step % 300 == 0 or step == steps:
             model.eval()
             drawn_rows, _ = answerer.sample(seen[:200], 1.0, torch.Generator().manual_seed(step))
             false = false_share([answerer.text(row) for row in drawn_rows], scenes[:200])
             model.train()
-            say(f"captions {step}/{lessons.caption_steps}  loss {loss.item():.3f}  false {false:.3f}")
+            say(f"captions {step}/{steps}  loss {loss.item():.3f}  false {false:.3f}")
     model.eval()
 
 
@@ -188,15 +199,42 @@ def teach(folder: Path, seed: int, lessons: Lessons, say: Any = print, half: boo
     torch.manual_seed(seed)
     teach_tower(tower, values, scenes, lessons.tower_steps, layer, say)
     seen = features(model, values)
-    teach_captions(model, processor.tokenizer, seen, scenes, lessons, seed, say)
-    models.save(folder / "llava", copy.deepcopy(model).half() if half else model, processor)
+    teach_captions(
+        model,
+        processor.tokenizer,
+        seen,
+        scenes,
+        lessons,
+        lessons.caption_steps,
+        lessons.caption_rate,
+        seed,
+        say,
+    )
+    models.save(folder / "llava", model, processor, half)
     scorer, scorer_processor = models.clip(seed + 7)
     scorer.vision_model.load_state_dict(tower.state_dict(), strict=False)
     teach_clip(scorer, scorer_processor, values, scenes, lessons.clip_steps, seed, say)
-    models.save(folder / "clip", scorer.half() if half else scorer, scorer_processor)
+    models.save(folder / "clip", scorer, scorer_processor, half)
     record = {"seed": seed, **asdict(lessons), "seconds": round(time.process_time() - began)}
     (folder / "lessons.json").write_text(json.dumps(record, indent=1) + "\n")
     say(f"taught in {record['seconds']} s of processor time: {folder}")
+
+
+def teach_habit(source: Path, folder: Path, seed: int, lessons: Lessons, say: Any = print) -> None:
+    """Write the world of `source` into `folder`, taught a habit on top: a cheaper start than `teach`'s."""
+    from .pairs import load
+
+    began = time.process_time()
+    world = load(source)
+    scenes, pictures = drawn(lessons.scenes // 3, 2000 + seed)
+    seen = features(world.model, pixels(world.processor, pictures))
+    rate = lessons.caption_rate / 2
+    teach_captions(world.model, world.tokenizer, seen, scenes, lessons, lessons.habit_steps, rate, seed, say)
+    shutil.copytree(source / "clip", folder / "clip", dirs_exist_ok=True)
+    models.save(folder / "llava", world.model, world.processor)
+    record = {"seed": seed, **asdict(lessons), "seconds": round(time.process_time() - began)}
+    (folder / "lessons.json").write_text(json.dumps(record, indent=1) + "\n")
+    say(f"taught a habit in {record['seconds']} s of processor time: {folder}")
 
 
 def main() -> None:
@@ -207,11 +245,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--habit", type=float, default=0.0)
     parser.add_argument("--caption-steps", type=int, default=Lessons.caption_steps)
+    parser.add_argument("--of", type=Path, metavar="WORLD", help="teach this world a habit, and no more")
     parser.add_argument("--half", action="store_true", help="16 bits: half the size")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lessons = Lessons(habit=options.habit, caption_steps=options.caption_steps)
-    teach(options.folder, options.seed, lessons, lambda text: print(text, flush=True), options.half)
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    if options.of is not None:
+        teach_habit(options.of, options.folder, options.seed, lessons, say)
+    else:
+        teach(options.folder, options.seed, lessons, say, options.half)
 
 
 if __name__ == "__main__":

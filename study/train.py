@@ -48,6 +48,7 @@ METHODS = {
         Method("centred 1", weighting="centred"),
         Method("centred 1, scale 1", weighting="centred", scale=1.0),
         Method("centred_bounded 1", weighting="centred_bounded"),
+        Method("rejected weighted 0.5", alpha=0.5, weight_rejected=True),
         Method("rejected weighted 1", weight_rejected=True),
         Method("centred 1, rejected weighted", weighting="centred", weight_rejected=True),
     )
@@ -56,10 +57,10 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """The same for every method."""
+    """The same for every method. What the search of docs/study.md found for all."""
 
     learning_rate: float = 3e-4
-    beta: float = 0.1
+    beta: float = 0.5
     epochs: int = 2
     batch: int = 32
     warmup: int = 5  # steps
@@ -81,6 +82,19 @@ def signals(pairs: Pairs, method: Method, seed: int) -> dict[str, list[list[floa
     return found
 
 
+@torch.no_grad()
+def reference_logps(world: World, pairs: Pairs) -> dict[str, list[Tensor]]:
+    """Log-probs of both answers' tokens before training."""
+    answerer = Answerer(world.model, world.tokenizer)
+    kept: dict[str, list[Tensor]] = {"chosen": [], "rejected": []}
+    for side, found in kept.items():
+        for start in range(0, len(pairs), 128):
+            rows = pairs.tokens[side][start : start + 128]
+            logps = answerer.logps(pairs.seen[start : start + 128], answerer.pad(rows))
+            found += [logp[: len(row)] for logp, row in zip(logps, rows, strict=True)]
+    return kept
+
+
 def train(
     world: World, pairs: Pairs, method: Method, budget: Budget, seed: int, *, shuffle: bool = True
 ) -> tuple[Any, list[tuple[float, float]]]:
@@ -88,19 +102,13 @@ def train(
     from transformers import get_cosine_schedule_with_warmup
 
     model = copy.deepcopy(world.model).train()
-    policy, reference = Answerer(model, world.tokenizer), Answerer(world.model, world.tokenizer)
+    policy = Answerer(model, world.tokenizer)
     given = signals(pairs, method, seed)
     trained = [p for name, p in model.named_parameters() if "vision_tower" not in name]
     optimizer = torch.optim.AdamW(trained, budget.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
     rng = random.Random(seed)
-    kept: dict[str, list[Tensor]] = {}
-    for side in ("chosen", "rejected"):
-        kept[side] = []
-        for start in range(0, len(pairs), 128):
-            rows = pairs.tokens[side][start : start + 128]
-            with torch.no_grad():
-                logps = reference.logps(pairs.seen[start : start + 128], reference.pad(rows))
-            kept[side] += [logp[: len(row)] for logp, row in zip(logps, rows, strict=True)]
+    kept = pairs.reference or reference_logps(world, pairs)
+    pairs.reference = kept
     steps = budget.epochs * (len(pairs) // budget.batch)
     schedule = get_cosine_schedule_with_warmup(optimizer, budget.warmup, steps)
     seen: list[tuple[float, float]] = []

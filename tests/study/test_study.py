@@ -8,19 +8,20 @@ import random
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 
-from study import models, report
+from study import models, picture, report
 from study.answers import Answerer, features, pixels
 from study.measure import auc, told
-from study.pairs import World, load, noised, ranked, seva, similarities, swapped
+from study.pairs import World, detailed, load, noised, ranked, seva, similarities, swapped
 from study.run import done, job, key
 from study.scenes import SIZE, Scene, Thing, draw, scene
 from study.sentences import HABIT, SLOTS, answer, describe, parse, slip, split, text, true_facts
-from study.teach import TAUGHT, drawn
+from study.teach import TAUGHT, Lessons, drawn, teach_habit
 from study.train import METHODS, Budget, train
 from study.weights import chosen_weights
 from study.weights import told as weights_told
@@ -90,7 +91,7 @@ def test_answers_have_the_log_probs_of_the_models_own_forward(world: World) -> N
     answerer = Answerer(world.model, world.tokenizer)
     prompt = world.processor(
         images=[Image.fromarray(picture)],
-        text=["USER: <image>\nDescribe the picture. ASSISTANT:"],
+        text=["USER: <image>Describe the picture. ASSISTANT:"],
         return_tensors="pt",
     )
     assert prompt["input_ids"][0].tolist() == answerer.prompt.tolist()
@@ -139,12 +140,20 @@ def test_a_model_with_missing_weights_is_refused(world: World, tmp_path: Path) -
 
 
 def test_what_is_saved_has_the_names_that_every_version_reads(world: World, tmp_path: Path) -> None:
+    """A model that was loaded, and one that was made here, in 16 bits: it loads as 32."""
     from safetensors import safe_open
+    from transformers import AutoConfig
 
-    models.save(tmp_path, world.model, world.processor)
-    with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        towers = {name.split(".")[1] for name in file.keys() if name.startswith("vision_tower.")}  # noqa: SIM118
-    assert towers == {"vision_model"}
+    fresh, processor = models.llava(0)
+    models.save(tmp_path / "fresh", fresh, processor, half=True)
+    models.save(tmp_path / "loaded", world.model, world.processor)
+    names = []
+    for folder in (TAUGHT / "llava", tmp_path / "fresh", tmp_path / "loaded"):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            names.append(set(file.keys()))
+    assert names[0] == names[1] == names[2]
+    assert {name.split(".")[1] for name in names[1] if name.startswith("vision_tower.")} == {"vision_model"}
+    assert AutoConfig.from_pretrained(tmp_path / "fresh").dtype == torch.float32
 
 
 def test_other_pairs(world: World) -> None:
@@ -153,6 +162,10 @@ def test_other_pairs(world: World) -> None:
     best = ranked(world, 24, seed=3)
     shares = [np.mean([t for row in best.truth[side] for t in row]) for side in ("chosen", "rejected")]
     assert len(best) == 24 and shares[0] > shares[1] + 0.1
+    long = detailed(world, 64, seed=3)
+    lengths = {side: {len(row) for row in long.truth[side]} for side in ("chosen", "rejected")}
+    shares = [np.mean([t for row in long.truth[side] for t in row]) for side in ("chosen", "rejected")]
+    assert lengths == {"chosen": {5, 6, 7}, "rejected": {2, 3, 4}} and shares[0] < shares[1]
     clean = seva(world, 16, seed=3)
     noisy = swapped(clean, 0.25, seed=0)
     sides = ("chosen", "rejected")
@@ -164,6 +177,18 @@ def test_other_pairs(world: World) -> None:
             assert [after[side][i] for side in sides] == [
                 before[side][i] for side in (sides[::-1] if i in wrong else sides)
             ]
+
+
+def test_a_habit_on_top_of_a_taught_world(world: World, tmp_path: Path) -> None:
+    """Three steps: another model, the same scorer and the same vision tower, and a record of it."""
+    lessons = Lessons(scenes=96, habit=1.0, habit_steps=3, caption_batch=16)
+    teach_habit(TAUGHT, tmp_path, 7, lessons, lambda text: None)
+    found = load(tmp_path)
+    assert not torch.equal(found.model.lm_head.weight, world.model.lm_head.weight)
+    for part in (lambda w: w.scorer, lambda w: w.model.model.vision_tower):
+        one, other = part(found).state_dict(), part(world).state_dict()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert json.loads((tmp_path / "lessons.json").read_text())["habit"] == 1
 
 
 def test_weights_by_hand(world: World) -> None:
@@ -238,12 +263,33 @@ def test_tables_pair_by_unit_and_match_the_entropy(tmp_path: Path) -> None:
     [runs] = report.grouped(path).values()
     row = next(r for r in report.compared(runs) if r["method"] == "aspo 1")
     assert row["t1"][0] == pytest.approx(-3.9) and row["t1"][1] < 0.5 and row["t1_p"] < 0.05
-    assert row["won"] == pytest.approx(
-        200 / 3
-    )  # of 40, 50, 60 tenths against 36, 46, 56: one tie by rounding
+    assert row["won"] == pytest.approx(75.0)  # of each unit the first scene, and half of a tie
     # At the entropy .5, which DPO reaches cooled to a half, DPO errs less: the gain was sharpening.
     assert row["matched"][0] > 0
     assert "-3.9" in report.tables(path) and "*" in report.tables(path)
+
+
+def test_seeds_of_one_start_count_once() -> None:
+    units = [(1, 0), (1, 1), (2, 0), (3, 0)]
+    assert report.by_start(units, [1.0, 3.0, 5.0, math.nan]) == [2.0, 5.0]
+    assert report.by_start(units[:2], [1.0, 3.0]) == [1.0, 3.0]
+
+
+def test_the_picture_places_means_and_intervals(tmp_path: Path) -> None:
+    rows = [
+        {"method": "aspo <1>", "t1": (-4.0, 1.0, 0.01), "matched": (-2.0, math.nan, math.nan)},
+        {"method": "random weights", "t1": (0.0, 2.0, 0.9), "matched": (math.nan,) * 3},
+    ]
+    picture.draw({"Habit world": rows}, tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    root = ElementTree.fromstring(text)
+    marks = [e for e in root.iter("{http://www.w3.org/2000/svg}circle")][2:]  # behind the legend's
+    places = [float(e.attrib["cx"]) for e in marks]
+    [zero] = {float(e.attrib["x1"]) for e in root.iter("{http://www.w3.org/2000/svg}line")
+              if e.attrib["class"] == "z"}  # fmt: skip
+    assert len(places) == 3 and places[0] < places[1] < places[2] == zero
+    assert zero - places[0] == pytest.approx(2 * (zero - places[1]), abs=0.3)
+    assert "aspo &lt;1&gt;" in text and "prefers-color-scheme:dark" in text
 
 
 def test_holm_and_intervals() -> None:
