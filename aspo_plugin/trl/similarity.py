@@ -13,7 +13,8 @@ from datasets.fingerprint import Hasher
 from aspo_plugin.training.refusals import RefusedRow, read_row
 from aspo_plugin.training.similarity_cache import Row, similarities
 
-from .rows import sentence_spans, text_pair
+from .messages import text_pair
+from .rows import sentence_spans
 
 logger = logging.getLogger(__name__)
 
