@@ -114,7 +114,7 @@ def steps_of(plan: dict[str, Any], name: str, source: dict[str, Any]) -> list[tu
         settings = {} if score is True else dict(score)
         scorer = _scorer(record_path)
         model = settings.get("model")
-        same = scorer and (not model or scorer["model"] == model)
+        same = scorer and (not model or _is_by(scorer, str(model)))
         if not same or settings.get("rejected") and not (scorer or {}).get("rejected"):
             steps.append(("score", ["score", str(folder), *_options(settings)]))
     page, picture = folder.with_suffix(".html"), folder.with_suffix(".svg")
@@ -186,6 +186,14 @@ def _run(command: list[str]) -> None:
 
 def _scorer(record: Path) -> dict[str, Any] | None:
     return json.loads(record.read_text(encoding="utf-8")).get("scorer") if record.is_file() else None
+
+
+def _is_by(scorer: dict[str, Any], model: str) -> bool:
+    """Whether the record names this model; a folder is recorded by its name and content, not by its path."""
+    from dataset_tools.scoring.encoder import Identity, identity_of_folder
+
+    wanted = (identity_of_folder(model) or Identity(model)).as_dict()
+    return all(scorer.get(name) == value for name, value in wanted.items())
 
 
 def _fingerprint(source: dict[str, Any]) -> str:

@@ -72,9 +72,15 @@ def identify(model: str, revision: str | None = None) -> Identity:
             f"the scorer {model} is a {config.model_type} model, but a dual encoder of images and texts is "
             f"needed: CLIP, SigLIP, SigLIP 2, Chinese-CLIP or AltCLIP, for example {DEFAULT_MODEL}."
         )
-    if local:
-        return Identity(folder.resolve().name, fingerprint=_fingerprint(folder))
-    return Identity(model, revision=getattr(config, "_commit_hash", None) or revision)
+    return identity_of_folder(model) or Identity(
+        model, revision=getattr(config, "_commit_hash", None) or revision
+    )
+
+
+def identity_of_folder(model: str) -> Identity | None:
+    """A folder with a model by its name and content; None where `model` is none."""
+    folder = Path(model).expanduser()
+    return Identity(folder.resolve().name, fingerprint=_fingerprint(folder)) if folder.is_dir() else None
 
 
 def _not_loaded(model: str, error: Exception) -> DataError:

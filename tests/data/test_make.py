@@ -87,6 +87,7 @@ def test_other_settings_are_not_taken_for_the_same(file):
 def test_scoring_is_done_where_it_is_wanted_and_missing(file, tmp_path):
     from dataset_tools.cli.make import read, steps_of
     from dataset_tools.dataset.record import read_record, write_record
+    from dataset_tools.scoring.encoder import identity_of_folder
 
     run("make", file)
     file.write_text(file.read_text() + "score: {model: some/clip, batch_size: 4}\n")
@@ -96,6 +97,16 @@ def test_scoring_is_done_where_it_is_wanted_and_missing(file, tmp_path):
     assert dict(steps_of(plan, "first", plan["sources"]["first"]))["score"] == command
     for model, wanted in (("some/clip", False), ("other/clip", True)):
         write_record(folder, {**read_record(folder), "scorer": {"model": model, "rejected": False}})
+        assert ("score" in dict(steps_of(plan, "first", plan["sources"]["first"]))) == wanted
+    # A folder is recorded by its name and content.
+    local = tmp_path / "models" / "clip"
+    local.mkdir(parents=True)
+    (local / "config.json").write_text("{}")
+    plan["score"]["model"] = str(local)
+    known = identity_of_folder(str(local))
+    assert known is not None
+    for scorer, wanted in ((known.as_dict(), False), ({**known.as_dict(), "fingerprint": "another"}, True)):
+        write_record(folder, {**read_record(folder), "scorer": {**scorer, "rejected": False}})
         assert ("score" in dict(steps_of(plan, "first", plan["sources"]["first"]))) == wanted
     plan["score"]["rejected"] = True
     assert "score" in dict(steps_of(plan, "first", plan["sources"]["first"]))
