@@ -149,6 +149,11 @@ class AspoSettings:
                 f"0, which ignores similarities: set {name.format('alpha')} above 0, or {rejected} to false."
             )
 
+    def told(self, name: str = "aspo_{}") -> dict[str, Any]:
+        """The settings that decide what is learned, by names that `name` formats: for a model card."""
+        kept = [item.name for item in fields(self) if not item.metadata.get("speed")]
+        return {name.format(key): getattr(self, key) for key in kept}
+
     def loss_options(self) -> dict[str, Any]:
         """What `method.loss.aspo_loss` takes of the settings."""
         return {

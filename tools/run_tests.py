@@ -39,7 +39,10 @@ SUITES = {
     # Of whatever is newest: each private place that is relied on, and first runs against the host's own DPO.
     "newest-llamafactory": (
         "newest-llamafactory",
-        [f"tests/llamafactory/test_{name}.py" for name in ("install", "equals_dpo", "reference", "trainer")],
+        [
+            f"tests/llamafactory/test_{name}.py"
+            for name in ("contract", "install", "equals_dpo", "oracle", "trainer")
+        ],
     ),
     "newest-axolotl": (
         "newest-axolotl",

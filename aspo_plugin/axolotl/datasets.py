@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from aspo_plugin.training.rejected import RejectedRows
+from aspo_plugin.training.refused_rows import RejectedRows
 from aspo_plugin.trl.rows import LengthLimit
 
 from .arguments import NAME, settings_of

@@ -32,9 +32,7 @@ def describe(cfg: Any, output_dir: str | Path, beta: float) -> None:
     settings = settings_from(dict(cfg.aspo or {}), NAME)
     values = {
         "rl_beta": beta,
-        NAME.format("alpha"): settings.alpha,
-        NAME.format("normalization"): settings.normalization,
-        NAME.format("similarity_model"): settings.similarity_model,
+        **settings.told(NAME),
         **{key: getattr(cfg[key], "value", cfg[key]) for key in KEYS},
     }
     add_section(

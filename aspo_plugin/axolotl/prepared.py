@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aspo_plugin.training.refusals import file_faults
-from aspo_plugin.training.rejected import keep, kept, rejection
+from aspo_plugin.training.refused_rows import keep, kept, rejection
 
 from . import contract
 from .arguments import DATASET_KEYS, settings_of

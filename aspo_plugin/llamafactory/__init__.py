@@ -1,1 +1,1 @@
-"""`stage: aspo` for LLaMA-Factory. `patches` and `contract` hold every contact with its private parts."""
+"""`stage: aspo` for LLaMA-Factory. `patches` and `contract` hold the contacts with its private parts."""

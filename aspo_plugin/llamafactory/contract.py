@@ -1,7 +1,7 @@
 """What `stage: aspo` relies on in LLaMA-Factory, and whether the installed version has it.
 
 Imports nothing of ours: `patches` applies the adjustments, and a run with `stage: aspo` stops and names the
-place where one is missing (`check_host`). Checked on the versions in `TESTED`.
+place where one is missing (`check_host`). Checked on the versions in `TESTED`, by `test_contract.py`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("train.trainer_utils", "create_ref_model", ("model_args", "finetuning_args")),
     ("extras.misc", "calculate_tps", ("dataset", "metrics", "stage")),
     ("extras.ploting", "plot_loss", ("save_dictionary", "keys")),
+    ("model.model_utils.visual", "_register_composite_model", ("model_type",)),
     ("model", "load_model", ("tokenizer", "model_args", "finetuning_args", "is_trainable")),
     ("model", "load_tokenizer", ("model_args",)),
 )

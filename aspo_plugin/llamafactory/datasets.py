@@ -19,7 +19,7 @@ from llamafactory.data.parser import get_dataset_list
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
 from aspo_plugin.training.refusals import RefusedRow, explained, file_faults, message, read_row
-from aspo_plugin.training.rejected import RejectedRows, keep, kept, rejection
+from aspo_plugin.training.refused_rows import RejectedRows, keep, kept, rejection
 from dataset_tools.sentences import SPLITTER_VERSION
 
 from .columns import check_columns

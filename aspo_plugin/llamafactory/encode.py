@@ -35,7 +35,7 @@ from aspo_plugin.training.refusals import (
     checked_spans,
     read_row,
 )
-from aspo_plugin.training.rejected import refused_row
+from aspo_plugin.training.refused_rows import refused_row
 from dataset_tools.sentences import split_sentences
 
 logger = logging.get_logger("llamafactory.aspo")

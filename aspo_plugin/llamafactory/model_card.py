@@ -20,9 +20,7 @@ def settings_rows(finetuning_args: Any, settings: AspoSettings) -> dict[str, Any
     return {
         "pref_beta": finetuning_args.pref_beta,
         "pref_ftx": finetuning_args.pref_ftx,
-        "aspo_alpha": settings.alpha,
-        "aspo_normalization": settings.normalization,
-        "aspo_similarity_model": settings.similarity_model,
+        **settings.told(),
         "ref_model": finetuning_args.ref_model,
     }
 

@@ -12,7 +12,7 @@ from llamafactory.model import load_config, load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_ref_model
 
 from aspo_plugin.training.model_needs import name_missing_packages, refuse_broken
-from aspo_plugin.training.rejected import RejectedRows
+from aspo_plugin.training.refused_rows import RejectedRows
 from aspo_plugin.training.resume import check_resumed, objective
 
 from .arguments import PREFIX, settings_of
@@ -21,7 +21,7 @@ from .collator import SentencePairCollator
 from .contract import check_host, host_version, sentence_data
 from .datasets import SentenceData
 from .model_card import TAGS, dataset_sources, save_args, scorer_names, scorers
-from .reference import reference_fingerprint
+from .reference_fingerprint import reference_fingerprint
 from .trainer import AspoTrainer
 
 

@@ -92,10 +92,7 @@ class ResponseLogProbs:
         return {**{f"pairs/{key}": n for key, n in self.pairs.items()}, **self.fallbacks}
 
     def why_not(self, model: nn.Module) -> str:
-        """Why `model` cannot share a prefix, or "": to tell a user before training starts.
-
-        "" also where a trial on the first batch will say.
-        """
+        """Why `model` cannot share a prefix; "" where it can, or where the first batch will tell."""
         known = self._architecture(model)
         return known if isinstance(known, str) else ""
 
@@ -182,7 +179,8 @@ class ResponseLogProbs:
     def _explain(self, reason: str) -> None:
         if not self.fallbacks[reason] and not reason.startswith("switched off"):
             logger.warning(
-                "a batch goes a slower way, with the same result: %s (counted from here on)", reason
+                "a batch goes the plain way, with the same result: %s (counted from here on)",
+                reason,
             )
         self.fallbacks[reason] += 1
 

@@ -4,5 +4,6 @@
 `store`           the folder: rows by key, written by any process
 `fill`            computing the rows that are missing, before training
 `fingerprint`     what the numbers depend on besides tokens and media
-`callback`        the cache in a trainer built on that of `transformers`
+
+The trainers use it through `training.cached_reference`.
 """

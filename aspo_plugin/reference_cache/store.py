@@ -1,4 +1,4 @@
-"""Per-token reference log-probs on disk, computed once and reused over epochs and runs.
+"""The folder of a reference cache: its files, their checksums, and what happens to damaged ones.
 
 A folder holds `meta.json` (what the numbers were computed with) and, for every process that ever wrote,
 `<writer>.values` (float32, appended) and `<writer>.index` (one record per row of a batch, written after

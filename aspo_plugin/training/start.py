@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from aspo_plugin.config import AspoSettings
 
 from .files import RUN as FILE
-from .rejected import RejectedRows
+from .refused_rows import RejectedRows
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from aspo_plugin.training.refusals import RefusedRow, StopRun, explained, read_row
-from aspo_plugin.training.rejected import refused_row
+from aspo_plugin.training.refused_rows import refused_row
 
 from .rows import LengthLimit, RowPreparer
 

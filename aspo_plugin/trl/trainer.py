@@ -21,7 +21,7 @@ from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
 from aspo_plugin.training.first_step import FirstStep
 from aspo_plugin.training.model_needs import missing_packages_named
-from aspo_plugin.training.rejected import RejectedRows, rejection
+from aspo_plugin.training.refused_rows import RejectedRows, rejection
 from aspo_plugin.training.resume import SameObjective, objective
 from aspo_plugin.training.rewritten_base import rewrites_base, wrong_reference
 from aspo_plugin.training.start import StartLine
@@ -37,7 +37,7 @@ from .datasets import (
     mixes_images,
     prepare_dataset,
 )
-from .reference import fingerprint, no_reference_copy, reference
+from .reference_cache import fingerprint, no_reference_copy, reference
 from .rows import LengthLimit
 from .similarity import dataset_scorer
 

@@ -1,6 +1,6 @@
 """The sources that `aspo-data convert` reads, one file each.
 
-To add one, write a subclass of `Source` in a new file (see `rlaif_v.py`: some fifteen lines), add its name
+To add one, write a subclass of `Source` in a new file (see `rlaif_v.py`), add its name
 below, and a fixture of its exact layout in `tests/support/sources/`.
 """
 

@@ -18,7 +18,7 @@ from aspo_plugin.inspection.run import find_run
 from dataset_tools.errors import UsageError
 from tests.support import converted, data
 from tests.support.backbones import build
-from tests.support.reference import Pair, aspo
+from tests.support.oracle import Pair, aspo
 
 ALPHA = 0.3
 

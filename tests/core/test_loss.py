@@ -10,7 +10,7 @@ import torch
 
 from aspo_plugin.method.loss import aspo_loss
 from aspo_plugin.method.sentence_sums import SHARED
-from tests.support.reference import Pair, aspo, dpo
+from tests.support.oracle import Pair, aspo, dpo
 
 NORMALIZATIONS = ("weight", "reward", "none")
 SETTINGS = list(itertools.product((0.0, 0.3, 0.5, 1.0), NORMALIZATIONS))

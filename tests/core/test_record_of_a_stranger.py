@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aspo_plugin.training.model_card import dataset_row, scorer_of
-from aspo_plugin.training.rejected import KEPT, kept
+from aspo_plugin.training.refused_rows import KEPT, kept
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from aspo_plugin.training.refusals import (
     printable,
     read_row,
 )
-from aspo_plugin.training.rejected import FIELDS, excerpt, refused_row, rejection
+from aspo_plugin.training.refused_rows import FIELDS, excerpt, refused_row, rejection
 
 ROOT = Path(__file__).resolve().parents[2]
 

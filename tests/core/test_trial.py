@@ -188,7 +188,7 @@ def test_what_cannot_be_copied_goes_the_plain_way_and_says_so(nothing_listed, ca
     type(model).post_init = refuse
     logps = assert_equal_to_plain(model, Batch(*token_batch()), ResponseLogProbs())
     assert logps.report()["pairs/plain"] == 3
-    told = [record.getMessage() for record in caplog.records if "slower way" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "the plain way" in record.getMessage()]
     assert len(told) == 1 and "this model reads a file" in told[0]
     with pytest.raises(ValueError, match="Set it to auto"):
         ResponseLogProbs(shared_prefix="true")(model, *token_batch())

@@ -12,7 +12,7 @@ from aspo_plugin.method.loss import aspo_loss
 from aspo_plugin.method.metrics import AspoMetrics
 from aspo_plugin.method.sentence_sums import SHARED
 from tests.core.test_loss import random_pair, tensors
-from tests.support.reference import Pair, aspo, dpo
+from tests.support.oracle import Pair, aspo, dpo
 
 WAYS = [
     ("paper", 2.0, "weight", True),

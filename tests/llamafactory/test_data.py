@@ -29,7 +29,7 @@ def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
         from aspo_plugin.llamafactory.arguments import settings_of
         from aspo_plugin.llamafactory.contract import sentence_data
         from aspo_plugin.llamafactory.datasets import SentenceData
-        from aspo_plugin.training.rejected import RejectedRows
+        from aspo_plugin.training.refused_rows import RejectedRows
 
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(
             {

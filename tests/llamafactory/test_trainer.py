@@ -154,7 +154,7 @@ class FrozenProcessor:
 
 
 def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
-    from aspo_plugin.llamafactory.reference import reference_fingerprint
+    from aspo_plugin.llamafactory.reference_fingerprint import reference_fingerprint
 
     values: dict[str, Any] = {
         "model_name_or_path": str(models / "llava"),

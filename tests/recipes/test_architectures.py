@@ -57,7 +57,7 @@ def encoded_rows(values: dict[str, Any]) -> tuple[Any, Any, list[dict[str, Any]]
     from aspo_plugin.llamafactory.arguments import settings_of
     from aspo_plugin.llamafactory.contract import sentence_data
     from aspo_plugin.llamafactory.datasets import SentenceData
-    from aspo_plugin.training.rejected import RejectedRows
+    from aspo_plugin.training.refused_rows import RejectedRows
 
     model, arguments, training, method, _ = get_train_args({**values, "stage": "aspo"})
     module = load_tokenizer(model)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .reference import coefficients, min_max
+from .oracle import coefficients, min_max
 
 
 def read(output_dir: Path | str) -> list[dict[str, Any]]:

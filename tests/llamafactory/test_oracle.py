@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import data, reference
+from tests.support import data, oracle
 
 from .conftest import LOGGED_DIGITS
 
@@ -100,7 +100,7 @@ def test_step_equals_the_method(
         row = rows[tokenizer.decode(ids, skip_special_tokens=True).strip()]
         text = row["chosen"][0]["content"]
         sentences = [text[span["start"] : span["end"]] for span in row["chosen_sentences"]]
-        pair = reference.Pair(
+        pair = oracle.Pair(
             chosen=logps[k][here].tolist(),
             rejected=logps[size + k][there].tolist(),
             ref_chosen=ref_logps[k][here].tolist(),
@@ -108,7 +108,7 @@ def test_step_equals_the_method(
             sentence_of=sentence_of(tokenizer, ids, batch["input_ids"][size + k][there].tolist(), sentences),
             similarity=row["chosen_similarity"],
         )
-        result = reference.aspo(pair, BETA, alpha, normalization)
+        result = oracle.aspo(pair, BETA, alpha, normalization)
         results.append(result)
         surrogate = surrogate + (torch.tensor(result.gradient) * logps[k][here]).sum()
         surrogate = surrogate + result.rejected_gradient * logps[size + k][there].sum()
