@@ -1,0 +1,224 @@
+"""The first day of a newcomer to LLaMA-Factory: a raw set on the Hub, a scored mix, training, a look.
+
+Every command is typed as the documentation does, in a terminal of 80 columns, against the stand-in Hub. What
+the terminal showed and the pages as pictures are kept in `.artifacts/journeys`, or below ASPO_ARTIFACTS.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import pty
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+import zipfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support import backbones, data, samples
+from tests.support.artifacts import ARTIFACTS
+from tests.support.hub import StandInHub, apply_environment
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ARTIFACTS / "journeys"
+VLFEEDBACK, RLAIF_V = "MMInstruction/VLFeedback", "openbmb/RLAIF-V-Dataset"
+
+
+def raw_vlfeedback(folder: Path) -> None:
+    """As published: lines of rated completions, and a zip of images named after the rows."""
+    rows = data.rows(10, 7, sentences=(2, 4))
+    lines = []
+    with zipfile.ZipFile(folder / "merged_images.zip", "w") as archive:
+        for number, row in enumerate(rows):
+            archive.writestr(f"merged_images/row{number}.jpg", row["images"][0]["bytes"])
+            answers = [(row["chosen"], "5"), (row["rejected"], "2")]
+            lines.append(
+                {
+                    "id": f"row{number}",
+                    "prompt": row["prompt"][0]["content"].replace("<image>", "").strip(),
+                    "models": ["one", "two"],
+                    "completions": [
+                        {
+                            "model": "tiny",
+                            "response": answer[0]["content"],
+                            "annotations": {
+                                name: {"Rating": rating, "Rationale": "so"}
+                                for name in ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
+                            },
+                        }
+                        for answer, rating in answers
+                    ],
+                }
+            )
+    (folder / "vlfeedback_80k.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+class Terminal:
+    """Commands in a terminal of 80 columns; all that it showed is kept in one file."""
+
+    def __init__(self, name: str, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.environment = {**environment, "COLUMNS": "80", "LINES": "24", "TERM": "xterm-256color"}
+        KEPT.mkdir(parents=True, exist_ok=True)
+        self.file = KEPT / f"{name}.txt"
+        self.file.write_text("")
+
+    def run(self, *command: str, code: int = 0) -> str:
+        """What the command showed, without the codes that colour and rewrite it."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                part = os.read(master, 65536)
+            except OSError as error:
+                if error.errno != errno.EIO:  # what Linux says where the other side is closed
+                    raise
+                break
+            if not part:
+                break
+            shown += part
+        os.close(master)
+        ended = process.wait()
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace")).replace("\r\n", "\n")
+        with self.file.open("a") as file:
+            file.write(f"$ {' '.join(command)}\n{text}\n")
+        assert ended == code, text[-4000:]
+        return text
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[StandInHub]:
+    """With raw VLFeedback and RLAIF-V, as their repositories hold them."""
+    for name in ("raw-vlfeedback", "raw-rlaif"):
+        (tmp_path / name).mkdir()
+    raw_vlfeedback(tmp_path / "raw-vlfeedback")
+    data.write_rlaif_v_parquet(tmp_path / "raw-rlaif", data.rows(6, 8, sentences=(2, 4)))
+    with StandInHub() as server:
+        server.publish(VLFEEDBACK, tmp_path / "raw-vlfeedback")
+        server.publish(RLAIF_V, tmp_path / "raw-rlaif")
+        yield server
+
+
+@pytest.fixture
+def terminal(hub: StandInHub, tmp_path: Path, request: pytest.FixtureRequest) -> Terminal:
+    bin_dir = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HF_HOME": str(tmp_path / "home"),
+        "AXOLOTL_DO_NOT_TRACK": "1",
+        "DO_NOT_TRACK": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    folder = tmp_path / "day"
+    folder.mkdir()
+    return Terminal(request.node.name.removeprefix("test_"), folder, apply_environment(hub, environment))
+
+
+@pytest.fixture
+def mixed(terminal: Terminal, tmp_path: Path) -> Path:
+    """The morning: two raw sets become one mix, scored, counted, checked and shown."""
+    clip = backbones.build("clip", tmp_path / "clip")
+    sources = {
+        "vlfeedback": {"source": VLFEEDBACK, "workers": 1, "share": 0.6},
+        "rlaif": {"source": RLAIF_V, "workers": 1, "share": 0.4},
+    }
+    plan = {"out": "mix", "sources": sources, "score": {"model": str(clip)}}
+    (terminal.folder / "set.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    shown = terminal.run("aspo", "data", "make", "set.yaml")
+    for step in ("convert", "score", "stats", "validate", "preview"):
+        assert f"vlfeedback: {step}" in shown and f"rlaif: {step}" in shown
+    assert "dataset: vlfeedback,rlaif" in shown and "Traceback" not in shown
+    assert shown.count("next: ") == 1 and "next: put these lines into a recipe" in shown
+    assert "every step of set.yaml is done" in terminal.run("aspo", "data", "make", "set.yaml")
+    mix = terminal.folder / "mix"
+    pictured(mix / "vlfeedback.html", f"{terminal.file.stem}-preview")
+    return mix
+
+
+def pictured(page: Path, name: str) -> None:
+    """A page as Chromium shows it, where there is one."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        return
+    picture = KEPT / f"{name}.png"
+    picture.unlink(missing_ok=True)
+    flags = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    )
+    subprocess.run(
+        [chromium, *flags.split(), "--window-size=1400,1000", f"--user-data-dir={page.parent / 'profile'}",
+         f"--screenshot={picture}", page.as_uri()],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )  # fmt: skip
+    assert picture.stat().st_size > 5000
+
+
+def looked_into(terminal: Terminal, run: str, dataset: str, rows: int) -> None:
+    """The evening: what the run made of the sentences, and the samples that it kept."""
+    kept = samples.read(terminal.folder / run)
+    assert kept
+    shown = terminal.run("aspo", "inspect", run, dataset, "--html", "inspect.html")
+    assert f"inspect.html: {rows} pairs" in shown and "Traceback" not in shown
+    page = (terminal.folder / "inspect.html").read_text()
+    found = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert len(found["rows"]) == rows
+    assert {part["name"] for row in found["rows"] for part in row["parts"]} == {
+        "before training",
+        "after training",
+    }
+    pictured(terminal.folder / "inspect.html", f"{terminal.file.stem}-inspect")
+    shown = terminal.run("aspo", "inspect", run, "--html", "samples.html")
+    assert f"samples.html: {len(samples.pairs(kept))} pairs" in shown
+    pictured(terminal.folder / "samples.html", f"{terminal.file.stem}-samples")
+
+
+def begins(shown: str) -> None:
+    """The run says once what it trains on."""
+    line = " ".join(shown.split())
+    assert line.count("ASPO: alpha 0.5, normalization weight; similarities by") == 1
+    assert "0 rows refused." in line
+
+
+@pytest.mark.skipif(not find_spec("llamafactory"), reason="another host's environment")
+def test_llamafactory(terminal: Terminal, mixed: Path, tmp_path: Path) -> None:
+    model = backbones.build("llava", tmp_path / "llava")
+    terminal.run("aspo", "recipes", "copy", "llamafactory/llava-1.5-7b", "recipe.yaml")
+    changes: dict[str, Any] = {
+        "model_name_or_path": model, "dataset_dir": "mix", "dataset": "vlfeedback,rlaif",
+        "output_dir": "out", "bf16": "false", "lora_rank": 4, "lora_alpha": 8, "max_steps": 3,
+        "logging_steps": 1, "learning_rate": 0.01, "gradient_accumulation_steps": 1,
+        "preprocessing_num_workers": 1,
+        "dataloader_num_workers": 0, "aspo_log_samples": 2, "plot_loss": "false", "warmup_ratio": 0,
+    }  # fmt: skip
+    words = [f"{key}={value}" for key, value in changes.items()]
+    begins(terminal.run("llamafactory-cli", "train", "recipe.yaml", *words))
+    looked_into(terminal, "out", "mix/vlfeedback", 10)
