@@ -94,9 +94,8 @@ def trl_step(model: Any, folder: str) -> Callable[[dict[str, Any]], Any]:
     from trl import DPOConfig, DPOTrainer
     from trl.trainer import utils
 
-    if hasattr(
-        utils, "_use_triton"
-    ):  # the fused output layer from 1.15 on: trained positions alone, as on a GPU
+    if hasattr(utils, "_use_triton"):
+        # The fused output layer, from 1.15 on, takes trained positions alone on a GPU: let it do so here.
         utils._use_triton = lambda device: True
     return _trl_loss(DPOTrainer, DPOConfig, model, folder)
 
