@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .converter import NAME
+from .contract import FORMATTING
 
 INFO = "dataset_info.json"
 
 
 def check_columns(row: Mapping[str, Any], attribute: Any, name: str) -> None:
     """Raises `ValueError` naming the column of dataset `name`, and the shape that was expected of it."""
-    if attribute.formatting == NAME:
+    if attribute.formatting == FORMATTING:
         for column in ("prompt", "chosen", "rejected"):
-            _present(row, column, f"`formatting: {NAME}`", name)
+            _present(row, column, f"`formatting: {FORMATTING}`", name)
         return
     alpaca = attribute.formatting == "alpaca"
     texts = ("prompt", "query", "history") if alpaca else ("messages",)

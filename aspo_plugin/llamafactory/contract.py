@@ -16,6 +16,7 @@ from typing import Any
 
 TESTED = ("0.9.4", "0.9.5")
 PACKAGE = "llamafactory"
+FORMATTING = "aspo"  # of the sets that `aspo-data` writes, in dataset_info.json
 
 # Adjustments that did not find what they rely on: module -> what was missing.
 problems: dict[str, str] = {}

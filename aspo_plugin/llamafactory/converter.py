@@ -8,8 +8,6 @@ from typing import Any
 from llamafactory.data.converter import DatasetConverter
 from llamafactory.extras.constants import IMAGE_PLACEHOLDER
 
-NAME = "aspo"
-
 
 class AspoDatasetConverter(DatasetConverter):
     """One row of the schema in `dataset_tools/schema.py` to the host's `_prompt`, `_response`, `_images`, ...

@@ -23,7 +23,8 @@ from aspo_plugin.training.refused_rows import RejectedRows, keep, kept, rejectio
 from dataset_tools.sentences import SPLITTER_VERSION
 
 from .columns import check_columns
-from .converter import NAME, undecoded
+from .contract import FORMATTING
+from .converter import undecoded
 from .encode import SentencePairProcessor, logger
 from .similarity import attach_similarities, check_similarities
 
@@ -114,7 +115,7 @@ def _aligned_features(dataset: Any, attribute: Any) -> Any:
     turns = [{"role": text, "content": text}]
 
     def listed(kind: str) -> Any:
-        column = kind if attribute.formatting == NAME else getattr(attribute, kind)
+        column = kind if attribute.formatting == FORMATTING else getattr(attribute, kind)
         feature = dataset.features.get(column) if column else None
         if feature is None:
             return Value("null")

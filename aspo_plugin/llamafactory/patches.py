@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from . import contract
-from .contract import PACKAGE, PLACES, host_version, missing_place
+from .contract import FORMATTING, PACKAGE, PLACES, host_version, missing_place
 
 
 def adjust(module: ModuleType) -> None:
@@ -66,11 +66,18 @@ def _finetuning_args(module: Any) -> None:
 
 
 def _converter(module: Any) -> None:
-    """`formatting: aspo`, through the host's own registry."""
-    from .converter import NAME, AspoDatasetConverter
+    """`formatting: aspo`, through the host's own registry.
 
-    if NAME not in module.DATASET_CONVERTERS:
-        module.register_dataset_converter(NAME, AspoDatasetConverter)
+    The class is imported when a set is read: its module may be what imports the host's, and be half-way.
+    """
+
+    def converter(*given: Any) -> Any:
+        from .converter import AspoDatasetConverter
+
+        return AspoDatasetConverter(*given)
+
+    if FORMATTING not in module.DATASET_CONVERTERS:
+        module.register_dataset_converter(FORMATTING, converter)
 
 
 def _loader(module: Any) -> None:
@@ -78,13 +85,13 @@ def _loader(module: Any) -> None:
 
     Relies on: get_dataset calling the module's align_dataset. Can go when the host stops re-encoding images.
     """
-    from .converter import NAME, undecoded
-
     original = module.align_dataset
 
     @functools.wraps(original)
     def align_dataset(dataset: Any, dataset_attr: Any, *args: Any, **kwargs: Any) -> Any:
-        if dataset_attr.formatting == NAME:
+        if dataset_attr.formatting == FORMATTING:
+            from .converter import undecoded
+
             dataset = undecoded(dataset)
         return original(dataset, dataset_attr, *args, **kwargs)
 

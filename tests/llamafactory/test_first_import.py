@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-# Of the first, transformers imports torch half-way; of the second, the module itself that is adjusted.
-FIRST = ("llamafactory.hparams", "llamafactory.webui.control")
+# Of the first, transformers imports torch half-way; of the second, the module itself that is adjusted; the
+# third is ours, half-way when the host's are adjusted.
+FIRST = ("llamafactory.hparams", "llamafactory.webui.control", "aspo_plugin.llamafactory.converter")
 SCRIPT = """
 import sys
 assert "torch" not in sys.modules

@@ -83,6 +83,10 @@ def test_v1_has_no_stage_aspo(stage: str, flags: bool, tmp_path: Path) -> None:
     import subprocess
     import sys
 
+    from aspo_plugin.llamafactory.contract import host_version
+
+    if host_version() == "0.9.4":
+        pytest.skip("its v1 prints how it is used, and trains nothing")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"stage: {stage}\n")
     command = [str(Path(sys.executable).parent / "llamafactory-cli"), "train"]
@@ -220,6 +224,7 @@ def test_every_key_that_changes_nothing_is_one_of_the_host() -> None:
 
     from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments, TrainingArguments
 
+    from aspo_plugin.llamafactory import contract
     from aspo_plugin.llamafactory.checks import NO_EFFECT
 
     classes = {
@@ -228,8 +233,9 @@ def test_every_key_that_changes_nothing_is_one_of_the_host() -> None:
         "training": TrainingArguments,
         "finetuning": FinetuningArguments,
     }
+    newer = {"fp8"} if contract.host_version() == "0.9.4" else set()  # a key of 0.9.5
     for group, names in NO_EFFECT.items():
-        assert set(names) <= {field.name for field in dataclasses.fields(classes[group])}, group
+        assert set(names) - newer <= {field.name for field in dataclasses.fields(classes[group])}, group
 
 
 ALPACA = {"instruction": "Hi", "input": "", "chosen": "Hello. Good day.", "rejected": "No."}
@@ -395,9 +401,9 @@ def test_an_adjustment_that_fails_is_remembered(monkeypatch: pytest.MonkeyPatch)
         raise TypeError("read-only")
 
     monkeypatch.setattr(contract, "problems", {})
-    monkeypatch.setitem(patches.ADJUSTMENTS, "webui.control", fail)
-    patches.adjust(ModuleType("llamafactory.webui.control"))
-    assert contract.problems == {"llamafactory.webui.control": "TypeError('read-only')"}
+    monkeypatch.setitem(patches.ADJUSTMENTS, "v1.config.arg_parser", fail)
+    patches.adjust(ModuleType("llamafactory.v1.config.arg_parser"))
+    assert contract.problems == {"llamafactory.v1.config.arg_parser": "TypeError('read-only')"}
 
 
 def test_a_run_that_fails_in_its_data_leaves_the_host_as_it_was() -> None:
