@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE
 from aspo_plugin.training.reference import Live
-from aspo_plugin.trl import reference
+from aspo_plugin.trl import reference_cache
 from aspo_plugin.trl import trainer as module
 from aspo_plugin.trl.arguments import AspoConfig
 from tests.support import data
@@ -155,7 +155,7 @@ def fingerprint(model):
             accelerator=SimpleNamespace(unwrap_model=lambda model: model),
             processing_class=processor,
         )
-        return reference.fingerprint(trainer)
+        return reference_cache.fingerprint(trainer)
 
     return of
 
