@@ -209,7 +209,8 @@ def test_ray(recipe: dict[str, Any], tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=700,
-        env={**os.environ, "USE_RAY": "1"},
+        # "local": no cluster that another program left the address of, alive or not.
+        env={**os.environ, "USE_RAY": "1", "RAY_ADDRESS": "local"},
     )
     assert run.returncode == 0, run.stdout[-1500:] + run.stderr[-3000:]
     [first, _] = steps(tmp_path / "out")
