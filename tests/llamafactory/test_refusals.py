@@ -233,7 +233,7 @@ def test_every_key_that_changes_nothing_is_one_of_the_host() -> None:
         "training": TrainingArguments,
         "finetuning": FinetuningArguments,
     }
-    newer = {"fp8", "use_eaft_loss"} if contract.host_version() == "0.9.4" else set()
+    newer = {"fp8", "use_asft_loss", "use_eaft_loss"} if contract.host_version() == "0.9.4" else set()
     for group, names in NO_EFFECT.items():
         assert set(names) - newer <= {field.name for field in dataclasses.fields(classes[group])}, group
 
