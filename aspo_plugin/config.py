@@ -154,6 +154,11 @@ class AspoSettings:
         kept = [item.name for item in fields(self) if not item.metadata.get("speed")]
         return {name.format(key): getattr(self, key) for key in kept}
 
+    def in_words(self) -> str:
+        """What decides the weights, for a line that a person reads."""
+        told = f"alpha {self.alpha:g}, normalization {self.normalization}"
+        return told if self.weighting == "paper" else f"{told}, weighting {self.weighting}"
+
     def loss_options(self) -> dict[str, Any]:
         """What `method.loss.aspo_loss` takes of the settings."""
         return {

@@ -47,10 +47,8 @@ def measured_page(
 
 def settings_line(settings: AspoSettings) -> str:
     """What the weights are made with."""
-    told = f"Weights with alpha {settings.alpha:g}, normalization {settings.normalization}"
-    if settings.weighting != "paper":
-        told += f", weighting {settings.weighting}"
-    return f"{told}{', the rejected answer weighted too' if settings.weight_rejected else ''}."
+    rejected = ", the rejected answer weighted too" if settings.weight_rejected else ""
+    return f"Weights with {settings.in_words()}{rejected}."
 
 
 def _short(name: str) -> str:

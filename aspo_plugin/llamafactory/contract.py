@@ -64,6 +64,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("extras.misc", "calculate_tps", ("dataset", "metrics", "stage")),
     ("extras.ploting", "plot_loss", ("save_dictionary", "keys")),
     ("model.model_utils.visual", "_register_composite_model", ("model_type",)),
+    ("model", "load_config", ("model_args",)),
     ("model", "load_model", ("tokenizer", "model_args", "finetuning_args", "is_trainable")),
     ("model", "load_tokenizer", ("model_args",)),
 )

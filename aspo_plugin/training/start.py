@@ -75,9 +75,7 @@ class StartLine(TrainerCallback):
 
 def settings_told(settings: AspoSettings, scorers: list[str]) -> str:
     """The settings that decide the weights, and where similarities come from."""
-    told = f"alpha {settings.alpha:g}, normalization {settings.normalization}"
-    if settings.weighting != "paper":
-        told += f", weighting {settings.weighting}"
+    told = settings.in_words()
     if settings.weight_rejected:
         told += ", rejected answers weighted too"
     if settings.alpha == 0:
