@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from . import report
-from .run import job, run_jobs, search, world_at
+from .runs import job, run_jobs, search, world_at
 from .teach import TAUGHT
 from .train import METHODS
 

@@ -13,7 +13,7 @@ import sys
 import torch
 
 from .pairs import load
-from .run import PAIRS, Setting
+from .runs import PAIRS, Setting
 from .teach import TAUGHT
 from .train import Budget
 

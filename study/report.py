@@ -16,7 +16,7 @@ import numpy as np
 
 from .measure import TEMPERATURES
 from .picture import draw
-from .run import done
+from .runs import done
 from .sentences import SLOTS
 from .train import METHODS
 

@@ -25,7 +25,7 @@ for a reader to judge: most survivors compute the same, or differ in a message o
 occur; one that matters gets a test. Run by hand, about one change a second; `tool.mutmut` in
 pyproject.toml names the files and the tests.
 """
-KINDS = {0: "survived", 1: "caught", 3: "caught", 5: "untested", 33: "untested"}
+OUTCOMES = {0: "survived", 1: "caught", 3: "caught", 5: "untested", 33: "untested"}
 
 
 def survivors(source: Path, meta: dict[str, int | None]) -> list[tuple[str, str]]:
@@ -61,7 +61,9 @@ def page() -> str:
             continue
         source = path.with_suffix("")
         name = source.relative_to(ROOT / "mutants").as_posix()
-        counts = Counter("not run" if code is None else KINDS.get(code, "caught") for code in meta.values())
+        counts = Counter(
+            "not run" if code is None else OUTCOMES.get(code, "caught") for code in meta.values()
+        )
         rows.append(
             (name, len(meta), *(counts[kind] for kind in ("caught", "survived", "untested", "not run")))
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aspo_plugin.training.refusals import file_faults
+from aspo_plugin.training.refusals import dataset_faults
 from aspo_plugin.training.refused_rows import keep, kept, rejection
 
 from . import contract
@@ -167,7 +167,7 @@ def _read(cfg: Any) -> Callable[[Mapping[str, Any]], Any]:
 
     def read(entry: Mapping[str, Any]) -> Any:
         known = DictDefault({key: entry[key] for key in DATASET_KEYS if entry.get(key) is not None})
-        with file_faults(name_of(entry)):
+        with dataset_faults(name_of(entry)):
             return load_dataset_with_config(known, cfg.hf_use_auth_token, streaming=False)
 
     return read

@@ -18,7 +18,7 @@ from llamafactory.data.parser import get_dataset_list
 
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
-from aspo_plugin.training.refusals import RefusedRow, explained, file_faults, message, read_row
+from aspo_plugin.training.refusals import RefusedRow, dataset_faults, explained, message, read_row
 from aspo_plugin.training.refused_rows import RejectedRows, keep, kept, rejection
 from dataset_tools.sentences import SPLITTER_VERSION
 
@@ -196,7 +196,7 @@ class SentenceData:
         """The host's `_load_single_dataset`, whose faults are one message with the name of the dataset."""
 
         def loaded(dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
-            with file_faults(known_as(dataset_attr, data_args)):
+            with dataset_faults(known_as(dataset_attr, data_args)):
                 return load(dataset_attr, model_args, data_args, training_args)
 
         return loaded

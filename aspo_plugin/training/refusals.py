@@ -102,7 +102,7 @@ def read_row(
 
 
 @contextmanager
-def file_faults(name: str) -> Iterator[None]:
+def dataset_faults(name: str) -> Iterator[None]:
     """Whatever a damaged or odd file of the dataset `name` makes its reader raise, as one `StopRun`.
 
     A host's own `ValueError` and what the system says of a file (there is none, ...) are messages already.

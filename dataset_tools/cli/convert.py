@@ -12,7 +12,7 @@ import typer
 from dataset_tools.cli import output
 from dataset_tools.errors import UsageError
 
-KINDS = (
+SOURCES = (
     *("rlaif-v", "vlfeedback", "bpo", "rlhf-v", "vl-rewardbench", "arena", "sentinel", "ms-swift"),
     *("llamafactory", "trl", "povid", "seva", "mmpr", "llava-preference", "jsonl"),
 )
@@ -36,8 +36,8 @@ def convert(
         str | None,
         typer.Option(
             "--from",
-            help=f"Layout of the source: {', '.join(KINDS)}. Found from its columns when left out.",
-            autocompletion=lambda incomplete: [kind for kind in KINDS if kind.startswith(incomplete)],
+            help=f"Layout of the source: {', '.join(SOURCES)}. Found from its columns when left out.",
+            autocompletion=lambda incomplete: [kind for kind in SOURCES if kind.startswith(incomplete)],
         ),
     ] = None,
     revision: Annotated[

@@ -13,7 +13,7 @@ from dataset_tools.convert.files import kind_of
 from dataset_tools.errors import UsageError
 from dataset_tools.sources.guess import OTHER_SHAPES
 
-KINDS = (".parquet", ".jsonl", ".json", ".arrow", ".csv", ".tsv")
+SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow", ".csv", ".tsv")
 """Endings of data files; of several kinds the first whose columns are known is read. `.gz` may follow."""
 NOT_DATA = {
     "dataset_info.json",
@@ -59,7 +59,7 @@ def _is_data(name: str) -> bool:
     if path.name in NOT_DATA or any(part.startswith(".") for part in path.parts):
         return False
     # `map` of the datasets library leaves its caches beside what `save_to_disk` wrote.
-    return kind_of(name) in KINDS and not (path.name.startswith("cache-") and path.suffix == ".arrow")
+    return kind_of(name) in SUFFIXES and not (path.name.startswith("cache-") and path.suffix == ".arrow")
 
 
 def choose(
@@ -78,7 +78,7 @@ def choose(
     """
     data, patterns = data_files(names), list(patterns)
     if not data:
-        raise UsageError(f"{where} holds no {', '.join(KINDS)} file. {OTHER_SHAPES}")
+        raise UsageError(f"{where} holds no {', '.join(SUFFIXES)} file. {OTHER_SHAPES}")
     if patterns:
         chosen = [name for name in data if any(_fits(name, pattern) for pattern in patterns)]
         if not chosen:
@@ -93,7 +93,7 @@ def choose(
     declared = _declared(card or {}, data)
     if declared:
         return [_of_declared(declared, data, split, config, where)]
-    kinds = [kind for kind in KINDS if any(kind_of(name) == kind for name in data)]
+    kinds = [kind for kind in SUFFIXES if any(kind_of(name) == kind for name in data)]
     choices, refused = [], None
     for kind in kinds:
         same = [name for name in data if kind_of(name) == kind]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids, untrained_tokens
 from aspo_plugin.method.sentence_sums import SHARED
-from tests.support.tokenizers import KINDS, tokenizer
+from tests.support.tokenizers import TOKENIZERS, tokenizer
 
 WORDS = [
     "The",
@@ -61,7 +61,7 @@ def by_offsets(tok, text: str, spans: list[tuple[int, int]]) -> tuple[list[int],
     return encoding["input_ids"], ids
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TOKENIZERS)
 @settings(max_examples=150, deadline=None)
 @given(parts=paragraphs)
 def test_equals_the_rule_over_the_tokenizers_offsets(kind, parts):
@@ -135,7 +135,7 @@ def test_only_template_tokens_that_both_responses_begin_with_are_shared():
     assert sentence_ids(tok, block, text, spans, block) == [SHARED] * len(block)  # cut before the text
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TOKENIZERS)
 @settings(max_examples=100, deadline=None)
 @given(context=paragraphs, answers=st.lists(paragraphs, min_size=2, max_size=2), glued=st.booleans())
 def test_a_context_is_in_no_sentence(kind, context, answers, glued):
@@ -184,7 +184,7 @@ def test_a_token_that_holds_template_and_text_is_the_texts():
     assert ids.count(SHARED) == len(template)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_character_over_several_tokens_stays_whole(kind):
     tok = tokenizer(kind)
     text = "Nice. 🦩🦩 Yes."
@@ -195,7 +195,7 @@ def test_a_character_over_several_tokens_stays_whole(kind):
         assert ids.count(1) >= 6  # two flamingos of four bytes each, spread over several tokens
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_cut_responses_keep_the_sentences_that_have_tokens(kind):
     tok = tokenizer(kind)
     text = "A red square lies on a table. The blue circle is next to it. There are dogs."
@@ -262,7 +262,7 @@ def test_a_cut_response_behind_a_templates_own_text():
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_rewritten_text_is_refused(kind):
     tok = tokenizer(kind)
     trained = tok.encode("Something else entirely, in other words.", add_special_tokens=False)

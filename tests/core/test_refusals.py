@@ -13,8 +13,8 @@ from aspo_plugin.training.refusals import (
     REASONS,
     RefusedRow,
     StopRun,
+    dataset_faults,
     explained,
-    file_faults,
     message,
     printable,
     read_row,
@@ -75,11 +75,11 @@ def test_a_refused_row_is_one_line_whatever_it_holds() -> None:
 def test_a_fault_of_a_file_is_one_message_and_a_host_s_own_stays() -> None:
     with (
         pytest.raises(StopRun, match="dataset many cannot be read: inner. Mend the file"),
-        file_faults("many"),
+        dataset_faults("many"),
     ):
         raise RuntimeError("outer") from ValueError("inner.")
     for error in (ValueError("no such split"), FileNotFoundError("gone"), StopRun("all")):
-        with pytest.raises(type(error), match=str(error)), file_faults("many"):
+        with pytest.raises(type(error), match=str(error)), dataset_faults("many"):
             raise error
 
 

@@ -263,10 +263,10 @@ def test_the_console_script_starts_without_the_foreign_check_costing_an_import(t
 
 
 def test_help_names_every_source():
-    from dataset_tools.cli.convert import KINDS
+    from dataset_tools.cli.convert import SOURCES
     from dataset_tools.sources import REGISTRY
 
-    assert sorted(KINDS) == sorted(REGISTRY)
+    assert sorted(SOURCES) == sorted(REGISTRY)
 
 
 @pytest.mark.parametrize(

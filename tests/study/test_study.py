@@ -18,7 +18,7 @@ from study import models, picture, report
 from study.answers import Answerer, features, pixels
 from study.measure import auc, told
 from study.pairs import World, detailed, load, noised, ranked, seva, similarities, swapped
-from study.run import done, job, key
+from study.runs import done, job, key
 from study.scenes import SIZE, Scene, Thing, draw, scene
 from study.sentences import HABIT, SLOTS, answer, describe, parse, slip, split, text, true_facts
 from study.teach import TAUGHT, Lessons, drawn, teach_habit

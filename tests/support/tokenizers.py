@@ -7,7 +7,7 @@ from functools import lru_cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-KINDS = ("byte_level", "byte_fallback", "unigram")
+TOKENIZERS = ("byte_level", "byte_fallback", "unigram")
 
 CORPUS = [
     "A red square lies on a white table. The blue circle is next to it, isn't it?",

@@ -15,7 +15,7 @@ from tests.support import data
 
 from .conftest import as_dataset
 
-KINDS = ("image", "text", "mixed", "several images")
+SETS = ("image", "text", "mixed", "several images")
 
 
 @dataclass

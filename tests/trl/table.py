@@ -39,7 +39,7 @@ def row_of(name: str, folder: Path, host: str) -> Row:
         pair = host_dpo.Pair(backbones.build(name, folder / name), aspo_alpha=0.0)
     except Exception as error:  # whatever stops a trainer is what the table tells
         return Row(name, host, f"no: {type(error).__name__}", "", "", seen)
-    outcomes = {kind: host_dpo.compare(pair, kind) for kind in host_dpo.KINDS}
+    outcomes = {kind: host_dpo.compare(pair, kind) for kind in host_dpo.SETS}
     trained = {kind: outcome for kind, outcome in outcomes.items() if not outcome.our_error}
     compared = {kind: outcome for kind, outcome in trained.items() if not outcome.host_error}
     unequal = [kind for kind, outcome in compared.items() if outcome.differences]

@@ -14,14 +14,14 @@ from . import host_dpo
 HOST_FAILS = {
     ("minicpm_v_4_6", "several images"),
     # Its collator knows one kind of per-token input of this processor, and not the other.
-    *(("ernie4_5_vl_moe", kind) for kind in host_dpo.KINDS if kind != "text"),
+    *(("ernie4_5_vl_moe", kind) for kind in host_dpo.SETS if kind != "text"),
 }
 
 
 @pytest.mark.parametrize("name", backbones.today())
 def test_log_probs_loss_and_gradients_are_those_of_trls_dpo(name: str, model: Any) -> None:
     pair = host_dpo.Pair(model(name), aspo_alpha=0.0)
-    for kind in host_dpo.KINDS:
+    for kind in host_dpo.SETS:
         outcome = host_dpo.compare(pair, kind)
         if outcome.host_error and (name, kind) in HOST_FAILS:
             continue
