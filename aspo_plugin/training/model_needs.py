@@ -18,13 +18,23 @@ def missing_packages_named(model: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        found = next((match for name in _NAMES if (match := re.search(name, str(error)))), None)
-        package = found[1].lower() if found else error.name
+        package = _missing(error)
         if package is None:
             raise
         raise ImportError(
             f"{model} needs {package}, which is not installed: pip install {package}"
         ) from error
+
+
+def _missing(error: BaseException) -> str | None:
+    """The package, or None. Transformers wraps what is missing in errors that only name its own class."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    found = (re.search(name, str(cause)) for cause in causes for name in _NAMES)
+    told = next((match[1].lower() for match in found if match), None)
+    names = (cause.name for cause in causes if isinstance(cause, ModuleNotFoundError) and cause.name)
+    return told or next((name.partition(".")[0] for name in names), None)
 
 
 def name_missing_packages(model: str, **options: Any) -> None:

@@ -75,6 +75,15 @@ def test_every_way_of_telling(error: ImportError, package: str) -> None:
             raise error
 
 
+def test_a_package_behind_an_error_that_names_a_class() -> None:
+    with pytest.raises(ImportError, match=r"^a/b needs timm, .*: pip install timm$"):
+        with missing_packages_named("a/b"):
+            try:
+                raise ModuleNotFoundError("No module named 'timm.layers'", name="timm.layers")
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError("Could not import module 'XProcessor'.") from error
+
+
 def test_other_errors_stay_what_they_are() -> None:
     for error in (ImportError("cannot import name 'a' from 'b'"), KeyError("a")):
         with pytest.raises(type(error)) as raised, missing_packages_named("a/b"):
