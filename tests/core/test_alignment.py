@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aspo_plugin.alignment import token_bytes
 from aspo_plugin.alignment.sentence_ids import AlignmentError, sentence_ids, untrained_tokens
 from aspo_plugin.method.sentence_sums import SHARED
 from tests.support.tokenizers import TOKENIZERS, tokenizer
@@ -32,6 +33,25 @@ WORDS = [
 ]
 GAPS = [" ", "", "\n", "\n\n", "  ", "\u3000"]
 ENDS = [".", "。", "!", "?", "...", ""]
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    """What one test looked up of a tokenizer tells nothing to the next."""
+    token_bytes._KNOWN.clear()
+
+
+class Slow:
+    """A tokenizer without offsets: the bytes of its tokens alone tell."""
+
+    is_fast = False
+
+    def __init__(self, tok):
+        self.tok = tok
+
+    def __getattr__(self, name):
+        return getattr(self.tok, name)
+
 
 sentence = st.builds(
     lambda words, end: " ".join(words) + end,
@@ -170,6 +190,7 @@ def test_what_a_template_writes_before_a_context_is_untrained_too():
     assert set(found) == {-1, 0} and tok.decode(ids[0][untrained_tokens(found) :]) == " A cat."
     cut = untrained_tokens(found)  # a length limit that leaves the context alone
     assert sentence_ids(tok, ids[0][:cut], texts[0], [(9, 15)], ids[1][:cut], 8) == [-1] * cut
+    assert untrained_tokens([-1] * cut) == cut
     with pytest.raises(AlignmentError, match="in the untrained 8"):
         sentence_ids(tok, ids[0], texts[0], [(0, 8), (9, 15)], ids[1], 8)
 
@@ -260,6 +281,67 @@ def test_a_cut_response_behind_a_templates_own_text():
     assert (
         "".join(tok.decode([t]) for t in token_ids[: ids.index(1)]) == "Answer: A red square lies on a table."
     )
+
+
+def test_a_cut_response_without_offsets_must_be_surely_there():
+    """By bytes alone: at the start whatever its length, behind other text from 12 bytes on."""
+    tok = Slow(tokenizer("byte_level"))
+    text = "A red square lies on a table. The blue circle is next to it."
+    prefix, own = (tok.encode(part, add_special_tokens=False) for part in ("Answer: ", text))
+    sure = 0
+    for length in range(1, len(own)):
+        own_ids = sentence_ids(tok, own[:length], text, [(0, 29), (30, 60)])
+        assert own_ids == sentence_ids(tok, own, text, [(0, 29), (30, 60)])[:length]
+        if len(tok.decode(own[:length])) < 12:
+            with pytest.raises(AlignmentError, match="cannot be found"):
+                sentence_ids(tok, prefix + own[:length], text, [(0, 29), (30, 60)])
+        else:
+            sure += 1
+            found = sentence_ids(tok, prefix + own[:length], text, [(0, 29), (30, 60)])
+            assert found == [0] * len(prefix) + own_ids
+    assert 0 < sure < len(own) - 1
+
+
+def test_a_template_may_merge_two_tokens_at_either_end():
+    """Where offsets tell: two foreign tokens of the first sentence and two of the last, no more."""
+    tok = tokenizer("unigram")
+    text = "Ａ  ﬁne\n cat sleeps. 猫です。 The blue circle isn't next to it."
+    spans = [(0, 19), (20, 24), (25, len(text))]
+    own, expected = by_offsets(tok, text, spans)
+    offsets = tok(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    foreign = tok.encode("Hund", add_special_tokens=False)[-1]
+    assert foreign not in own
+
+    def decisive(token):
+        begin, end = offsets[token]
+        return next((c for c in range(begin, end) if not text[c].isspace()), begin)
+
+    for count in (1, 2):
+        begun = [foreign] * count + own[count:]
+        assert sentence_ids(tok, begun, text, spans) == expected
+        # merged tokens that hold the whole first sentence leave none of its own
+        starts = decisive(count)
+        assert sentence_ids(tok, begun, text, [(0, starts + 1), (starts + 1, len(text))])[count] == 0
+        with pytest.raises(AlignmentError):
+            sentence_ids(tok, begun, text, [(0, starts), (starts, len(text))])
+        ended = own[:-count] + [foreign] * count
+        assert sentence_ids(tok, ended, text, spans) == expected
+        dropped = decisive(-count)
+        assert sentence_ids(tok, ended, text, [(0, dropped), (dropped, len(text))])[-1] == 1
+        with pytest.raises(AlignmentError):
+            sentence_ids(tok, ended, text, [(0, dropped + 1), (dropped + 1, len(text))])
+    for merged in ([foreign] * 3 + own[3:], own[:-3] + [foreign] * 3):
+        with pytest.raises(AlignmentError):
+            sentence_ids(tok, merged, text, spans)
+    assert sentence_ids(tok, own[:-5], text, spans) == expected[:-5]  # cut is not merged
+
+
+def test_a_long_text_is_shortened_in_the_message():
+    tok = tokenizer("byte_level")
+    trained = tok.encode("Else.", add_special_tokens=False)
+    for length, told in ((60, "x" * 60), (61, "x" * 59 + "…")):
+        with pytest.raises(AlignmentError, match=f"'{told}'"):
+            sentence_ids(tok, trained, "x" * length, [(0, length)])
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
