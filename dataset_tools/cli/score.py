@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dataset_tools.errors import UsageError
+
+if TYPE_CHECKING:
+    from dataset_tools.cluster import Cluster
+
 DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
+
+
+class Engine(str, Enum):
+    """Who scores."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def score(
@@ -34,18 +49,28 @@ def score(
             help="Read weights that are no safetensors, of a model that you trust.",
         ),
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="Who scores: this process, or a Ray cluster that is running.")
+    ] = Engine.LOCAL,
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster.", show_default="RAY_ADDRESS, else this machine's")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score each sentence of a converted dataset against its image with a CLIP-like model.
 
     The similarities are written into OUT, shard by shard; a run that was stopped goes on when started again.
-    On several GPUs: torchrun --nproc-per-node 4 -m dataset_tools score OUT
+    On several GPUs: torchrun --nproc-per-node 4 -m dataset_tools score OUT, or --engine ray
 
     Example: aspo-data score rlaif-v --model openai/clip-vit-large-patch14-336
     """
     from dataset_tools.cli import output
 
     _need_torch()
+    if address and engine is Engine.LOCAL:
+        raise UsageError(f"--address {address} is a Ray cluster's: add --engine ray, or leave it out.")
+    if engine is Engine.RAY and "RANK" in os.environ:
+        raise UsageError("--engine ray has workers of its own: start the command once, without torchrun.")
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ:
         output.note(
             "accelerate started one process: it starts several only where it sees several GPUs, or with "
@@ -57,7 +82,10 @@ def score(
         output.note(f"scoring {out} by {model}: loading the model")
     from dataset_tools.scoring.folder import score_dataset
 
-    with output.Progress("score", silent=rank > 0) as progress:
+    with (
+        _cluster(engine, address) as cluster,
+        output.Progress("score", silent=rank > 0) as progress,
+    ):
 
         def begin(rows: int, done: int) -> None:
             progress.total, progress.done = rows, done
@@ -73,6 +101,7 @@ def score(
             dtype=dtype,
             device=device,
             pickled_weights=pickled_weights,
+            cluster=cluster,
             progress=progress.advance,
             begin=begin,
         )
@@ -93,10 +122,22 @@ def score(
     output.result(scorer, text, as_json)
 
 
+@contextmanager
+def _cluster(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
+    """The cluster that is asked for, told in a line; None for this process alone."""
+    if engine is Engine.LOCAL:
+        yield None
+        return
+    from dataset_tools.cli import output
+    from dataset_tools.cluster import connected
+
+    with connected(address) as cluster:
+        output.note(f"on a Ray cluster of {cluster.told()}")
+        yield cluster
+
+
 def _need_torch() -> None:
     from importlib.util import find_spec
-
-    from dataset_tools.errors import UsageError
 
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:

@@ -2,19 +2,22 @@
 
 A finished shard says in its parquet metadata who scored it, so a run that was stopped goes on where it was.
 Of several processes (torchrun, accelerate launch, srun with the same variables) each takes the next shard
-when it has finished one, so that a slow one does not hold the others.
+when it has finished one, so that a slow one does not hold the others; so do the workers of a Ray cluster.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -25,6 +28,7 @@ from dataset_tools.dataset.schema import COLUMNS, iter_batches, read_footer, sha
 from dataset_tools.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from dataset_tools.cluster import Cluster
     from dataset_tools.scoring.scorer import SentenceScorer
 
 SCORER_KEY = b"aspo_scorer"
@@ -43,6 +47,7 @@ def score_dataset(
     dtype: str = "auto",
     device: str | None = None,
     pickled_weights: bool = False,
+    cluster: Cluster | None = None,
     progress: Callable[[int], Any] = lambda rows: None,
     begin: Callable[[int, int], Any] = lambda rows, done: None,
 ) -> dict[str, Any]:
@@ -51,8 +56,9 @@ def score_dataset(
     Without `rejected` only chosen sentences are scored and `rejected_similarity` is left empty. Shards that
     the same model scored before are kept. `begin` gets the number of rows and how many of them are done
     already, `progress` the rows finished since its last call, by all processes; both are called in the first
-    process. Raises `UsageError` for a folder that is no
-    converted dataset or a model that is no dual encoder, `DataError` where nothing could be scored.
+    process. With a `cluster` its workers score the shards, in this very folder, which all of its machines
+    must share. Raises `UsageError` for a folder that is no converted dataset or a model that is no dual
+    encoder, `DataError` where nothing could be scored.
     """
     from dataset_tools.scoring.scorer import SentenceScorer, identify
 
@@ -73,12 +79,25 @@ def score_dataset(
             rows = _rows(paths)
             begin(rows, rows - _rows(pending))
             team.offer([path.name for path in pending])
-        scorer: SentenceScorer | None = None
-        for name in team.take():
-            scorer = scorer or SentenceScorer(
-                model, revision, device, dtype, batch_size, pickled_weights=pickled_weights
-            )
-            score_shard(folder / "data" / name, scorer, rejected, lambda count: team.count(count, progress))
+        make = partial(
+            SentenceScorer,
+            model,
+            wanted.get("revision", revision),  # the commit: a branch may move while others load the model
+            device,
+            dtype,
+            batch_size,
+            pickled_weights=pickled_weights,
+        )
+        if cluster is not None:
+            everywhere = [str((folder / "data" / name).resolve()) for name in team.take()]
+            for rows in cluster.spread(partial(_Worker, make, rejected), everywhere):
+                team.count(rows, progress)
+        else:
+            scorer: SentenceScorer | None = None
+            for name in team.take():
+                scorer = scorer or make()
+                path = folder / "data" / name
+                score_shard(path, scorer, rejected, lambda count: team.count(count, progress))
         team.wait()
         if team.rank:
             return {}
@@ -87,10 +106,38 @@ def score_dataset(
         return _recorded(folder, paths, record)
 
 
+class _Worker:
+    """Scores one parquet file after the other on a machine of a cluster, by a model that is loaded once."""
+
+    def __init__(self, make: Callable[[], SentenceScorer], rejected: bool) -> None:
+        self._make, self._rejected = make, rejected
+        self._scorer: SentenceScorer | None = None
+
+    def __call__(self, name: str) -> int:
+        """The rows of the file. Raises `UsageError` where this machine does not have it."""
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(
+                f"{path} is not on {platform.node()}, a machine of the cluster: give a folder that all of "
+                "its machines share under the same path."
+            )
+        self._scorer = self._scorer or self._make()
+        # A worker that Ray gave up may still be writing: no two write into one file.
+        score_shard(path, self._scorer, self._rejected, writer=uuid4().hex)
+        return read_footer(path).num_rows
+
+
 def score_shard(
-    path: Path, scorer: SentenceScorer, rejected: bool, progress: Callable[[int], Any] = lambda rows: None
+    path: Path,
+    scorer: SentenceScorer,
+    rejected: bool,
+    progress: Callable[[int], Any] = lambda rows: None,
+    writer: str = "",
 ) -> None:
-    """Replace one parquet file by the same rows with similarities, at once, when all are scored."""
+    """Replace one parquet file by the same rows with similarities, at once, when all are scored.
+
+    `writer`: a name of the process, where another one may be writing the same file.
+    """
     from dataset_tools.scoring.scorer import ScoreCounts
 
     scorer.counts = ScoreCounts()
@@ -109,9 +156,9 @@ def score_shard(
                     [text for pair in pairs for text in _sentences(*pair)],
                 )
 
-    partial = _partial(path)
-    partial.parent.mkdir(exist_ok=True)
-    writer = ShardWriter(path, _repeats_images(path), partial)
+    unfinished = _partial(path, writer)
+    unfinished.parent.mkdir(exist_ok=True)
+    made = ShardWriter(path, _repeats_images(path), unfinished)
     try:
         found: list[list[float | None]] = []
         for similarity in scorer.score(rows()):
@@ -120,28 +167,29 @@ def score_shard(
                 batch = read.popleft()
                 mine, found = found[: batch.num_rows], found[batch.num_rows :]
                 unreadable += _unscored_ids(batch, mine)[: _NAMED_ROWS - len(unreadable)]
-                writer.write(_with_similarities(batch, mine, rejected), _image_bytes(batch))
+                made.write(_with_similarities(batch, mine, rejected), _image_bytes(batch))
                 progress(batch.num_rows)
         state: dict[str, Any] = {
             **scorer.identity.as_dict(),
             "dtype": str(scorer.encoder.dtype).removeprefix("torch."),
         }
         state |= {"rejected": rejected, "counts": scorer.counts.as_dict(), "unreadable": unreadable}
-        writer.add_metadata({SCORER_KEY: json.dumps(state).encode()})
-        writer.close()
+        made.add_metadata({SCORER_KEY: json.dumps(state).encode()})
+        made.close()
     except BaseException:
-        writer.abandon()
+        made.abandon()
         raise
 
 
-def _partial(path: Path) -> Path:
-    return path.parent.parent / PARTIAL / f"{path.name}.partial"
+def _partial(path: Path, writer: str = "") -> Path:
+    return path.parent.parent / PARTIAL / f"{path.name}{writer and '.'}{writer}.partial"
 
 
 def _clear(paths: list[Path]) -> None:
     """Remove what a run that was killed left of these files, also under the name that it had before."""
     for path in paths:
-        for left in (_partial(path), path.with_name(f".{path.name}.partial")):
+        theirs = _partial(path).parent.glob(f"{path.name}.*.partial")
+        for left in (_partial(path), *theirs, path.with_name(f".{path.name}.partial")):
             left.unlink(missing_ok=True)
     try:
         _partial(paths[0]).parent.rmdir()

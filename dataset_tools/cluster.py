@@ -1,0 +1,140 @@
+"""Work on a Ray cluster: what a lost node or a killed worker was doing is given to another one.
+
+Only work whose repetition changes nothing is given away: the scoring of one parquet file, which is replaced
+at once when it is done. So the result is that of one machine, byte for byte, however often a piece was begun.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dataset_tools.errors import DataError, UsageError
+
+TRIES = 4
+"""How often a piece is begun before it is taken for what ends the workers."""
+
+
+class Cluster:
+    """A connection to a running cluster; `connected` makes one."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+
+    def told(self) -> str:
+        """What it has, in one line."""
+        has = self._ray.cluster_resources()
+        parts = [f"{len(self._nodes())} nodes", f"{has.get('CPU', 0):g} CPUs", f"{has.get('GPU', 0):g} GPUs"]
+        return ", ".join(parts)
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def spread(self, worker: Callable[[], Callable[[str], int]], pieces: Iterable[str]) -> Iterator[int]:
+        """What a worker's call gives for each piece, in the order in which they are done.
+
+        `worker()` is made once for each GPU of the cluster, or for each node where there is none, and then
+        called with one piece after the other. Raises what a call raised, and `DataError` where a piece took
+        its worker with it too often.
+        """
+        ray = self._ray
+        waiting, begun = deque(pieces), Counter[str]()
+        make, count = self._workers(worker)
+        running: dict[Any, tuple[Any, str]] = {}
+
+        def give(actor: Any) -> None:
+            if not waiting:  # its place may be what the successor of a lost one waits for
+                ray.kill(actor)
+                return
+            piece = waiting.popleft()
+            begun[piece] += 1
+            running[actor.call.remote(piece)] = actor, piece
+
+        try:
+            for _ in range(min(count, len(waiting))):
+                give(make())
+            while running:
+                [done], _ = ray.wait(list(running), num_returns=1)
+                actor, piece = running.pop(done)
+                try:
+                    result = self._result(done)
+                except _Lost as lost:
+                    if begun[piece] >= TRIES:
+                        raise DataError(f"{piece} was begun {TRIES} times and {lost}") from None
+                    waiting.appendleft(piece)
+                    actor = make()
+                else:
+                    yield result
+                give(actor)
+        finally:
+            for actor, _ in running.values():
+                ray.kill(actor)
+
+    def _workers(self, worker: Callable[[], Callable[[str], int]]) -> tuple[Callable[[], Any], int]:
+        """What makes a worker on the cluster, and how many there are to be."""
+        nodes = [node["Resources"] for node in self._nodes()]
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        cpus = int(min((node["CPU"] for node in nodes if node.get("CPU")), default=1))
+        needs = {"num_gpus": 1} if gpus else {"num_cpus": cpus}  # a node's whole CPU: one worker on each
+
+        class Worker:
+            def __init__(self) -> None:
+                self._call = worker()
+
+            def call(self, piece: str) -> int:
+                return self._call(piece)
+
+        remote = self._ray.remote(max_restarts=0, scheduling_strategy="SPREAD", **needs)(Worker)
+        return remote.remote, gpus or sum(node.get("CPU", 0) >= cpus for node in nodes)
+
+    def _result(self, reference: Any) -> Any:
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(reference)
+        except errors.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from None
+        except (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError) as error:
+            raise _Lost(_in_one_line(error)) from None
+        except errors.RayError as error:
+            raise DataError(f"Ray could not do a piece of the work: {_in_one_line(error)}") from None
+
+
+class _Lost(DataError):
+    """The worker ended, or its node did."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"lost each time with its worker or node: {what}")
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Cluster]:
+    """The cluster at `address` (host:port or ray://...), or that of RAY_ADDRESS, or the one on this machine.
+
+    Raises `UsageError` where there is none, or Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UsageError(
+            "--engine ray needs Ray, not installed here: pip install 'aspo-plugin[ray]'."
+        ) from None
+    where = address or os.environ.get("RAY_ADDRESS") or "auto"
+    try:
+        ray.init(address=where, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {where} ({_in_one_line(error)}): start one with `ray start --head`, "
+            "or give --address."
+        ) from None
+    try:
+        yield Cluster(ray)
+    finally:
+        ray.shutdown()
