@@ -51,6 +51,7 @@ class PretendedRay:
     def __init__(self, gpus: int, seconds: float, between_losses: float, seed: int) -> None:
         self.gpus, self.seconds, self.between_losses = gpus, seconds, between_losses
         self.clock, self.busy, self.tasks, self.losses = 0.0, 0.0, 0, 0
+        self._numbers = 0
         self._chance = random.Random(seed)
         self._due: list[tuple[float, int, bool]] = []
 
@@ -58,16 +59,24 @@ class PretendedRay:
         return [{"Alive": True, "Resources": {"GPU": self.gpus, "CPU": self.gpus}}]
 
     def remote(self, **options: Any) -> Any:
-        call = SimpleNamespace(call=SimpleNamespace(remote=self._begin))
+        call = SimpleNamespace(
+            ready=SimpleNamespace(remote=self._start), call=SimpleNamespace(remote=self._begin)
+        )
         return lambda worker: SimpleNamespace(remote=lambda: call)
+
+    def _start(self) -> int:
+        self._numbers += 1
+        heapq.heappush(self._due, (self.clock, self._numbers, False))
+        return self._numbers
 
     def _begin(self, piece: str) -> int:
         took = self.seconds * self._chance.uniform(0.8, 1.2)
         loss = self._chance.expovariate(1 / self.between_losses)
         self.tasks += 1
         self.busy += min(took, loss)
-        heapq.heappush(self._due, (self.clock + min(took, loss), self.tasks, loss < took))
-        return self.tasks
+        self._numbers += 1
+        heapq.heappush(self._due, (self.clock + min(took, loss), self._numbers, loss < took))
+        return self._numbers
 
     def wait(self, references: list[int], num_returns: int) -> tuple[list[int], list[int]]:
         self.clock, task, self._ended = heapq.heappop(self._due)

@@ -7,9 +7,12 @@ at once when it is done. So the result is that of one machine, byte for byte, ho
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from dataset_tools.errors import DataError, UsageError
@@ -38,14 +41,21 @@ class Cluster:
 
         `worker()` is made once for each GPU of the cluster, or for each node where there is none, and then
         called with one piece after the other. Raises what a call raised, and `DataError` where a piece took
-        its worker with it too often.
+        its worker with it too often, or no worker lives long enough to get one.
         """
         ray = self._ray
         waiting, begun = deque(pieces), Counter[str]()
         make, count = self._workers(worker)
+        starting: dict[Any, Any] = {}
         running: dict[Any, tuple[Any, str]] = {}
+        lost_at_start = 0
+
+        def start() -> None:
+            actor = make()
+            starting[actor.ready.remote()] = actor
 
         def give(actor: Any) -> None:
+            """A worker gets a piece once it runs: one may wait for hours until there is a place for it."""
             if not waiting:  # its place may be what the successor of a lost one waits for
                 ray.kill(actor)
                 return
@@ -55,22 +65,31 @@ class Cluster:
 
         try:
             for _ in range(min(count, len(waiting))):
-                give(make())
-            while running:
-                [done], _ = ray.wait(list(running), num_returns=1)
-                actor, piece = running.pop(done)
+                start()
+            while waiting or running:
+                [done], _ = ray.wait([*running, *starting], num_returns=1)
+                actor, piece = running.pop(done, None) or (starting.pop(done), None)
                 try:
                     result = self._result(done)
                 except _Lost as lost:
-                    if begun[piece] >= TRIES:
+                    if piece is None:
+                        lost_at_start += 1
+                        if lost_at_start >= TRIES * count:
+                            raise DataError(f"no worker could be started: {lost}") from None
+                    elif begun[piece] >= TRIES:
                         raise DataError(f"{piece} was begun {TRIES} times and {lost}") from None
-                    waiting.appendleft(piece)
-                    actor = make()
+                    else:
+                        waiting.appendleft(piece)
+                    if waiting:
+                        start()
+                    continue
+                give(actor)
+                if piece is None:
+                    lost_at_start = 0
                 else:
                     yield result
-                give(actor)
         finally:
-            for actor, _ in running.values():
+            for actor in [*starting.values(), *(actor for actor, _ in running.values())]:
                 ray.kill(actor)
 
     def _workers(self, worker: Callable[[], Callable[[str], int]]) -> tuple[Callable[[], Any], int]:
@@ -83,6 +102,9 @@ class Cluster:
         class Worker:
             def __init__(self) -> None:
                 self._call = worker()
+
+            def ready(self) -> None:
+                pass
 
             def call(self, piece: str) -> int:
                 return self._call(piece)
@@ -113,6 +135,19 @@ def _in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def _started_here() -> str | None:
+    """The address of the cluster that `ray start` began on this machine, alive or not."""
+    noted = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    return noted.read_text().strip() if noted.is_file() else None
+
+
+def _reach(address: str) -> None:
+    """Raises `OSError` where nothing listens: Ray tries for a minute, and then ends this process."""
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster]:
     """The cluster at `address` (host:port or ray://...), or that of RAY_ADDRESS, or the one on this machine.
@@ -121,15 +156,16 @@ def connected(address: str | None) -> Iterator[Cluster]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        ray = import_module("ray")
     except ModuleNotFoundError:
         raise UsageError(
             "--engine ray needs Ray, not installed here: pip install 'aspo-plugin[ray]'."
         ) from None
-    where = address or os.environ.get("RAY_ADDRESS") or "auto"
+    where = address or os.environ.get("RAY_ADDRESS") or _started_here() or "auto"
     try:
+        _reach(where)
         ray.init(address=where, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"no Ray cluster answers at {where} ({_in_one_line(error)}): start one with `ray start --head`, "
             "or give --address."

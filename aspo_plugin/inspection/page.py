@@ -127,6 +127,7 @@ def samples_page(path: Path, rows: int) -> dict[str, Any]:
         "measure": "weight",
         "bounds": [0, 1],
         "kinds": [],
+        "numbered": False,
         "rows": shown,
     }
 

@@ -81,11 +81,21 @@ TABLE: dict[str, tuple[int, str | Callable[[Any, str], str]]] = {
 }
 
 
-NEXT = {
+_SCORE = "aspo-data score {out} (or let the host score before training, by aspo_similarity_model)"
+
+
+def _after_stats(arguments: dict[str, Any]) -> str:
+    from dataset_tools.dataset.record import read_record
+
+    scored = read_record(arguments["out"]).get("scorer")
+    return "aspo-data preview {out} --html preview.html" if scored else _SCORE
+
+
+NEXT: dict[str, str | Callable[[dict[str, Any]], str]] = {
     "generate": "aspo-data convert {out} {out}-aspo, then aspo-data score {out}-aspo",
-    "convert": "aspo-data score {out} (or let the host score before training, by aspo_similarity_model)",
+    "convert": _SCORE,
     "score": "aspo-data stats {out}, then aspo-data preview {out} --html preview.html",
-    "stats": "aspo-data preview {out} --html preview.html",
+    "stats": _after_stats,
     "preview": "aspo-data validate {out}",
     "validate": "train on {out} (`dataset_dir` or, in Axolotl, `path`), or aspo-data push {out} OWNER/NAME",
     "make": "put these lines into a recipe (`aspo recipes list` names them all) and train",
@@ -111,7 +121,8 @@ def within_another() -> Iterator[None]:
 def _name_next_step(command: str, arguments: dict[str, Any]) -> None:
     first = not int(os.environ.get("RANK") or 0)
     if command in NEXT and first and not _within_another and not arguments.get("dry_run"):
-        note("next: " + NEXT[command].format(**arguments))
+        step = NEXT[command]
+        note("next: " + (step(arguments) if callable(step) else step).format(**arguments))
 
 
 def describe(error: BaseException, command: str) -> tuple[int, str] | None:

@@ -155,10 +155,13 @@ function prompt(row) {
   return box;
 }
 
+// Where the rows are no dataset's, their ids say where they are from.
+const placed = (row) => (data.numbered === false ? "" : `row ${row.number.toLocaleString("en")}`);
+
 function article(row) {
   const box = element("article", row === state.found ? "found" : "");
   const top = element("div", "top");
-  top.append(element("span", "id", row.id), element("span", "pale", `row ${row.number.toLocaleString("en")}`));
+  top.append(element("span", "id", row.id), element("span", "pale", placed(row)));
   row.problems.forEach((kind) => top.append(element("span", "badge", kind)));
   const texts = element("div", "texts");
   texts.append(...row.parts.map((part) => response(part, row.untrained)));
@@ -222,7 +225,7 @@ data.kinds.forEach((kind) => {
   const count = data.rows.filter((row) => row.problems.includes(kind)).length;
   at("filter").append(option(kind, `${kind} (${count})`));
 });
-at("ids").append(...data.rows.map((row) => option(row.id, `row ${row.number}`)));
+at("ids").append(...data.rows.map((row) => option(row.id, placed(row))));
 at("hatched").hidden = !data.rows.some((row) => row.parts.some((part) => known(part.values).length && part.values.includes(null)));
 at("measure").textContent = measure;
 at("scale").value = state.scale;

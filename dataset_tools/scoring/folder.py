@@ -124,7 +124,7 @@ class _Worker:
         self._scorer = self._scorer or self._make()
         # A worker that Ray gave up may still be writing: no two write into one file.
         score_shard(path, self._scorer, self._rejected, writer=uuid4().hex)
-        return read_footer(path).num_rows
+        return int(read_footer(path).num_rows)
 
 
 def score_shard(

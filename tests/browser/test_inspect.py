@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aspo_plugin.config import AspoSettings
-from aspo_plugin.inspection.page import measured_page
+from aspo_plugin.inspection.page import measured_page, samples_page
 from aspo_plugin.inspection.run import Run
 from dataset_tools.inspect.preview import page_of, page_row
 from tests.support import data
@@ -90,3 +91,15 @@ def test_dark_and_on_a_phone(page, look, scheme, width, height):
     assert (before.location["y"] < after.location["y"]) == (width < 600)
     assert find(page, "details.numbers")[0].get_attribute("open") == (None if width < 600 else "true")
     page.save_screenshot(str(ARTIFACTS / f"inspect-{scheme}-{width}.png"))
+
+
+def test_samples_are_no_rows(browser, tmp_path):
+    one = {"sentence": 0, "text": "A cat.", "tokens": 3, "prompt": "What?", "similarity": 0.25}
+    one |= {"perplexity": 4.5, "weight": 0.75, "log_ratio": -0.5}
+    lines = [json.dumps({"step": 7, "pair": pair, **one}) for pair in (0, 1)]
+    (tmp_path / "aspo_samples.jsonl").write_text("\n".join(lines))
+    path = tmp_path / "samples.html"
+    path.write_text(page_of(samples_page(tmp_path / "aspo_samples.jsonl", 2)))
+    browser.get(path.as_uri())
+    tops = [top.text for top in find(browser, "article .top")]
+    assert tops == ["step 7, pair 2", "step 7, pair 1"]

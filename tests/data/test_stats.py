@@ -153,6 +153,10 @@ def test_an_unscored_and_an_empty_dataset(tmp_path):
     found = collect(unscored)
     assert found["chosen"]["similarity"] is None and "not scored" in table(found)
     draw(found, tmp_path / "a.png")
+    scored = converted.write(tmp_path / "c", [data.rows(3)], scorer={"model": "clip", "counts": {}})
+    for folder, step in ((unscored, "score"), (scored, "preview")):
+        told = CliRunner().invoke(app, ["stats", str(folder)])
+        assert told.stderr.splitlines()[-1].startswith(f"next: aspo-data {step} {folder} ")
     empty = collect(converted.write(tmp_path / "b", [[]]))
     assert empty["rows"] == 0 and "none" in table(empty)
     draw(empty, tmp_path / "b.png")

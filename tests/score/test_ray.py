@@ -1,96 +1,140 @@
-"""`--engine ray`: a node lost in the middle changes no byte, and what cannot work is said in one message."""
+"""`--engine ray`: a lost node, a killed driver and a killed worker change no byte of the result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from dataset_tools.cluster import connected
+from dataset_tools.errors import UsageError
+from dataset_tools.scoring.folder import _Worker
 from tests.support import converted, data
 
 pytest.importorskip("ray")
 pytest.importorskip("torch")
 ROOT = Path(__file__).resolve().parents[2]
 
-# Two machines of one processor each. The second begins a file and is then lost with it; the first waits until
-# then, so that there is something to lose.
-PROGRAM = """
-import json, sys, threading, time
+# The first run, which is killed. The second node's worker begins a file, `lost`, and is lost with its node.
+# The first node's waits until then, does the others, and holds the lost file if given that one: `again`.
+DRIVER = """
+import sys, time
 from pathlib import Path
 import ray
-from ray.cluster_utils import Cluster as Machines
 from dataset_tools.cluster import Cluster, connected
-from dataset_tools.errors import DataError, UsageError
-from dataset_tools.scoring.folder import _Worker, score_dataset
+from dataset_tools.scoring.folder import score_dataset
 
-alone, shared, encoder, mark = (Path(word) for word in sys.argv[1:])
-score_dataset(alone, str(encoder))
+folder, encoder, address, first, lost, again = sys.argv[1:]
 
-for attempt in range(6):
-    try:  # Ray gives its own processes 30 seconds to start, which a busy machine may not do
-        machines = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        break
-    except Exception as error:
-        print(f"Ray did not start: {error}", file=sys.stderr)
-
-def held(function, mark, first):
+def held(function, first, lost, again):
     def call(piece):
         if ray.get_runtime_context().get_node_id() != first:
-            mark.touch()
+            lost.with_suffix(".part").write_text(piece)
+            lost.with_suffix(".part").rename(lost)
             time.sleep(600)
-        while not mark.exists():
+        while not lost.exists():
             time.sleep(0.1)
+        if piece == lost.read_text():
+            again.touch()
+            time.sleep(600)
         return function(piece)
     return call
 
 class Holding(Cluster):
     def spread(self, worker, pieces):
-        wrapped, seen, head = held, mark, first  # not this program's globals: it is made on the other side
-        return super().spread(lambda: wrapped(worker(), seen, head), pieces)
+        hold, words = held, (first, Path(lost), Path(again))  # not globals: it is made on the other side
+        return super().spread(lambda: hold(worker(), *words), pieces)
 
-def lose(node, mark):
-    while not mark.exists():
+with connected(address):
+    score_dataset(folder, encoder, cluster=Holding(ray))
+"""
+
+# The machines, two of one processor each, and then the command itself, one of whose workers is killed.
+PROGRAM = """
+import json, os, signal, subprocess, sys, threading, time
+from pathlib import Path
+import psutil
+import ray
+from ray.cluster_utils import Cluster as Machines
+from dataset_tools.cli import app
+from dataset_tools.cluster import Cluster, connected
+from dataset_tools.scoring.folder import score_dataset
+
+folder, encoder, place, program = sys.argv[1:]
+lost, again = Path(folder).with_name("lost"), Path(folder).with_name("again")
+began = time.time()
+
+def told(what):
+    print(f"{time.time() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
+
+def until(there):
+    while not there():
+        assert driver.poll() is None, "the driver ended"
         time.sleep(0.1)
-    machines.remove_node(node, allow_graceful=False)
 
-found = {}
-with connected(machines.address):
-    first = machines.head_node.node_id
-    node = machines.add_node(num_cpus=1)
-    machines.wait_for_nodes()
-    found["told"] = Cluster(ray).told()
-    thread = threading.Thread(target=lose, args=(node, mark))
-    thread.start()
-    rows = []
-    score_dataset(shared, str(encoder), cluster=Holding(ray), progress=rows.append)
-    thread.join()
-    found["rows"] = rows
-
-    def ends(piece):
-        import os
-        os._exit(3)
-
-    plain = Cluster(ray)
-    for name, call in (
-        ("killed", lambda: list(plain.spread(lambda: ends, ["one"]))),
-        ("mistake", lambda: list(plain.spread(lambda: int, ["x"]))),
-        ("unseen", lambda: list(plain.spread(lambda: _Worker(None, False), ["/nowhere/x.parquet"]))),
-    ):
-        try:
-            call()
+def tried(start):
+    for attempt in range(5):
+        try:  # Ray gives its own processes 30 seconds to start, which a busy machine may not do
+            return start()
         except Exception as error:
-            found[name] = [type(error).__name__, str(error)]
-try:
-    with connected("127.0.0.1:1"):
-        pass
-except UsageError as error:
-    found["nobody"] = str(error)
+            told(f"Ray did not start: {error}")
+
+small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+head = {**small, "temp_dir": place, "include_dashboard": False}
+machines = tried(lambda: Machines(initialize_head=True, head_node_args=head))
+second = tried(lambda: machines.add_node(**small))
+machines.wait_for_nodes()
+told("two nodes")
+found = {"first": machines.head_node.node_id}
+words = [folder, encoder, machines.address, found["first"], str(lost), str(again)]
+driver = subprocess.Popen([sys.executable, "-c", program, *words])
+until(lost.exists)
+told("the second node has a file")
+machines.remove_node(second, allow_graceful=False)
+until(again.exists)
+told("the first node has it")
+driver.kill()
+driver.wait()
+
+def worker():
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] == ["ray::Worker.call"]:
+                return process
+        except psutil.Error:
+            pass
+
+def kill_one(before):
+    while True:
+        process = worker()
+        if process and process.pid != before:
+            process.kill()
+            found["killed"] = process.pid
+            return told("killed a worker")
+        time.sleep(0.05)
+
+threading.Thread(target=kill_one, args=[getattr(worker(), "pid", None)], daemon=True).start()
+app(["score", folder, "--model", encoder, "--engine", "ray", "--address", machines.address],
+    standalone_mode=False)
+told("scored")
+
+def mistaken(piece):
+    raise ValueError(f"{piece} is odd")
+
+with connected(machines.address) as cluster:
+    try:
+        list(cluster.spread(lambda: mistaken, ["one"]))
+    except ValueError as error:
+        found["mistake"] = str(error)
 machines.shutdown()
+told("done")
 print(json.dumps(found))
 """
 
@@ -103,35 +147,57 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.timeout(600)
-def test_a_lost_node_changes_no_byte(encoder, tmp_path: Path) -> None:
+@pytest.mark.timeout(480)
+def test_what_is_lost_in_the_middle_changes_no_byte(encoder, tmp_path: Path) -> None:
+    from dataset_tools.scoring.folder import score_dataset
+
     rows = data.rows(30, 5, similarity=False)
     for name in ("alone", "shared"):
         converted.write(tmp_path / name, [rows[start::5] for start in range(5)])
-    places = [tmp_path / "alone", tmp_path / "shared", encoder("clip"), tmp_path / "mark"]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, places)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "OMP_NUM_THREADS": "1",
-            "RAY_worker_niceness": "0",
-        },
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    model = str(encoder("clip"))
+    score_dataset(tmp_path / "alone", model)
+    with tempfile.TemporaryDirectory(prefix="aspo-ray-", ignore_cleanup_errors=True) as place:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path / "shared"), model, place, DRIVER],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_worker_niceness": "0",
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+    told = done.stderr
+    assert done.returncode == 0, done.stdout[-2000:] + told[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert (tmp_path / "mark").exists(), "nothing was lost"
-    assert found["told"] == "2 nodes, 2 CPUs, 0 GPUs" and found["rows"] == [6] * 5
+    lost = (tmp_path / "lost").read_text()
+    assert "on a Ray cluster of 1 nodes, 1 CPUs, 0 GPUs" in told
+    kept = re.search(r"(\d+) of 30 rows are already scored by this model", told)
+    assert kept and 6 <= int(kept[1]) < 30, "the second run did not go on with what the first had left"
+    assert found["killed"] and "killed a worker" in told
     alone, shared = digests(tmp_path / "alone"), digests(tmp_path / "shared")
     assert len([name for name in alone if name.endswith(".parquet")]) == 5 and shared == alone
-    kind, text = found["killed"]
-    assert kind == "DataError" and text.startswith("one was begun 4 times and lost each time")
-    assert found["mistake"][0] == "ValueError"
-    assert (
-        found["unseen"][0] == "UsageError" and "give a folder that all of its machines" in found["unseen"][1]
-    )
-    assert found["nobody"].startswith("no Ray cluster answers at 127.0.0.1:1")
+    assert lost in {str(tmp_path / "shared" / name) for name in shared}
+    assert found["mistake"] == "one is odd"
+
+
+def test_a_machine_without_the_folder_is_told() -> None:
+    with pytest.raises(UsageError, match="give a folder that all of its machines"):
+        _Worker(lambda: pytest.fail("a model was loaded"), False)("/nowhere/x.parquet")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", None])
+def test_no_cluster_is_told_at_once(address: str | None, tmp_path: Path, monkeypatch) -> None:
+    """Ray itself tries for a minute and then ends the process."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")  # a killed cluster leaves it
+    with pytest.raises(
+        UsageError, match="no Ray cluster answers at .*127.0.0.1:1.*start one with `ray start"
+    ):
+        with connected(address):
+            pass
