@@ -49,13 +49,18 @@ def config_of(name: str, folder: Path | None = None, tell: Callable[[str], Any] 
 
     From the Hub comes config.json alone, and `tell` says so before; not with HF_HUB_OFFLINE.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, __version__
 
     place = folder or Path(name)
     if (place / "config.json").is_file():
         return AutoConfig.from_pretrained(place, trust_remote_code=False)
     if name in SHAPES:
         kind, values = SHAPES[name]
+        if kind not in CONFIG_MAPPING:
+            raise ValueError(
+                f"transformers {__version__}, which is installed here, has no class of {name}: count in the "
+                "environment of a newer one, or take another model."
+            )
         return AutoConfig.for_model(kind, **values)
     unknown = f"the shape of {name} is not known here"
     remedy = f"give --config FOLDER with its config.json. Known: {', '.join(SHAPES)}."

@@ -172,6 +172,37 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    # Qwen3.5-0.8B behind a tower that merges windows of its patches.
+    "openbmb/MiniCPM-V-4.6": (
+        "minicpmv4_6",
+        {
+            "text_config": _text(
+                "qwen3_5_text",
+                1024,
+                3584,
+                24,
+                8,
+                2,
+                248320,
+                head_dim=256,
+                linear_num_key_heads=16,
+                linear_num_value_heads=16,
+                linear_key_head_dim=128,
+                linear_value_head_dim=128,
+                tie_word_embeddings=True,
+            ),
+            "vision_config": {
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "num_hidden_layers": 27,
+                "num_attention_heads": 16,
+                "patch_size": 14,
+                "image_size": 980,
+            },
+            "image_size": 1120,
+            "tie_word_embeddings": True,
+        },
+    ),
     "OpenGVLab/InternVL3-8B-hf": (
         "internvl",
         {

@@ -38,6 +38,11 @@ TINY = {
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": "smolvlm",
     "mistral-community/pixtral-12b": "pixtral",
     "mistralai/Mistral-Small-3.1-24B-Instruct-2503": "mistral3",
+    "openbmb/MiniCPM-V-4.6": "minicpm_v_4_6",
+}
+# Model -> why LLaMA-Factory has no recipe of it.
+AXOLOTL_ALONE = {
+    "openbmb/MiniCPM-V-4.6": "LLaMA-Factory 0.9.5 takes transformers up to 5.6, without MiniCPM-V 4.6",
 }
 
 # Where the drawn dataset says it is from, as `aspo-data convert` records it.
@@ -63,6 +68,18 @@ class Recipe:
     @property
     def tiny(self) -> str:
         return TINY[self.model]
+
+    @property
+    def missing(self) -> str:
+        """Why the transformers that is installed here cannot build the model; empty where it can."""
+        return missing(self.model)
+
+
+def missing(model: str) -> str:
+    """Why the transformers that is installed here cannot build `model`; empty where it can."""
+    if model in AXOLOTL_ALONE and TINY[model] not in backbones.today():
+        return AXOLOTL_ALONE[model]
+    return ""
 
 
 def all_recipes() -> list[Recipe]:

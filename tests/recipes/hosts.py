@@ -30,7 +30,6 @@ def installed_host() -> str | None:
 def preload(host: str) -> None:
     """Import what a run needs, so that the forked children do not each do it."""
     os.environ["DS_ACCELERATOR"] = "cpu"
-    sys.modules["fla"] = None  # type: ignore[assignment]  # Qwen3.5's kernels, for GPUs alone
     import tests.support.deepspeed_on_cpu.sitecustomize  # noqa: F401  # before anything imports DeepSpeed
 
     if host == "llamafactory":

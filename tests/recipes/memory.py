@@ -1,7 +1,7 @@
 """The table of memory estimates in docs/recipes.md, from `aspo-plan`'s own functions.
 
-.venv/llamafactory/bin/python -m tests.recipes.memory           print it
-.venv/llamafactory/bin/python -m tests.recipes.memory --write   put it into docs/recipes.md as well
+.venv/axolotl/bin/python -m tests.recipes.memory           print it
+.venv/axolotl/bin/python -m tests.recipes.memory --write   put it into docs/recipes.md as well
 """
 
 from __future__ import annotations
@@ -41,16 +41,24 @@ def _head(recipe: Recipe) -> str:
     return recipe.path.read_text(encoding="utf-8").split("\n\n")[0]
 
 
+def listed() -> list[Recipe]:
+    """One recipe for each model; both hosts' recipes need the same, within a few tenths of a GiB."""
+    alone = [recipe for recipe in catalog.recipes_of("axolotl") if recipe.model in catalog.AXOLOTL_ALONE]
+    return sorted([*catalog.recipes_of("llamafactory"), *alone], key=lambda recipe: recipe.path.stem)
+
+
 def table() -> str:
-    """One row for each model; both hosts' recipes need the same, within a few tenths of a GiB."""
+    """One row for each model that the transformers installed here can build."""
     lines = [HEAD]
-    for recipe in sorted(catalog.recipes_of("llamafactory"), key=lambda recipe: recipe.path.stem):
+    for recipe in [recipe for recipe in listed() if not recipe.missing]:
         size, gpus = gpu_of(recipe)
         title = _head(recipe).splitlines()[0].removeprefix("# ").split(" with ASPO")[0]
         cells = [f"{_gib(recipe, gpus=gpus)}", "", ""]
         if gpus == 1:
-            for place, file in ((1, "high-rank-zero3.args"), (2, "full-zero3.args")):
-                cells[place] = _gib(recipe, more=RECIPES / "shared/llamafactory" / file, gpus=8)
+            suffix = {"llamafactory": "args", "axolotl": "yaml"}[recipe.host]
+            for place, file in ((1, "high-rank-zero3"), (2, "full-zero3")):
+                shared = RECIPES / "shared" / recipe.host / f"{file}.{suffix}"
+                cells[place] = _gib(recipe, more=shared, gpus=8)
             gpu = f"{size} GB"
         else:
             title, gpu, cells = f"{title}, the paper's setting", f"{gpus} x {size} GB", ["", cells[0], ""]
@@ -65,7 +73,12 @@ def _gib(recipe: Recipe, more: Path | None = None, gpus: int = 1) -> str:
 def main(arguments: list[str]) -> int:
     made = table()
     print(made)
-    return replace_between(PAGE, BEGIN, END, made) if "--write" in arguments else 0
+    if "--write" not in arguments:
+        return 0
+    if unknown := [recipe.missing for recipe in listed() if recipe.missing]:
+        print("not written, for a row would be lost: " + "; ".join(unknown), file=sys.stderr)
+        return 1
+    return replace_between(PAGE, BEGIN, END, made)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,20 @@ def test_each_host_has_a_recipe_in_the_readme() -> None:
     assert len(printed()) == 4
 
 
+OF_THE_READER = {"dataset_dir", "datasets", "output_dir", "logging_steps"}
+
+
+def test_the_readme_prints_what_its_recipes_say() -> None:
+    for place, host, text in printed():
+        values = yaml.safe_load(text)
+        model = values.get("model_name_or_path") or values["base_model"]
+        if place.startswith("README"):
+            named = [r for r in catalog.recipes_of(host) if r.model == model]
+            recipe = next(r for r in named if not r.path.stem.endswith("paper"))
+            for key in values.keys() & recipe.values.keys() - OF_THE_READER:
+                assert values[key] == recipe.values[key], (place, key)
+
+
 @pytest.mark.skipif(HOST is None, reason="no host in this environment")
 @pytest.mark.parametrize(
     "text", [pytest.param(text, id=place) for place, host, text in printed() if host == HOST]

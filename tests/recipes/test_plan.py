@@ -33,17 +33,26 @@ PUBLISHED = {
     "google/gemma-3-4b-it": 4.30,
     "google/gemma-3-12b-it": 12.19,
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": 2.25,
+    "openbmb/MiniCPM-V-4.6": 1.30,
 }
+
+
+def skip_without_class(model: str) -> None:
+    if reason := catalog.missing(model):
+        with pytest.raises(ValueError, match=f"has no class of {model}"):
+            config_of(model)
+        pytest.skip(reason)
 
 
 @pytest.mark.parametrize("name", sorted(catalog.TINY))
 def test_known_shapes_have_the_published_size(name: str) -> None:
     from aspo_plugin.plan.model import config_of, empty_model
 
+    skip_without_class(name)
     count = sum(value.numel() for value in empty_model(config_of(name)).parameters()) / 1e9
     if name in PUBLISHED:
         assert count == pytest.approx(PUBLISHED[name], abs=0.01)
-    assert 2 < count < 32
+    assert 1 < count < 32
 
 
 @pytest.mark.parametrize(
@@ -258,15 +267,20 @@ def test_states_are_those_of_a_measured_run(changes: dict[str, Any], tmp_path: P
 
 @pytest.mark.parametrize("recipe", catalog.all_recipes(), ids=lambda recipe: recipe.name)
 def test_recipes_fit_the_gpu_they_name(recipe: Recipe) -> None:
+    skip_without_class(recipe.model)
     size, gpus = memory.gpu_of(recipe)
     assert sum(planned(recipe.path, gpus=gpus).values()) < 0.97 * size * 2**30
 
 
 def test_the_page_shows_the_table_as_computed() -> None:
     """After a change of a recipe or of a formula: `python -m tests.recipes.memory --write`."""
-    assert table.between(memory.PAGE, memory.BEGIN, memory.END) == memory.table()
+    written = table.between(memory.PAGE, memory.BEGIN, memory.END).splitlines()
+    unknown = [f"`{recipe.path.name}`" for recipe in memory.listed() if recipe.missing]
+    assert [row for row in written if not any(file in row for file in unknown)] == memory.table().splitlines()
     one_pair = {"llamafactory": "per_device_train_batch_size=1", "axolotl": "micro_batch_size=1"}
     for recipe in catalog.recipes_of("axolotl"):
+        if recipe.model in catalog.AXOLOTL_ALONE:
+            continue
         gpus = memory.gpu_of(recipe)[1]
         needs = [
             sum(planned(RECIPES / host / recipe.path.name, one_pair[host], gpus=gpus).values()) / 2**30

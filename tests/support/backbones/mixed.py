@@ -144,6 +144,17 @@ def paddleocr_vl() -> tuple[Any, Any]:
     return transformers.PaddleOCRVLForConditionalGeneration(config), processor
 
 
+# Of Qwen3.5's layers, which this model has.
+LINEAR = {
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+    "head_dim": 16,
+}
+
+
 def minicpm_v_4_6() -> tuple[Any, Any]:
     named = {
         "image_token": "<|image_pad|>",
@@ -158,7 +169,7 @@ def minicpm_v_4_6() -> tuple[Any, Any]:
     tokenizer = _chatml("<|image_pad|>\n", named)
     ids = tokenizer.convert_tokens_to_ids
     config = transformers.MiniCPMV4_6Config(
-        text_config=transformers.Qwen3Config(**_text(tokenizer, head_dim=16)),
+        text_config=transformers.Qwen3_5TextConfig(**_text(tokenizer, **LINEAR)),
         vision_config={
             "hidden_size": 32,
             "intermediate_size": 64,
