@@ -35,7 +35,7 @@ help:
 	@echo "make fuzz         an hour of damaged rows, files, datasets and images (MINUTES=5: five minutes)"
 	@echo "make mutate       which single-line changes of the method no test notices: writes docs/mutation.md"
 	@echo "make test-browser pages in a headless Chromium (Debian: apt-get install chromium chromium-driver), and a"
-	@echo "                  newcomer's day with LLaMA-Factory, kept as text and pictures in .artifacts/journeys"
+	@echo "                  newcomer's day with each host, kept as text and pictures in .artifacts/journeys"
 	@echo "make docs         the site, with strict links; make package: wheel and sdist, checked"
 	@echo "make format       format the code; make constraints: write the tested versions anew"
 	@echo "make clean        remove the environments and what commands left behind"
@@ -100,7 +100,7 @@ test-recipes: .venv/llamafactory/.installed .venv/axolotl/.installed
 	$(PYTHON) tools/run_tests.py recipes; status=$$?; $(PYTHON) -m tests.recipes.table; \
 		.venv/axolotl/bin/python -W ignore -m tests.trl.table || status=1; exit $$status
 
-test-browser: .venv/llamafactory/.installed
+test-browser: .venv/llamafactory/.installed .venv/axolotl/.installed
 	$(PYTHON) tools/run_tests.py browser
 
 test-hosts: $(OTHERS:%=.venv/%/.installed)

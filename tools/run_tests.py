@@ -32,6 +32,7 @@ SUITES = {
     "recipes-llamafactory": ("llamafactory", ["tests/recipes"]),
     "recipes-axolotl": ("axolotl", ["tests/recipes"]),
     "journeys-llamafactory": ("llamafactory", ["tests/journeys"]),
+    "journeys-axolotl": ("axolotl", ["tests/journeys"]),
     "browser": ("llamafactory", ["tests/browser"]),
     "llamafactory-0.9.4": ("llamafactory-0.9.4", ["tests/llamafactory"]),
     "axolotl-0.19": ("axolotl-0.19", ["tests/axolotl"]),
@@ -58,8 +59,8 @@ TARGETS = {
     "llamafactory": [["core", "score", "study", "llamafactory"]],
     "axolotl": [["core-axolotl", "trl", "axolotl"]],
     "recipes": [["recipes-llamafactory"], ["recipes-axolotl"]],
-    "browser": [["browser", "journeys-llamafactory"]],
-    "journeys": [["journeys-llamafactory"]],
+    "browser": [["browser", "journeys-llamafactory"], ["journeys-axolotl"]],
+    "journeys": [["journeys-llamafactory"], ["journeys-axolotl"]],
     "hosts": [["llamafactory-0.9.4", "trl-1.16"], ["axolotl-0.19", "trl-1.9"]],
     "newest": [["newest-llamafactory", "newest-trl"], ["newest-axolotl"]],
 }

@@ -1,4 +1,4 @@
-"""The first day of a newcomer to LLaMA-Factory: a raw set on the Hub, a scored mix, training, a look.
+"""The first day of a newcomer to each host: a raw set on the Hub, a scored mix, training, a look.
 
 Every command is typed as the documentation does, in a terminal of 80 columns, against the stand-in Hub. What
 the terminal showed and the pages as pictures are kept in `.artifacts/journeys`, or below ASPO_ARTIFACTS.
@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -77,6 +78,7 @@ class Terminal:
 
     def run(self, *command: str, code: int = 0) -> str:
         """What the command showed, without the codes that colour and rewrite it."""
+        began = time.monotonic()
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         process = subprocess.Popen(
@@ -104,62 +106,68 @@ class Terminal:
         ended = process.wait()
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace")).replace("\r\n", "\n")
         with self.file.open("a") as file:
-            file.write(f"$ {' '.join(command)}\n{text}\n")
+            file.write(f"$ {' '.join(command)}\n{text}\n({time.monotonic() - began:.0f} s)\n\n")
         assert ended == code, text[-4000:]
         return text
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[StandInHub]:
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInHub]:
     """With raw VLFeedback and RLAIF-V, as their repositories hold them."""
-    for name in ("raw-vlfeedback", "raw-rlaif"):
-        (tmp_path / name).mkdir()
-    raw_vlfeedback(tmp_path / "raw-vlfeedback")
-    data.write_rlaif_v_parquet(tmp_path / "raw-rlaif", data.rows(6, 8, sentences=(2, 4)))
+    vlfeedback, rlaif = tmp_path_factory.mktemp("raw-vlfeedback"), tmp_path_factory.mktemp("raw-rlaif")
+    raw_vlfeedback(vlfeedback)
+    data.write_rlaif_v_parquet(rlaif, data.rows(6, 8, sentences=(2, 4)))
     with StandInHub() as server:
-        server.publish(VLFEEDBACK, tmp_path / "raw-vlfeedback")
-        server.publish(RLAIF_V, tmp_path / "raw-rlaif")
+        server.publish(VLFEEDBACK, vlfeedback)
+        server.publish(RLAIF_V, rlaif)
         yield server
 
 
-@pytest.fixture
-def terminal(hub: StandInHub, tmp_path: Path, request: pytest.FixtureRequest) -> Terminal:
+@pytest.fixture(scope="module")
+def morning(hub: StandInHub, tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    """Two raw sets become one mix, scored, counted, checked and shown: `mix`, in the folder of the day."""
     bin_dir = Path(sys.executable).parent
     environment = {
         **os.environ,
         "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "HF_HOME": str(tmp_path / "home"),
+        "HF_HOME": str(tmp_path_factory.mktemp("home")),
         "AXOLOTL_DO_NOT_TRACK": "1",
         "DO_NOT_TRACK": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    folder = tmp_path / "day"
-    folder.mkdir()
-    return Terminal(request.node.name.removeprefix("test_"), folder, apply_environment(hub, environment))
-
-
-@pytest.fixture
-def mixed(terminal: Terminal, tmp_path: Path) -> Path:
-    """The morning: two raw sets become one mix, scored, counted, checked and shown."""
-    clip = backbones.build("clip", tmp_path / "clip")
+    host = "llamafactory" if find_spec("llamafactory") else "axolotl"
+    folder = tmp_path_factory.mktemp("day")
+    terminal = Terminal(f"{host}-morning", folder, apply_environment(hub, environment))
+    clip = backbones.build("clip", tmp_path_factory.mktemp("clip"))
     sources = {
         "vlfeedback": {"source": VLFEEDBACK, "workers": 1, "share": 0.6},
         "rlaif": {"source": RLAIF_V, "workers": 1, "share": 0.4},
     }
     plan = {"out": "mix", "sources": sources, "score": {"model": str(clip)}}
-    (terminal.folder / "set.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    (folder / "set.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     shown = terminal.run("aspo", "data", "make", "set.yaml")
     for step in ("convert", "score", "stats", "validate", "preview"):
         assert f"vlfeedback: {step}" in shown and f"rlaif: {step}" in shown
     assert "dataset: vlfeedback,rlaif" in shown and "Traceback" not in shown
     assert shown.count("next: ") == 1 and "next: put these lines into a recipe" in shown
     assert "every step of set.yaml is done" in terminal.run("aspo", "data", "make", "set.yaml")
-    mix = terminal.folder / "mix"
-    pictured(mix / "vlfeedback.html", f"{terminal.file.stem}-preview")
-    return mix
+    pictured(folder / "mix" / "vlfeedback.html", f"{host}-preview")
+    return terminal
+
+
+@pytest.fixture
+def terminal(morning: Terminal, request: pytest.FixtureRequest) -> Terminal:
+    """A new one in the folder of the day."""
+    return Terminal(request.node.name.removeprefix("test_"), morning.folder, morning.environment)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is trained."""
+    return backbones.build("llava", tmp_path_factory.mktemp("llava"))
 
 
 def pictured(page: Path, name: str) -> None:
@@ -209,8 +217,7 @@ def begins(shown: str) -> None:
 
 
 @pytest.mark.skipif(not find_spec("llamafactory"), reason="another host's environment")
-def test_llamafactory(terminal: Terminal, mixed: Path, tmp_path: Path) -> None:
-    model = backbones.build("llava", tmp_path / "llava")
+def test_llamafactory(terminal: Terminal, model: Path) -> None:
     terminal.run("aspo", "recipes", "copy", "llamafactory/llava-1.5-7b", "recipe.yaml")
     changes: dict[str, Any] = {
         "model_name_or_path": model, "dataset_dir": "mix", "dataset": "vlfeedback,rlaif",
@@ -222,3 +229,46 @@ def test_llamafactory(terminal: Terminal, mixed: Path, tmp_path: Path) -> None:
     words = [f"{key}={value}" for key, value in changes.items()]
     begins(terminal.run("llamafactory-cli", "train", "recipe.yaml", *words))
     looked_into(terminal, "out", "mix/vlfeedback", 10)
+
+
+@pytest.mark.skipif(not find_spec("axolotl"), reason="another host's environment")
+def test_axolotl(terminal: Terminal, model: Path) -> None:
+    terminal.run("aspo", "recipes", "copy", "axolotl/llava-1.5-7b", "recipe.yaml")
+    recipe = yaml.safe_load((terminal.folder / "recipe.yaml").read_text())
+    recipe |= {
+        "base_model": str(model), "datasets": [{"path": "mix/vlfeedback"}, {"path": "mix/rlaif"}],
+        "output_dir": "out-axolotl", "bf16": False, "tf32": False, "lora_r": 4, "lora_alpha": 8,
+        "max_steps": 3, "logging_steps": 1, "learning_rate": 0.01, "gradient_accumulation_steps": 1,
+        "dataset_num_proc": 1, "dataloader_num_workers": 0,
+        "aspo": {"alpha": 0.5, "normalization": "weight", "log_samples": 2},
+        "gradient_checkpointing": False,
+    }  # fmt: skip
+    del recipe["gradient_checkpointing_kwargs"]
+    (terminal.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    begins(terminal.run("axolotl", "train", "recipe.yaml"))
+    looked_into(terminal, "out-axolotl", "mix/vlfeedback", 10)
+
+
+SCRIPT = """
+from datasets import concatenate_datasets, load_dataset
+from peft import LoraConfig
+from aspo_plugin.trl import AspoConfig, AspoTrainer
+
+parts = [load_dataset(f"mix/{name}", split="train") for name in ("vlfeedback", "rlaif")]
+args = AspoConfig(
+    "out-trl", aspo_alpha=0.5, aspo_log_samples=2, per_device_train_batch_size=2, max_steps=3,
+    logging_steps=1, learning_rate=0.01, bf16=False, use_cpu=True, report_to=[], gradient_checkpointing=False,
+)
+peft = LoraConfig(r=4, target_modules=r".*language_model.*\\.(q|v)_proj")
+trainer = AspoTrainer(MODEL, args=args, train_dataset=concatenate_datasets(parts), peft_config=peft)
+trainer.train()
+trainer.save_model()
+"""
+
+
+@pytest.mark.skipif(not find_spec("axolotl"), reason="another host's environment")
+def test_trl(terminal: Terminal, model: Path) -> None:
+    (terminal.folder / "train.py").write_text(SCRIPT.replace("MODEL", repr(str(model))))
+    shown = " ".join(terminal.run("python", "train.py").split())
+    assert shown.count("ASPO: alpha 0.5, normalization weight; similarities of the dataset") == 1
+    looked_into(terminal, "out-trl", "mix/rlaif", 6)
