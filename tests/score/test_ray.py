@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,21 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@contextmanager
+def machines_place() -> Iterator[str]:
+    """A folder for Ray; what still runs in it in the end, if the program was stopped, is ended."""
+    import psutil
+
+    with tempfile.TemporaryDirectory(prefix="aspo-ray-", ignore_cleanup_errors=True) as place:
+        try:
+            yield place
+        finally:
+            for process in psutil.process_iter(["cmdline"]):
+                if any(place in word for word in process.info["cmdline"] or ()):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+
+
 @pytest.mark.timeout(480)
 def test_what_is_lost_in_the_middle_changes_no_byte(encoder, tmp_path: Path) -> None:
     from dataset_tools.scoring.folder import score_dataset
@@ -156,7 +173,7 @@ def test_what_is_lost_in_the_middle_changes_no_byte(encoder, tmp_path: Path) -> 
         converted.write(tmp_path / name, [rows[start::5] for start in range(5)])
     model = str(encoder("clip"))
     score_dataset(tmp_path / "alone", model)
-    with tempfile.TemporaryDirectory(prefix="aspo-ray-", ignore_cleanup_errors=True) as place:
+    with machines_place() as place:
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(tmp_path / "shared"), model, place, DRIVER],
             capture_output=True,
