@@ -128,7 +128,9 @@ class ResponseLogProbs:
             # The policy and its reference may be models of two kinds; the layout serves one.
             if batch.architecture == architecture and batch.inputs["input_ids"] is inputs["input_ids"]:
                 return batch
-        packed = isinstance(architecture, Architecture) and self._packs(model, architecture, inputs)
+        # Of the model, so the same on every rank: one whose batch cannot share checks with the others.
+        of_model = known.architecture if isinstance(known, Unlisted) else known
+        packed = isinstance(of_model, Architecture) and self._packs(model, of_model, inputs)
         batch = PairBatch(model, inputs, response_mask, architecture, packed=packed)
         self._last = (weakref.ref(response_mask, self._forget), batch)
         return batch

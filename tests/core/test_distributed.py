@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch.multiprocessing as mp
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from aspo_plugin.logprobs import architectures
 from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.reference_cache.fill import fill
 from aspo_plugin.reference_cache.keys import media_digest, row_keys
@@ -95,6 +98,26 @@ def run_case(case, rank):
         assert (logps(model, inputs, wanted) - reference).abs().max() <= TOLERANCE, case
 
 
+def run_unlisted(wrapping, rank):
+    """A model that nobody listed: one rank's first batch cannot share, so that rank tries a copy later.
+
+    Pairs are asked to stand in one row, as on GPUs. Both ranks check themselves at the same steps, or hang.
+    """
+    local = language_model("Llama")
+    model = wrapped(wrapping, copy.deepcopy(local))
+    logps = ResponseLogProbs()
+    for step in range(3):
+        inputs, wanted = token_batch(seed=2 * step + rank)
+        if rank and not step:
+            inputs = {**inputs, "input_ids": inputs["input_ids"].clone()}
+            inputs["input_ids"][0, 0] += 1
+        model.zero_grad()
+        found = logps(model, inputs, wanted)
+        loss_of(found, wanted).backward()
+        assert (found - plain_logps(local, inputs, wanted)).abs().max() <= TOLERANCE
+    assert logps.report()["pairs/shared"] == (6 if rank else 9)
+
+
 def run_fill(folder, rank):
     """Each rank's rows end up in what both read; ranks miss different rows and still run together."""
     model = wrapped("fsdp", language_model("Llama"))
@@ -129,10 +152,16 @@ def run_fill(folder, rank):
 
 def work(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"file://{folder}/store", timedelta(seconds=120), rank=rank, world_size=2)
     for case in CASES:
         run_case(case, rank)
     run_fill(f"{folder}/cache", rank)
+    with (
+        patch.object(architectures, "TEXT_MODELS", frozenset()),
+        patch.object(ResponseLogProbs, "_packs", lambda *given: True),
+    ):
+        for wrapping in ("ddp", "fsdp"):
+            run_unlisted(wrapping, rank)
     dist.barrier()
     dist.destroy_process_group()
 
