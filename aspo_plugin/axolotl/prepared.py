@@ -15,7 +15,7 @@ from aspo_plugin.training.refusals import dataset_faults
 from aspo_plugin.training.refused_rows import keep, kept, rejection
 
 from . import contract
-from .arguments import DATASET_KEYS, settings_of
+from .arguments import DATASET_KEYS, NAME, settings_of
 from .config import is_aspo
 from .datasets import limit_of, listed, name_of, prepared_entry
 from .patches import fit_to_cpu
@@ -40,6 +40,8 @@ def prepared_splits(cfg: Any) -> tuple[Any, Any]:
     from axolotl.utils.data.lock import FileLockLoader
     from axolotl.utils.data.shared import create_train_validation_split
 
+    from aspo_plugin.trl.datasets import refuse_plain_dpo
+
     contract.check_host(contract.PLACES)
     fit_to_cpu(cfg)
     processing = processing_class(cfg, load_tokenizer(cfg))
@@ -48,6 +50,7 @@ def prepared_splits(cfg: Any) -> tuple[Any, Any]:
         with listed(cfg) as refused:
             train = _split(cfg, processing, "datasets", refused)
             test = _split(cfg, processing, "test_datasets", refused) if cfg.test_datasets else None
+        refuse_plain_dpo(train, settings_of(cfg).alpha, NAME)
         if cfg.dataset_exact_deduplication:
             train, test = _without_repeats(train, test)
         if test is not None:

@@ -249,6 +249,20 @@ def _any_similarity(dataset: Dataset, rows: list[int], column: str = "chosen_sim
     return any(value is not None and value == value for row in similarities for value in row[column] or [])
 
 
+def refuse_plain_dpo(dataset: Any, alpha: float, setting_name: str) -> None:
+    """Raise `ValueError` for a prepared training set without one similarity where alpha is 1: all weights
+    would be 0."""
+    if alpha < 1 or not isinstance(dataset, Dataset):
+        return
+    if not _any_similarity(dataset, list(range(len(dataset))), "similarity"):
+        setting = setting_name.format("alpha")
+        raise ValueError(
+            f"`{setting}` is 1, which weights sentences by their similarity to an image alone, and no "
+            "training row has one (a set of text): this would train plain DPO. Set it to 0, which weights by "
+            "perplexity, or train with DPO itself."
+        )
+
+
 def _unscored(name: str, alpha: float, setting_name: str) -> ValueError:
     return ValueError(
         f"{name} has images but no similarities, and `{setting_name.format('alpha')}` is {alpha}. "

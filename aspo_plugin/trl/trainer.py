@@ -36,6 +36,7 @@ from .datasets import (
     is_prepared,
     mixes_images,
     prepare_dataset,
+    refuse_plain_dpo,
 )
 from .reference_cache import fingerprint, no_reference_copy, reference
 from .rows import LengthLimit
@@ -116,6 +117,7 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
             self._rejected.clear()
         with args.main_process_first(desc="preparing the pairs"):
             train, evaluation = (self._prepare(datasets[k], processing_class, args, k) for k in datasets)
+        refuse_plain_dpo(train, self.aspo_settings.alpha, self._setting_name)
         if args.process_index == 0:
             self._tell_open_ends(train, processing_class)
         set_seed(args.seed)  # `Trainer` does so too late for the weights of a new adapter

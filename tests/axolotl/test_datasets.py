@@ -212,6 +212,15 @@ def test_a_strategy_that_axolotl_does_not_have_is_named(command: Any, datasets: 
         command("preprocess", datasets=[{"path": str(datasets / "plain.jsonl"), "type": "chatml.intel"}])
 
 
+def test_only_similarities_where_there_are_none(command: Any, datasets: Path, tmp_path: Path) -> None:
+    """`alpha: 1` on texts would train plain DPO; beside scored images, or to evaluate on, they may be."""
+    text = {"path": str(data.write_converted(tmp_path / "text", data.rows(4, 6, text_only=True)))}
+    with pytest.raises(ValueError, match="`aspo: alpha` is 1.*no training row has one.*plain DPO"):
+        command("preprocess", aspo={"alpha": 1}, datasets=[text])
+    scored = [{"path": str(datasets / "many")}, text]
+    command("preprocess", aspo={"alpha": 1}, datasets=scored, test_datasets=[text])
+
+
 def test_axolotls_own_layout_is_read(command: Any, splits: list[Any], datasets: Path, tmp_path: Path) -> None:
     """`messages`, and answers that are one message each: as it is, and by Axolotl's own strategy where that
     keeps images. Repeated pairs are left out, with images as well."""

@@ -187,6 +187,14 @@ def test_options_that_cannot_work_are_refused(changes: Any, message: str, tmp_pa
         AspoConfig(str(tmp_path), **{**COMMON, **changes})
 
 
+def test_only_similarities_where_there_are_none(run: Any) -> None:
+    """An alpha of 1 on texts would train plain DPO; beside scored images it may."""
+    texts = data.rows(2, text_only=True)
+    with pytest.raises(ValueError, match="`aspo_alpha` is 1.*no training row has one.*plain DPO"):
+        run(texts, aspo_alpha=1.0)
+    run([*texts, *data.rows(1)], keep=True, aspo_alpha=1.0)
+
+
 def test_compute_metrics_is_refused(model: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compute_metrics needs logits"):
         AspoTrainer(
