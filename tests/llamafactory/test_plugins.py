@@ -243,6 +243,27 @@ def test_a_missing_decoder_stops_the_run(
         )
 
 
+def test_each_sound_has_a_cached_reference_of_its_own(train: Train, tmp_path: Path, ears: None) -> None:
+    """Two rows of the same tokens and different sounds: a policy that never moves stays at its reference."""
+    folder = heard_set(tmp_path, sees=False)
+    rows = json.loads((folder / "heard.json").read_text())
+    (folder / "heard.json").write_text(json.dumps([rows[0], {**rows[0], "audios": rows[3]["audios"]}]))
+    steps = train(
+        model_name_or_path=str(backbones.build("qwen2_audio", tmp_path / "model")),
+        template="qwen2_audio",
+        dataset_dir=str(folder),
+        dataset="mixed",
+        aspo_alpha=0,
+        aspo_reference_cache=str(tmp_path / "reference"),
+        per_device_train_batch_size=1,
+        max_steps=2,
+        learning_rate=0.0,
+    )
+    assert steps[0]["logps/chosen"] != steps[1]["logps/chosen"]
+    for step in steps:
+        assert abs(step["rewards/chosen"]) < 1e-5 and abs(step["rewards/rejected"]) < 1e-5
+
+
 @pytest.mark.parametrize("architecture", known())
 def test_mixed_sets_train_as_by_the_hosts_dpo(
     architecture: str, train: Train, tmp_path: Path, ears: None
