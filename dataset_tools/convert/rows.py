@@ -55,7 +55,8 @@ class Images:
         elif isinstance(image, bytes):
             found = Image(image, None)
         else:
-            found = Image(self._store.read(image, self._prefixes.get(file, self._folders)), image)
+            data = self._store.read(image, self._prefixes.get(file, self._folders))
+            found = Image(data, self._store.name_of(image))
         check_header(found.data, self._max_pixels)
         self._last = (pictures, image, found)
         return found

@@ -100,6 +100,10 @@ class ImageStore:
                     return data
         raise BadRow(f"image file not found: {shortened(path)}")
 
+    def name_of(self, path: str) -> str:
+        """The path as it is published: an absolute one without the folders of this machine above its root."""
+        return str(self._inside(path)[0])
+
     def _inside(self, path: str) -> tuple[PurePosixPath, list[Any]]:
         """The path relative to the roots that it is below."""
         pure = PurePosixPath(path.replace("\\", "/"))

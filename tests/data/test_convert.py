@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from dataset_tools.cli import app
@@ -477,3 +478,21 @@ def test_an_address_is_no_folder(arguments, source, tmp_path, monkeypatch):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2 and not list(tmp_path.glob("s3*"))
     assert result.stderr.startswith("error: s3://bucket/out is an address, and aspo-data works in folders:")
+
+
+def test_no_folder_of_the_users_machine_is_published(tmp_path):
+    """Absolute paths of images become those below their root, with and without `--image-root`."""
+    secret = tmp_path / "secret"
+    (secret / "pics").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(secret / "pics" / "0.png")
+    whole = secret / "pics" / "0.png"
+    row = {"prompt": "What?", "chosen": "A cat.", "rejected": "A dog."}
+    forms = [[str(whole)], [{"path": str(whole), "bytes": None}], [f"file://{whole}"], ["pics/0.png"]]
+    rows = [row | {"id": str(number), "images": images} for number, images in enumerate(forms)]
+    (secret / "rows.jsonl").write_text("\n".join(json.dumps(each) for each in rows))
+    run(secret / "rows.jsonl", tmp_path / "beside")
+    run(secret / "rows.jsonl", tmp_path / "given", image_roots=[secret / "pics", secret])
+    for out, names in ((tmp_path / "beside", ["pics/0.png"] * 4), (tmp_path / "given", None)):
+        paths = [each["images"][0]["path"] for each in iter_rows(out)]
+        assert len(paths) == 4 and paths == (names or ["0.png"] * 3 + ["pics/0.png"])
+        assert not any(str(tmp_path).encode() in data for data in content(out).values())
