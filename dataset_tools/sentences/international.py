@@ -155,6 +155,8 @@ def _after_letter(at: Candidate, letter: str, begins: bool, first: str, after_nu
         return (pair + letter).lower() in trailing() or letter.islower() and begins
     if len(at.next_word) == 1 and at.text[at.after + 1 : at.after + 2] == ".":
         return False
+    if letter.isupper() and at.next_word[:1].isupper() and at.next_word.lower() == above.lower():
+        return True
     if letter.isupper():
         return begins and above.islower()
     if after_number:

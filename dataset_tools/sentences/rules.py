@@ -45,6 +45,7 @@ _BARE_MARKER = re.compile(
 )
 _NUMBERED = re.compile(r"[*_\s]*([A-Za-z]+)\s+(?:\d{1,3}|[A-Z]|[IVX]{1,4})\Z")
 _INLINE_MARKER = re.compile(r"(?<!\S)\(?(\d{1,2}|[A-Za-z])[.)](?=\s)")
+_BEFORE_LIST = re.compile(r"(?:\A|[.!?…:;。！？：；।؟\n][\"'”’»)*_⟩]*)\s*\Z")
 _DOTTED = re.compile(r"(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,2}\Z")
 _CONTRACTED = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*\Z")
 _SAYING = re.compile(r"[^，。！？,.!?\s]{0,10}(?:说|道|问|喊|叫|答|笑)[道着]?[。，：:！]")
@@ -71,7 +72,7 @@ def cuts(block: str, marker: int, languages: Languages) -> list[int]:
         masked = _emoji(masked, languages)
         if languages.greek:
             masked = _GREEK_QUESTION.sub("?", masked)
-    return _Cutter(masked, languages).cuts()
+    return _Cutter(masked, languages, block[:marker]).cuts()
 
 
 def _emoji(masked: str, languages: Languages) -> str:
@@ -104,13 +105,15 @@ def _begins(word: str, languages: Languages) -> bool:
 class _Cutter:
     """One masked block on its way to its cuts."""
 
-    def __init__(self, masked: str, languages: Languages):
+    def __init__(self, masked: str, languages: Languages, marker: str = ""):
         self.text = masked
+        self.marker = marker
         self.languages = languages
         self.sentence = 0
         self._proposals: frozenset[int] | None = None
         self._has_stops: bool | None = None
         self._inline: dict[str, tuple[int, int]] | None = None
+        self._members: set[int] = set()
 
     def cuts(self) -> list[int]:
         found = []
@@ -320,6 +323,8 @@ class _Cutter:
         if next_word[:1].islower():
             return False
         above = self._word(max(0, start - 2))
+        if next_word[:1].isupper() and next_word.lower() == above.lower():
+            return True  # "Angle A equals angle B. Angle B ..."
         labelled = above.lower() in words.LABELLED
         if next_word in words.STARTERS and next_word != "A":
             return True if above.islower() or labelled else None
@@ -338,19 +343,30 @@ class _Cutter:
     def _is_inline_marker(self, word: str, start: int) -> bool:
         """Whether "2." has its "1." before it, or "1." its "2." after it: "1. A lamp 2. A desk"."""
         if self._inline is None:
-            self._inline = {}
-            for match in _INLINE_MARKER.finditer(self.text):
-                first, _ = self._inline.get(match[1], (match.start(), 0))
-                self._inline[match[1]] = (first, match.start())
-        if word.isdecimal():
-            previous, following = str(int(word) - 1), str(int(word) + 1)
-        elif len(word) == 1:
-            previous, following = chr(max(0, ord(word) - 1)), chr(min(ord(word) + 1, 0x10FFFF))
-        else:
-            return False
+            self._inline, self._members = self._inline_lists()
+        previous, following = _neighbours(word)
         if previous in self._inline:
             return self._inline[previous][0] < start
-        return following in self._inline and self._inline[following][1] > start
+        return start in self._members and following in self._inline and self._inline[following][1] > start
+
+    def _inline_lists(self) -> tuple[dict[str, tuple[int, int]], set[int]]:
+        """First and last place of each marker of an inline list, and where markers end.
+
+        A list begins where a marker could: at the start, behind a stop or a colon, or with the marker of the
+        block itself. "Number 7. ... number 8." is no list.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        ends = set()
+        own = _INLINE_MARKER.search(self.marker)
+        second = _neighbours(own[1])[1] if own else None
+        for match in _INLINE_MARKER.finditer(self.text):
+            marker = match[1]
+            known = marker == second or _neighbours(marker)[0] in found
+            if known or _BEFORE_LIST.search(self.text, max(0, match.start() - 8), match.start()):
+                first, _ = found.get(marker, (match.start(), 0))
+                found[marker] = (first, match.start())
+                ends.add(match.end(1))
+        return found, ends
 
     def _word(self, end: int) -> str:
         """The word that ends at `end`, without the marks around it."""
@@ -367,6 +383,15 @@ class _Cutter:
         if self._proposals is None:
             self._proposals = _propose(self.text)
         return self._proposals
+
+
+def _neighbours(marker: str) -> tuple[str, str]:
+    """The markers before and after one in a list; a marker itself where it has none."""
+    if marker.isdecimal():
+        return str(int(marker) - 1), str(int(marker) + 1)
+    if len(marker) == 1:
+        return chr(max(0, ord(marker) - 1)), chr(min(ord(marker) + 1, 0x10FFFF))
+    return marker, marker
 
 
 def _past_openers(text: str, index: int) -> int:

@@ -304,6 +304,39 @@ def test_no_hostile_input_is_slow(name: str) -> None:
         assert seconds(split_sentences, longer, repeats=1) < 10 * elapsed
 
 
+CONSECUTIVE = [
+    "The player on the left wears number 7. The player on the right wears number 8. They are running.",
+    "In 2019, sales were 5. In 2020, sales were 6. In 2021, sales were 7.",
+    "The first match is on May 5. The second match is on May 6. Both are at home.",
+    "Angle A equals angle B. Angle B equals angle C.",
+    "The highest is A. The lowest is B. The middle is C.",
+    "Die Spielerin links trägt die Nummer 7. Die Spielerin rechts trägt die Nummer 8. Sie laufen.",
+    "Winkel A ist größer als Winkel B. Winkel B ist größer als Winkel C.",
+    "Le joueur à gauche porte le numéro 7. Le joueur à droite porte le numéro 8. Ils courent.",
+    "El jugador lleva el número 7. El otro jugador lleva el número 8. Están corriendo.",
+    "На футболке слева номер 7. На футболке справа номер 8. Они бегут.",
+]
+INLINE_LISTS = [
+    "1. A lamp 2. A desk 3. A chair",
+    "I see: 1. A lamp 2. A desk 3. A chair",
+    "Options: A. Red B. Blue C. Green",
+]
+
+
+@pytest.mark.parametrize("text", CONSECUTIVE)
+def test_sentences_that_end_in_consecutive_numbers_or_letters_are_no_list(text: str) -> None:
+    assert [text[a:b] for a, b in split_sentences(text)] == [
+        f"{each.strip('.')}." for each in text.split(". ")
+    ]
+
+
+@pytest.mark.parametrize("text", INLINE_LISTS)
+def test_a_list_within_a_line_is_not_cut_behind_its_markers(text: str) -> None:
+    assert split_sentences(text) == [(0, len(text))]
+    behind = f"There is this. {text}"
+    assert not any(behind[b - 2 : b] in ("1.", "2.", "3.", "B.", "C.") for _, b in split_sentences(behind))
+
+
 def test_version_names_rules_and_engine() -> None:
     from importlib.metadata import version
 
