@@ -195,6 +195,16 @@ def no_similarities(name: str, alpha: float) -> ValueError:
     )
 
 
+def _tokenized_without(path: str, alpha: float) -> ValueError:
+    """The same for data that is tokenized already, which nothing scores any more."""
+    return ValueError(
+        f"`tokenized_path: {path}` holds images but no image-text similarities, `aspo_alpha: {alpha}` "
+        "weights sentences by them, and what is tokenized is not scored any more, by "
+        "`aspo_similarity_model` neither. Set another `tokenized_path`, and `aspo_similarity_model` or a "
+        "dataset scored with `aspo-data score`; or weight by perplexity only with `aspo_alpha: 0`."
+    )
+
+
 def no_rejected(name: str) -> ValueError:
     """The error for images whose rejected responses are not scored, with `aspo_weight_rejected`."""
     return ValueError(
@@ -223,7 +233,7 @@ def check_data(dataset_module: dict[str, Any], path: str | None, settings: AspoS
             if path is not None and settings.alpha > 0 and hasattr(part, "data"):
                 images, similarity = (part.data.column(key) for key in ("images", "chosen_similarity"))
                 if has_value(images) and not has_value(similarity):
-                    raise no_similarities(f"in `tokenized_path: {path}`", settings.alpha)
+                    raise _tokenized_without(path, settings.alpha)
             if settings.alpha == 1 and name == "train_dataset":
                 check_weights(part)
 

@@ -19,7 +19,7 @@ from llamafactory.data.parser import get_dataset_list
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
 from aspo_plugin.training.refusals import RefusedRow, dataset_faults, explained, message, read_row
-from aspo_plugin.training.refused_rows import RejectedRows, keep, kept, rejection
+from aspo_plugin.training.refused_rows import RejectedRows, keep, kept, kept_scorers, rejection
 from dataset_tools.sentences import SPLITTER_VERSION
 
 from .columns import check_columns
@@ -273,10 +273,27 @@ class SentenceData:
             encoder.print_data_example(first)
         return dataset
 
-    def remember(self, tokenized_path: str) -> None:
-        """Keep with data that was just tokenized what was refused, or report it where the data was read."""
+    def check_scorers(self, tokenized_path: str, scorers: list[str]) -> None:
+        """Raise `ValueError` where tokenized data was read that one of `scorers` did not score."""
+        if self.counts or self.settings.alpha == 0:
+            return
+        before = kept_scorers(tokenized_path)
+        others = [name for name in scorers if name not in (before or [])]
+        if before is None and self.settings.similarity_model is None:
+            return  # of an earlier version
+        if others:
+            by = "an unknown model" if before is None else ", ".join(before) or "no model"
+            raise ValueError(
+                f"`tokenized_path: {tokenized_path}` holds data scored by {by}, and {', '.join(others)} "
+                "would not score it: what is tokenized is read as it is. Set another `tokenized_path`, and "
+                "the run writes one, or go back to the scorer and the data it was made with."
+            )
+
+    def remember(self, tokenized_path: str, scorers: list[str]) -> None:
+        """Keep with data that was just tokenized what was refused and what scored it, or report what was
+        refused where the data was read."""
         if self.counts:
-            keep(tokenized_path, self.counts, self.rejected.records())
+            keep(tokenized_path, self.counts, self.rejected.records(), scorers)
             return
         self.counts, records = kept(tokenized_path)
         self.rejected.add(records)

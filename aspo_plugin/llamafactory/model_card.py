@@ -48,7 +48,7 @@ def scorer_names(data_args: Any, settings: AspoSettings) -> list[str]:
             if attribute.load_from == "file":
                 inside = (Path(folder) / attribute.dataset_name).parents
                 paths += [path for path in inside if path.is_relative_to(folder)]
-    return known_scorers(paths, settings.similarity_model)
+    return known_scorers(paths, settings.similarity_model if settings.alpha > 0 else None)
 
 
 def save_args(

@@ -62,8 +62,11 @@ def run_aspo(
             template, model_args, data_args, training_args, stage="rm", **tokenizer_module
         )
     check_data(dataset_module, data_args.tokenized_path, settings)
-    if main and data_args.tokenized_path is not None:
-        sentences.remember(data_args.tokenized_path)
+    scored_by = scorer_names(data_args, settings)
+    if data_args.tokenized_path is not None:
+        sentences.check_scorers(data_args.tokenized_path, scored_by)
+        if main:
+            sentences.remember(data_args.tokenized_path, scored_by)
 
     cached = settings.reference_cache is not None and training_args.do_train
     model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
@@ -88,7 +91,7 @@ def run_aspo(
     trainer = AspoTrainer(
         settings=settings,
         starts_from_reference=from_reference,
-        scorers=scorer_names(data_args, settings),
+        scorers=scored_by,
         fingerprint=reference_fingerprint(
             model_args, data_args, training_args, finetuning_args, tokenizer_module
         )

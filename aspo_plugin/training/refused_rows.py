@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,21 +105,40 @@ class RejectedRows:
         return {split: dict(counter) for split, counter in found.items()}
 
 
-def keep(folder: str | Path, counts: dict[str, dict[str, int]], records: list[dict[str, Any]]) -> None:
-    """Leave with data that is prepared once for several runs what was refused while it was made."""
-    text = json.dumps({"counts": counts, "rejected": records}, indent=1, ensure_ascii=False)
+def keep(
+    folder: str | Path,
+    counts: dict[str, dict[str, int]],
+    records: list[dict[str, Any]],
+    scorers: list[str] | None = None,
+) -> None:
+    """Leave with data that is prepared once for several runs what was refused while it was made, and which
+    models scored it."""
+    values: dict[str, Any] = {"counts": counts, "rejected": records}
+    if scorers is not None:
+        values["scorers"] = scorers
+    text = json.dumps(values, indent=1, ensure_ascii=False)
     (Path(folder) / KEPT).write_text(text + "\n", encoding="utf-8")
 
 
 def kept(folder: str | Path) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
-    """What `keep` left; nothing where the data was made without it."""
+    """What `keep` left of refused rows; nothing where the data was made without it."""
+    found: tuple[Any, Any] | None = _kept(folder, lambda values: (values["counts"], values["rejected"]))
+    return found or ({}, [])
+
+
+def kept_scorers(folder: str | Path) -> list[str] | None:
+    """The models that `keep` left; None where it left none."""
+    found: list[str] | None = _kept(folder, lambda values: values.get("scorers"))
+    return found
+
+
+def _kept(folder: str | Path, read: Callable[[Any], Any]) -> Any:
     path = Path(folder) / KEPT
     if not path.is_file():
-        return {}, []
+        return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found["counts"], found["rejected"]
-    except (ValueError, TypeError, KeyError) as error:
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{path} is damaged: remove {path.parent}, and the data is prepared anew."
         ) from error

@@ -168,6 +168,32 @@ def test_tokenized_without_sentences(train: Any, tmp_path: Path, warnings: list[
         train(tokenized_path=unscored, dataset="unscored")
 
 
+def test_tokenized_data_is_not_scored_again(train: Any, models: Path, tmp_path: Path) -> None:
+    """So no run says that a model scored it which did not."""
+    clip = str(models / "clip")
+    weightless, own, scored = (
+        {"dataset": dataset, "tokenized_path": str(tmp_path / name)}
+        for name, dataset in (("weightless", "unscored"), ("own", "unscored"), ("scored", "many"))
+    )
+    for changes in (
+        {**weightless, "aspo_alpha": 0, "aspo_similarity_model": "another/model"},
+        {**own, "aspo_similarity_model": clip},
+        {**own, "aspo_similarity_model": clip},
+        {**own, "aspo_alpha": 0, "aspo_similarity_model": "another/model"},
+        scored,
+        scored,
+    ):
+        with pytest.raises(AssertionError, match="a model was loaded"):
+            train(**changes)
+    message = "no image-text similarities.*`aspo_similarity_model` neither. Set another `tokenized_path`"
+    with pytest.raises(ValueError, match=message):
+        train(**weightless, aspo_similarity_model=clip)
+    with pytest.raises(ValueError, match="scored by .*clip, and another/model would.*Set another"):
+        train(**own, aspo_similarity_model="another/model")
+    with pytest.raises(ValueError, match="scored by no model, and another/model would"):
+        train(**scored, aspo_similarity_model="another/model")
+
+
 def test_nothing_left(train: Any, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"no training row is left.*40 × `cutoff_len` would cut image tokens"
