@@ -153,8 +153,11 @@ def test_two_equal_sentences_are_no_tie_of_the_signals():
     """Both signals say the same of both: weights of zero, which is no disagreement."""
     pair = random_pair(random.Random(0), 2)
     pair.chosen, pair.similarity = [-1.0] * len(pair.chosen), [0.2, 0.2]
+    other = random_pair(random.Random(1), 2)
+    other.chosen = [-0.5 if s == 0 else -2.0 for s in other.sentence_of]
+    other.similarity = [0.3, 0.1]
     metrics = AspoMetrics()
-    metrics.update(aspo_loss(**tensors([pair]), beta=0.1, alpha=0.5))
+    metrics.update(aspo_loss(**tensors([pair, other]), beta=0.1, alpha=0.5))
     assert metrics.compute()["aspo/two_sentence_tie_share"] == 0.0
 
 
@@ -178,3 +181,5 @@ def test_the_hosts_metrics_are_those_of_dpo():
     for name, value in expected.items():
         torch.testing.assert_close(values[name], value.to(values[name].dtype), rtol=1e-6, atol=1e-6)
         assert not values[name].requires_grad
+    even = output._replace(chosen_rewards=0 * margin, rejected_rewards=0 * margin)
+    assert not reward_values(even, chosen, rejected)["rewards/accuracies"].any()
