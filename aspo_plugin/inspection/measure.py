@@ -88,6 +88,7 @@ def measure(
             with torch.no_grad():
                 states[state].append(read(model, inputs, mask).cpu())
             advance(len(batch))
+        del model, read  # before the next is loaded
     found: list[dict[str, list[dict[str, float]]]] = []
     for number, batch in enumerate(batches):
         given = collator(batch)
@@ -141,6 +142,7 @@ def _states(run: Run, device: torch.device) -> Iterator[tuple[str, Any]]:
             from peft import PeftModel
 
             yield "after", PeftModel.from_pretrained(model, run.after).to(device).eval()
+        del model
     if run.after is not None and not run.adapter:
         with _loaded(run.after, device) as model:
             yield "after", model

@@ -87,6 +87,7 @@ def run_aspo(
         ref_model = None  # the cache is filled from the policy before its first step
     else:
         ref_model = create_ref_model(model_args, finetuning_args)
+    same = ref_model is model
 
     trainer = AspoTrainer(
         settings=settings,
@@ -106,6 +107,7 @@ def run_aspo(
         **dataset_module,
         **tokenizer_module,
     )
+    del ref_model  # the trainer's alone: it lets it go once a reference cache is filled
     trainer.follow(learns)
     sources = dataset_sources(data_args)
     if trainer.is_world_process_zero():
@@ -113,7 +115,7 @@ def run_aspo(
     if training_args.do_train:
         _train(trainer, dataset_module, training_args, finetuning_args)
     if training_args.do_eval:
-        _evaluate(trainer, rewards=ref_model is not model)
+        _evaluate(trainer, rewards=not same)
     if data_args.streaming and data_args.tokenized_path is None and main:
         # Only now are the stream's refused rows known.
         counts = sentences.rejected.counts()

@@ -15,7 +15,7 @@ from accelerate.utils import is_peft_model
 from torch import Tensor
 
 from aspo_plugin.logprobs.response import ResponseLogProbs
-from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
+from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off, noise_off
 
 
 class Reference(Protocol):
@@ -63,7 +63,7 @@ class Live:
         *,
         again: bool = False,
     ) -> Tensor:
-        with torch.no_grad(), self._model(policy) as model, checkpointing_off(model):
+        with torch.no_grad(), self._model(policy) as model, checkpointing_off(model), noise_off(model):
             return self._read(model, inputs, response_mask, again=again)
 
 

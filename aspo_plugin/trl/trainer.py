@@ -96,19 +96,18 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
                 "compute_metrics needs logits, which ASPO never makes: read the logged metrics instead."
             )
         refuse_options(args)
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"this one process sees {args.n_gpu} GPUs, and DataParallel cannot share images between the "
-                "copies of a model: start with `accelerate launch` or `torchrun`, or show it one GPU "
-                "(CUDA_VISIBLE_DEVICES=0)."
-            )
+        if not isinstance(model, str) and len(set(getattr(model, "hf_device_map", {}).values())) < 2:
+            _refuse_copies(args)
         self.aspo_settings = settings_of(args)
         if ref_model is None:
             _refuse_rewritten_base(model, kwargs.get("peft_config"))
         if processing_class is None:
             with missing_packages_named(model_id):
+                named = (args.model_init_kwargs or {}) if isinstance(model, str) else {}
                 processing_class = AutoProcessor.from_pretrained(
-                    model_id, trust_remote_code=args.trust_remote_code
+                    model_id,
+                    trust_remote_code=args.trust_remote_code,
+                    revision=named.get("revision", "main"),
                 )
         self._aspo_limit = LengthLimit(args.max_length)
         self._rejected = RejectedRows(args.output_dir)
@@ -134,6 +133,7 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
                 processing_class=processing_class,
                 **kwargs,
             )
+        _refuse_copies(self.args)
         self._expect_images(train, evaluation)
         if self.args.disable_dropout:
             disable_attention_dropout(self.model)  # the reference is not in training
@@ -257,6 +257,16 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
         prefix = "" if mode == "train" else f"{self._evaluated}_"
         logs.update({prefix + name: value for name, value in values.items()})
         super().log(logs, start_time)
+
+
+def _refuse_copies(args: Any) -> None:
+    """Raise `ValueError` where `Trainer` would train copies of the model in one process."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"this one process sees {args.n_gpu} GPUs, and DataParallel cannot share images between the "
+            "copies of a model: start with `accelerate launch` or `torchrun`, or show it one GPU "
+            "(CUDA_VISIBLE_DEVICES=0)."
+        )
 
 
 def _refuse_rewritten_base(model: Any, peft_config: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,24 @@ def test_numbers_are_those_of_the_models_own_logits(kind: str, folder: Path) -> 
                 for name, value in single[state][k].items():
                     assert value == pytest.approx(one[name], rel=1e-3, abs=2e-3), name
         assert any(abs(one["log_ratio"]) > 0.05 for one in states["after"])
+
+
+def test_one_model_at_a_time_is_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    load, loaded = AutoModelForImageTextToText.from_pretrained, []
+
+    def loading(*args: Any, **options: Any) -> Any:
+        assert not [model for model in loaded if model() is not None]
+        model = load(*args, **options)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", loading)
+    run = find_run(str(folder / "full"))
+    processor, prepared, _ = prepare(run, rows_of(folder))
+    measure(run, processor, prepared, batch_size=3, device="cpu", advance=lambda _: None)
+    assert len(loaded) == 2
 
 
 def test_weighted_rejected_answers_count_as_in_training(folder: Path, tmp_path: Path) -> None:

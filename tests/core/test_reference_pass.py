@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers.integrations.neftune import neftune_post_forward_hook
 
-from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off
+from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.training.reference import WithoutAdapter
+from aspo_plugin.training.reference_pass import adapter_off, checkpointing_off, noise_off
 from tests.core.test_shared_prefix import language_model, token_batch
 
 
@@ -82,3 +87,21 @@ def test_checkpointing_off_and_on_again(reentrant):
             raise KeyError
     assert backward() == 2
     assert len(model.get_input_embeddings()._forward_hooks) == hooks
+
+
+def test_a_reference_gets_no_noise():
+    """In training mode, in which a live reference answers and a cache is filled."""
+    model = adapted().train()
+    inputs, mask = token_batch()[:2]
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(unwrap_model=lambda policy: policy))
+    reference = WithoutAdapter(ResponseLogProbs(), trainer)
+    clean = reference.logps(model, inputs, mask)
+    embedding = model.get_input_embeddings()
+    embedding.register_forward_hook(neftune_post_forward_hook)
+    embedding.neftune_noise_alpha = 50.0
+    assert torch.equal(reference.logps(model, inputs, mask), clean)
+    with torch.no_grad(), adapter_off(model):
+        assert not torch.allclose(ResponseLogProbs()(model, inputs, mask), clean, atol=0.01)
+    assert embedding.neftune_noise_alpha == 50.0
+    with noise_off(model):
+        assert embedding.neftune_noise_alpha == 0.0

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import DPOTrainer
 
 from aspo_plugin.training.reference import Live
 from aspo_plugin.trl import AspoConfig, AspoTrainer
@@ -264,11 +266,44 @@ def test_the_reference_holds_no_graph_and_the_prefix_is_shared(
     assert len(made) == 4 and not any(logps.requires_grad for logps in made)
 
 
-def test_several_gpus_without_a_launcher_are_refused(model: Any, tmp_path: Path) -> None:
+def test_several_gpus_without_a_launcher_are_refused(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     args = AspoConfig(str(tmp_path), **COMMON)
     args._n_gpu = 2 * args.n_gpu or 2
     with pytest.raises(ValueError, match="accelerate launch"):
         AspoTrainer(str(model("llava")), args=args, train_dataset=as_dataset(data.rows(2)))
+    loaded = AutoModelForImageTextToText.from_pretrained(model("llava"))
+    with pytest.raises(ValueError, match="accelerate launch"):  # before the pairs are prepared
+        AspoTrainer(loaded, args=args, train_dataset=object())
+    loaded.hf_device_map = {"model.vision_tower": 0, "model.language_model": 1}
+
+    class AskedTheHost(Exception):
+        pass
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AskedTheHost
+
+    monkeypatch.setattr(DPOTrainer, "__init__", asked)  # spread over them: the host decides
+    with pytest.raises(AskedTheHost):
+        AspoTrainer(loaded, args=args, train_dataset=as_dataset(data.rows(2)))
+
+
+def test_the_processor_is_of_the_models_revision(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def processor(name: str, **options: Any) -> Any:
+        asked.append((name, options["revision"]))
+        raise OSError("enough")
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", processor)
+    for options in (None, {"revision": "v2"}):
+        args = AspoConfig(str(tmp_path), **COMMON, model_init_kwargs=options)
+        with pytest.raises(OSError, match="enough"):
+            AspoTrainer(str(model("llava")), args=args, train_dataset=as_dataset(data.rows(2)))
+    assert asked == [(str(model("llava")), "main"), (str(model("llava")), "v2")]
 
 
 def test_sets_prepared_without_similarities_are_refused_too(
