@@ -61,7 +61,7 @@ def noise_off(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _set(modules: list[Any], flag: str, value: bool) -> Iterator[None]:
+def _set(modules: list[Any], flag: str, value: Any) -> Iterator[None]:
     before = [getattr(module, flag) for module in modules]
     for module in modules:
         setattr(module, flag, value)
