@@ -247,7 +247,8 @@ def test_each_sound_has_a_cached_reference_of_its_own(train: Train, tmp_path: Pa
     """Two rows of the same tokens and different sounds: a policy that never moves stays at its reference."""
     folder = heard_set(tmp_path, sees=False)
     rows = json.loads((folder / "heard.json").read_text())
-    (folder / "heard.json").write_text(json.dumps([rows[0], {**rows[0], "audios": rows[3]["audios"]}]))
+    other = sound(folder / "other.wav", 880, 0.4, 16000)  # as long as the first, so of the same tokens
+    (folder / "heard.json").write_text(json.dumps([rows[0], {**rows[0], "audios": [other]}]))
     steps = train(
         model_name_or_path=str(backbones.build("qwen2_audio", tmp_path / "model")),
         template="qwen2_audio",
