@@ -32,6 +32,9 @@ from dataset_tools.images.opening import MAX_PIXELS
 from dataset_tools.sources import Options, Source
 from dataset_tools.sources.origin import Origin, declared_licence, declared_sources, origin_of
 
+_SHAPING = ("limit", "pairs", "min_margin", "columns", "number_rows", "keep_repeated_ids", "max_pixels")
+"""The settings that `aspo.json` keeps."""
+
 
 @dataclass
 class Settings:
@@ -182,15 +185,6 @@ class Conversion:
         from dataset_tools.sentences import SPLITTER_VERSION
 
         fingerprint = self.fingerprint()
-        shaping = (
-            "limit",
-            "pairs",
-            "min_margin",
-            "columns",
-            "number_rows",
-            "keep_repeated_ids",
-            "max_pixels",
-        )
         card, origin = self.located.card, self.origin
         return {
             "format": FORMAT,
@@ -212,7 +206,7 @@ class Conversion:
             "tool": {"name": "aspo-plugin", "version": fingerprint["version"]},
             "splitter": {"name": "aspo-sentences", "version": SPLITTER_VERSION},
             "scorer": None,
-            "options": {key: fingerprint[key] for key in shaping},
+            "options": {key: fingerprint[key] for key in _SHAPING},
             "counts": tally.as_dict(),
         }
 
@@ -242,13 +236,38 @@ class Conversion:
         out, place = self.out, Workplace(self.out, self.settings.split)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             if self.settings.resume and is_complete(out) and not place.exists():
-                return Tally.from_dict(read_record(out)["counts"])
+                record = read_record(out)
+                self._check_same(record)
+                return Tally.from_dict(record["counts"])
             raise UsageError(f"{out} exists already: choose another OUT, or remove it.")
         if place.exists() and not self.settings.resume:
             raise UsageError(
                 f"{place.folder} holds an unfinished conversion: add --resume to go on with it, or remove it."
             )
         return None
+
+    def _check_same(self, record: dict[str, Any]) -> None:
+        """Raise `UsageError` where a whole OUT was made of something else, or with other settings."""
+        settings, options = self.settings, self.source.options
+        now: dict[str, Any] = {
+            "source": self.located.location,
+            "from": self.source.name,
+            "revision": self.located.revision,
+            "split": settings.split,
+            "config": settings.config,
+            "files": list(self.files),
+        }
+        now |= {key: getattr(options, key, getattr(settings, key, None)) for key in _SHAPING}
+        now["columns"] = dict(options.columns)
+        source = record["source"]
+        known = {"source": source.get("location"), "from": source.get("layout")}
+        for key, value in now.items():
+            place = record.get("options", {}) if key in _SHAPING else known if key in known else source
+            if key in place and place[key] != value:
+                raise UsageError(
+                    f"--resume: {key} is {value!r} now, but {self.out} was made with {place[key]!r}. "
+                    "Use the same settings, choose another OUT, or remove it."
+                )
 
     def run(self, advance: Callable[[int], None] = lambda rows: None) -> Tally:
         """Convert everything into OUT. `advance` is told how many rows of the source were done."""
@@ -260,7 +279,9 @@ class Conversion:
         assert self._prepared
         with self._images(whole=self.settings.limit is None) as images, place:
             if place.is_whole():
-                tally = Tally.from_dict(read_record(place.folder)["counts"])
+                record = read_record(place.folder)
+                self._check_same(record)
+                tally = Tally.from_dict(record["counts"])
                 place.name_for_good()
                 return tally
             return Run(self, *self._prepared, place, images, advance).to_the_end()

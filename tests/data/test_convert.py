@@ -301,6 +301,25 @@ def test_resume_refuses_other_settings_and_names_them(source, tmp_path, monkeypa
     run(source, tmp_path / "out", shard_rows=30, resume=True, workers=2)
 
 
+def test_resume_refuses_a_whole_output_of_something_else(source, whole, tmp_path):
+    out = tmp_path / "out"
+    run(source, out, shard_rows=30)
+    rlaif_v(tmp_path / "other", rows=3, defects=False)
+    with pytest.raises(UsageError, match="--resume: source is 'other' now, but .* was made with 'source0'"):
+        run(tmp_path / "other", out, resume=True)
+    first = next(path.name for path in sorted(source.rglob("*.parquet")))
+    for changed, named in (
+        ({"limit": 5}, "limit is 5 now"),
+        ({"number_rows": True}, "number_rows is True now"),
+        ({"max_pixels": 99}, "max_pixels is 99 now"),
+        ({"files": [f"*{first}"]}, "files is "),
+    ):
+        with pytest.raises(UsageError, match=f"--resume: {named}.*choose another OUT"):
+            run(source, out, resume=True, **changed)
+    assert run(source, out, resume=True, workers=2).rows == 420
+    assert content(out) == whole
+
+
 def test_an_existing_output_is_never_touched(source, whole, tmp_path):
     run(source, tmp_path / "out", shard_rows=30)
     with pytest.raises(UsageError, match="exists already"):
