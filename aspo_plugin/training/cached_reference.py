@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,9 +44,17 @@ class CachedReference(TrainerCallback):
         split: Callable[[Mapping[str, Any]], tuple[dict[str, Any], Tensor]],
         live: Live,
     ) -> None:
-        self.cache = ReferenceCache.open(folder, fingerprint)
+        self._folder, self._fingerprint = folder, fingerprint
         self._trainer, self._split = trainer, split
         self._live: Live | None = live  # until the cache is filled
+
+    @cached_property
+    def cache(self) -> ReferenceCache:
+        """Opened when training begins: where only evaluation runs, the reference may be another model.
+
+        Raises `ReferenceCacheError` as `ReferenceCache.open` does.
+        """
+        return ReferenceCache.open(self._folder, self._fingerprint)
 
     def logps(
         self,

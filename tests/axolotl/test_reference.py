@@ -50,12 +50,23 @@ def test_a_cache_in_full_fine_tuning_holds_one_model(
         command("evaluate", **cached, output_dir=str(tmp_path / "nothing"))
 
 
-def test_training_goes_on_from_an_adapter_whose_copy_is_the_reference(train: Any, tmp_path: Path) -> None:
+def test_training_goes_on_from_an_adapter_whose_copy_is_the_reference(
+    train: Any, command: Any, datasets: Path, tmp_path: Path
+) -> None:
+    """And `axolotl evaluate`, where there is no such copy, leaves the cache of the training alone."""
     first = train(learning_rate=0.01)
-    again = train(lora_model_dir=str(tmp_path / "out"), output_dir=str(tmp_path / "again"))
+    going_on = {
+        "lora_model_dir": str(tmp_path / "out"),
+        "output_dir": str(tmp_path / "again"),
+        "aspo": {"alpha": 0.5, "reference_cache": str(tmp_path / "reference")},
+        "test_datasets": [{"path": str(datasets / "eval")}],
+    }
+    again = train(**going_on)
     # The same first batch, by the adapter and not by the base model; the reference agrees with it.
     assert again[0]["logps/chosen"] != pytest.approx(first[0]["logps/chosen"], abs=0.1)
     assert again[0]["rewards/chosen"] == again[0]["rewards/rejected"] == 0
     assert again[0]["loss"] == pytest.approx(0.6931, abs=1e-4)
     assert again[1]["rewards/margins"] != 0
     assert (tmp_path / "again" / "adapter_model.safetensors").exists()
+    command("evaluate", **going_on)
+    assert (tmp_path / "again" / "eval_summary.csv").is_file()
