@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,14 +38,16 @@ def make(
     for steps in wanted.values():
         for _, command in steps:
             _check(command)
+    for name, steps in wanted.items():
+        if steps and steps[0][0] == "convert":
+            _look_for(file, name, plan["sources"][name])
     if not any(wanted.values()):
         output.note(f"{out}: every step of {file} is done")
     for name, source in plan["sources"].items():
         for title, command in wanted[name]:
             output.note(f"{name}: {title}")
             if not dry_run:
-                _run(command)
-                _mark(out, name, source, title)
+                _do(out, name, source, title, command)
     if dry_run:
         return
     _write_info(out, list(plan["sources"]))
@@ -104,6 +107,12 @@ def steps_of(plan: dict[str, Any], name: str, source: dict[str, Any]) -> list[tu
                 f"{folder} was made with other settings than the file's: remove it to make it again, or give "
                 "the source another name."
             )
+        files = _files_state(source)
+        if files and done.get("files", files) != files:
+            raise UsageError(
+                f"{folder}: the files of {source['source']} have changed since it was made: remove "
+                f"{folder} to make it again, or give the source another name."
+            )
     else:
         arguments = ["convert", str(source["source"]), str(folder), *_options(source)]
         if folder.with_name(f"{name}.incomplete").is_dir():
@@ -118,9 +127,7 @@ def steps_of(plan: dict[str, Any], name: str, source: dict[str, Any]) -> list[tu
         if not same or settings.get("rejected") and not (scorer or {}).get("rejected"):
             steps.append(("score", ["score", str(folder), *_options(settings)]))
     page, picture = folder.with_suffix(".html"), folder.with_suffix(".svg")
-    state = (
-        hashlib.sha256(record_path.read_bytes()).hexdigest() if record_path.is_file() and not steps else ""
-    )
+    state = _state(folder) if record_path.is_file() and not steps else ""
     for title, wanted, made, command in (
         ("stats", True, picture.is_file(), ["stats", str(folder), "--picture", str(picture)]),
         ("validate", plan.get("validate", True), True, ["validate", str(folder)]),
@@ -175,6 +182,36 @@ def _check(command: list[str]) -> None:
     single.make_context(f"aspo-data {command[0]}", list(command[1:]))
 
 
+def _look_for(file: Path, name: str, source: dict[str, Any]) -> None:
+    """Raise `UsageError` where a source that is still to be read is nowhere: its turn may come in hours."""
+    from dataset_tools.convert.locate import locate
+
+    if os.path.exists(Path(str(source["source"])).expanduser()):
+        return
+    try:
+        locate(str(source["source"]), source.get("revision"))
+    except UsageError as error:
+        raise UsageError(f"{file}: {name}: {error}") from None
+
+
+def _do(out: Path, name: str, source: dict[str, Any], title: str, command: list[str]) -> None:
+    """Run a step and note that it is done.
+
+    A dataset that `convert` made is noted even where its exit code says that many rows were refused: it is
+    whole, and the next `make` goes on with it.
+    """
+    if title != "convert":
+        _run(command)
+        _mark(out, name, source, {title: _state(out / name)})
+        return
+    files = _files_state(source)
+    try:
+        _run(command)
+    finally:
+        if (out / name / "aspo.json").is_file():
+            _mark(out, name, source, {title: _state(out / name), "files": files})
+
+
 def _run(command: list[str]) -> None:
     from dataset_tools.cli import app, errors
 
@@ -202,18 +239,34 @@ def _fingerprint(source: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _files_state(source: dict[str, Any]) -> str:
+    """Sizes and times of the files of a source on this disk; empty where it is on the Hub, or gone."""
+    path = Path(str(source["source"])).expanduser()
+    if not path.exists():
+        return ""
+    found = []
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            status = file.stat()
+            found.append([file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
 def _done(out: Path) -> dict[str, Any]:
     path = out / DONE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _mark(out: Path, name: str, source: dict[str, Any], title: str) -> None:
+def _mark(out: Path, name: str, source: dict[str, Any], states: dict[str, str]) -> None:
     from dataset_tools.dataset.record import write_json
 
     done = _done(out)
-    state = hashlib.sha256((out / name / "aspo.json").read_bytes()).hexdigest()
-    done[name] = {**done.get(name, {}), "settings": _fingerprint(source), title: state}
+    done[name] = {**done.get(name, {}), "settings": _fingerprint(source), **states}
     write_json(out / DONE, done)
+
+
+def _state(folder: Path) -> str:
+    return hashlib.sha256((folder / "aspo.json").read_bytes()).hexdigest()
 
 
 def _write_info(out: Path, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -127,4 +128,36 @@ def test_scoring_is_done_where_it_is_wanted_and_missing(file, tmp_path):
 def test_a_mistake_is_met_before_anything_is_written(change, message, file, tmp_path):
     file.write_text(file.read_text().replace(*change))
     assert message in " ".join(run("make", file, code=2).stderr.split())
+    assert not (tmp_path / "mix").exists()
+
+
+def test_a_source_with_many_refused_rows_is_finished_by_the_next_run(tmp_path):
+    rlaif_v(tmp_path / "a", rows=12)
+    file = tmp_path / "set.yaml"
+    file.write_text(f"out: {tmp_path / 'mix'}\nsources:\n  mine: {{source: {tmp_path / 'a'}, workers: 1}}\n")
+    assert "whole all the same" in " ".join(run("make", file, code=1).stderr.split())
+    file.write_text(file.read_text().replace("workers: 1", "workers: 1, max_bad: 90%"))
+    done = run("make", file)
+    assert [line for line in done.stderr.splitlines() if line.startswith("mine: ")] == [
+        "mine: stats", "mine: validate", "mine: preview",
+    ]  # fmt: skip
+
+
+def test_a_local_source_that_changed_is_not_taken_for_the_same(file, tmp_path):
+    run("make", file)
+    changed = next(path for path in (tmp_path / "a").rglob("*.parquet"))
+    data = changed.read_bytes()
+    time.sleep(0.01)
+    changed.write_bytes(data)
+    said = " ".join(run("make", file, code=2).stderr.split())
+    assert f"the files of {tmp_path / 'a'} have changed" in said
+    changed.unlink()
+    changed.parent.rename(tmp_path / "away")  # a source that is gone has not changed
+    assert "every step" in run("make", file).stderr
+
+
+def test_a_source_that_is_nowhere_is_met_before_the_first_step(file, tmp_path):
+    file.write_text(file.read_text().replace(str(tmp_path / "b"), str(tmp_path / "nowhere")))
+    said = " ".join(run("make", file, code=2).stderr.split())
+    assert "second: " in said and "nowhere does not exist" in said
     assert not (tmp_path / "mix").exists()
