@@ -153,9 +153,9 @@ def convert(
     }
     output.result(summary, _summary(summary), as_json)
     if tally.rejected and tally.bad_share() > share:
-        from dataset_tools.convert.run import IMAGES_ELSEWHERE, NOT_FOUND
+        from dataset_tools.convert.run import HINTS
 
-        hint = f" {IMAGES_ELSEWHERE}" if NOT_FOUND in tally.reasons else ""
+        hint = "".join(f" {cure}" for reason, cure in HINTS.items() if reason in tally.reasons)
         output.warn(
             f"{tally.bad_share():.1%} of the rows were rejected, more than --max-bad {max_bad}: "
             f"see {out / 'rejected.jsonl'}. {out} is whole all the same.{hint}"

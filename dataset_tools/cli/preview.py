@@ -24,6 +24,7 @@ def preview(
     from dataset_tools.inspect.preview import write_preview
 
     read_record(out)  # a folder of another kind is met before any progress is shown
+    html.parent.mkdir(parents=True, exist_ok=True)
     with output.Progress("preview", count_rows(out)) as progress:
         found = write_preview(out, html, rows, progress.advance)
     size = html.stat().st_size / 1e6

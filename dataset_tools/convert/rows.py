@@ -17,6 +17,8 @@ from dataset_tools.errors import BadRow
 from dataset_tools.images.store import Image, ImageStore, check_header
 from dataset_tools.sources.images import Embedded, ImageValue
 
+DUPLICATE = "duplicate id"
+
 
 class Images:
     """The images of a row as bytes, checked; remembers the last one, which the next pair often shares."""
@@ -90,7 +92,7 @@ def rows_of(
             try:
                 loaded = [images.get(image, pictures, chunk.file) for image in found.images[pair]]
                 if not ids.add(names[pair]):
-                    raise BadRow("duplicate id")
+                    raise BadRow(DUPLICATE)
                 row.kept.append(pair)
                 row.images.append(loaded)
             except BadRow as error:

@@ -16,7 +16,7 @@ from dataset_tools.convert.ids import IdSet
 from dataset_tools.convert.images_column import with_images
 from dataset_tools.convert.pictures import Pictures
 from dataset_tools.convert.readers import Reader
-from dataset_tools.convert.rows import Images, rows_of, tally_row
+from dataset_tools.convert.rows import DUPLICATE, Images, rows_of, tally_row
 from dataset_tools.convert.source_identity import changed, file_digest
 from dataset_tools.convert.tally import Tally
 from dataset_tools.convert.workers import one_ahead, ordered_map
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 NOT_FOUND = "image file not found"
 IMAGES_ELSEWHERE = "Where the images lie elsewhere: --image-root FOLDER, or a zip or tar file."
+HINTS = {NOT_FOUND: IMAGES_ELSEWHERE, DUPLICATE: "Ids repeat: --number-rows numbers the rows instead."}
+"""What to do about many refused rows, by their reason."""
 
 
 class Run:

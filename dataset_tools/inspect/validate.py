@@ -22,6 +22,7 @@ from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import COLUMNS, OPTIONAL, invariants, shards
 from dataset_tools.errors import DataError
 from dataset_tools.images.opening import open_undecoded
+from dataset_tools.scoring.folder import scoring_problem
 
 
 @dataclass
@@ -133,6 +134,7 @@ def validate(
     if complete and not (folder / DATASET_INFO).is_file():
         report.add(Problem(None, DATASET_INFO, None, "missing, LLaMA-Factory cannot read the folder"), keep)
     parts = []
+    readable: list[Path] = []
     for path in files:
         name = path.relative_to(folder).as_posix()
         found = _parts(path, decode)
@@ -140,6 +142,13 @@ def validate(
             report.add(Problem(None, name, None, found), keep)
         else:
             parts += found
+            readable.append(path)
+    try:
+        scoring = scoring_problem(folder, record, readable)
+    except DataError as error:
+        scoring = str(error)
+    if scoring:
+        report.add(Problem(None, "data", None, scoring), keep)
     ids = IdSet()
     results = ordered_map(check_part, ((part, None) for part in parts), workers)
     with closing(results):

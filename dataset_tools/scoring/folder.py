@@ -260,6 +260,29 @@ def scored_by(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def scoring_problem(folder: Path, record: dict[str, Any], paths: list[Path]) -> str | None:
+    """What is wrong where only some shards are scored, or by several models; None where nothing is."""
+    states = [scored_by(path) for path in paths]
+    scored = sum(map(bool, states))
+    if record.get("scorer") is None and 0 < scored < len(states):
+        return (
+            f"{scored} of {len(states)} shards of {folder} are scored: run `aspo-data score` again, "
+            "which does the others"
+        )
+    # Where the weights were loaded in another dtype, the model is the same.
+    apart = ("counts", "unreadable", "rejected", "dtype")
+    models: dict[str, list[str]] = {}
+    for path, state in zip(paths, states, strict=True):
+        if state:
+            by = {name: value for name, value in state.items() if name not in apart}
+            models.setdefault(json.dumps(by, sort_keys=True), []).append(path.name)
+    if len(models) > 1:
+        named = ", ".join(f"{names[0]} by {json.loads(by).get('model')}" for by, names in models.items())
+        count = len(models)
+        return f"the shards of {folder} are scored by {count} models ({named}): run `aspo-data score` again"
+    return None
+
+
 def _covers(state: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether `state` is by the wanted model; similarities of rejected sentences may be there unasked."""
     same = all(state.get(name) == value for name, value in wanted.items() if name != "rejected")

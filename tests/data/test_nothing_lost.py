@@ -402,3 +402,11 @@ def test_a_zip_beside_a_csv_is_found(tmp_path):
     convert(tmp_path / "set", tmp_path / "out")
     [row] = iter_rows(tmp_path / "out")
     assert row["images"][0]["bytes"] == png(1)
+
+
+def test_ids_that_repeat_are_met_with_the_option_that_numbers_rows(tmp_path):
+    write_lines(tmp_path / "rows.jsonl", [{**PAIR, "id": "same"}, {**PAIR, "id": "same"}])
+    arguments = ["convert", str(tmp_path / "rows.jsonl"), "--workers", "1"]
+    half = CliRunner().invoke(app, [*arguments, str(tmp_path / "out")])
+    assert half.exit_code == 1 and "--number-rows" in half.stderr
+    assert CliRunner().invoke(app, [*arguments, str(tmp_path / "all"), "--number-rows"]).exit_code == 0

@@ -176,3 +176,33 @@ def test_markers_and_parts_are_each_others_inverse():
     assert with_markers(marked, 2) == marked and with_markers(prompt, 0) == prompt
     parts = typed(marked)[1]["content"]
     assert [part["type"] for part in parts] == ["image", "image", "text"] and parts[2]["text"] == "Q?"
+
+
+@pytest.mark.parametrize(
+    ("models", "problem"),
+    [
+        (("clip", None), "1 of 2 shards"),
+        (("clip", "siglip"), "are scored by 2 models"),
+        (("clip", "clip"), None),
+    ],
+)
+def test_half_scored_or_by_two_models_is_a_problem(models, problem, converted, tmp_path):
+    from dataset_tools.scoring.folder import SCORER_KEY
+
+    folder = altered(converted, tmp_path / "set", lambda row: None)
+    for path, model in zip(shards(folder), models, strict=True):
+        table = pq.read_table(path)
+        state = {SCORER_KEY: json.dumps({"model": model}).encode()} if model else {}
+        pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **state}), path)
+    found = [each.problem for each in validate(folder).problems]
+    assert len(found) == bool(problem) and all(problem in each for each in found)
+
+
+def test_the_folder_of_a_page_is_made(converted, tmp_path):
+    from typer.testing import CliRunner
+
+    from dataset_tools.cli import app
+
+    page = tmp_path / "new" / "page.html"
+    done = CliRunner().invoke(app, ["preview", str(converted), "--html", str(page)])
+    assert done.exit_code == 0 and page.is_file(), done.output
