@@ -62,6 +62,7 @@ def recognise(
     patterns: list[str],
 ) -> Recognised:
     """Choose the files to read and find their layout. Raises `UsageError` that says what there is."""
+    _check_not_converted(located)
     wanted = kind or ("jsonl" if options.columns else None)
     if wanted:
         check_mapping(source_class(wanted), options.columns)  # a wrong name is met before anything is read
@@ -96,6 +97,8 @@ def recognise(
         except UsageError as error:
             problems.append(error)
             continue
+        if "chosen_sentences" in found.columns:
+            raise UsageError(_CONVERTED.format(where))
         found.left |= dict.fromkeys(sorted(located.stale), "not named by the state.json beside it")
         found.left |= (
             {name: "another file was asked for" for name in files if name not in within} if not single else {}
@@ -103,6 +106,19 @@ def recognise(
         _check_used(found)
         return found
     raise problems[0]
+
+
+_CONVERTED = (
+    "{} was made by aspo-data, and converting it again would lose its licence, citation, similarities and "
+    "untrained prefixes. Convert the original source instead (for fewer rows: with --limit); a converted "
+    "dataset is trained, scored and pushed as it is."
+)
+
+
+def _check_not_converted(located: Located) -> None:
+    """Raise `UsageError` for a folder that `aspo-data` wrote."""
+    if "aspo.json" in located.sizes and not located.patterns:
+        raise UsageError(_CONVERTED.format(located.location))
 
 
 def _inside_zips(located: Located) -> dict[str, AnyFile]:

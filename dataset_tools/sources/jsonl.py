@@ -14,6 +14,7 @@ from dataset_tools.sources.base import (
     from_json,
     identifier,
     image_list,
+    images_of,
     is_conversation,
     prompt_of,
     two_answers,
@@ -59,9 +60,12 @@ class JsonLines(Source):
         )
 
     def _images(self, row: Mapping[str, Any], held: list[ImageValue]) -> list[ImageValue]:
-        """Those of the named column, or of several (`--column images=image_1,image_2`), in their order."""
-        names = self.options.columns.get("images", "images").split(",")
-        found = [image for name in names for image in image_list(row.get(name))]
+        """Those of the named column, or of several (`--column images=image_1,image_2`), in their order; where
+        none is named, of `images` or `image`."""
+        mapped = self.options.columns.get("images")
+        if mapped is None:
+            return images_of(row, self.image_columns, held)
+        found = [image for name in mapped.split(",") for image in image_list(row.get(name))]
         if found and held and found != held:
             raise BadRow("images are both in the messages and in a column")
         return found or held

@@ -28,6 +28,7 @@ from dataset_tools.convert.workers import ordered_map
 from dataset_tools.dataset import folder, parquet
 from dataset_tools.dataset.schema import iter_rows, shards
 from dataset_tools.errors import DataError, UsageError
+from dataset_tools.sources import Options
 from tests.support.sources import rlaif_v, vlfeedback
 
 COMMAND = [sys.executable, "-c", "from dataset_tools.cli import main; main()"]
@@ -515,3 +516,24 @@ def test_no_folder_of_the_users_machine_is_published(tmp_path):
         paths = [each["images"][0]["path"] for each in iter_rows(out)]
         assert len(paths) == 4 and paths == (names or ["0.png"] * 3 + ["pics/0.png"])
         assert not any(str(tmp_path).encode() in data for data in content(out).values())
+
+
+@pytest.mark.parametrize("named", ["question", "prompt"])
+def test_jsonl_reads_the_column_image_where_none_is_named(named, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    row = {named: "What is <image>?", "chosen": "A cat.", "rejected": "A dog.", "image": "0.png"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    columns = {} if named == "prompt" else {"prompt": named}
+    tally = run(tmp_path / "rows.jsonl", tmp_path / "out", kind="jsonl", options=Options(columns=columns))
+    assert (tally.rows, tally.rejected) == (1, 0)
+    assert [image["path"] for each in iter_rows(tmp_path / "out") for image in each["images"]] == ["0.png"]
+
+
+def test_a_converted_dataset_is_not_converted_again(source, tmp_path):
+    run(source, tmp_path / "once", limit=20)
+    shard = next((tmp_path / "once" / "data").glob("*.parquet"))
+    for again in (tmp_path / "once", shard.parent, shard):
+        for limit in (None, 2):
+            with pytest.raises(UsageError, match="was made by aspo-data.*Convert the original source"):
+                run(again, tmp_path / "twice", limit=limit)
+    assert not (tmp_path / "twice").exists()
