@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,7 +96,8 @@ class CachedReference(TrainerCallback):
             report = self._fill(args, dataset, loader, live)
             logger.info("reference cache, %s set: %s rows computed, %s found", name, *vars(report).values())
         self._live = None
-        _drop_reference_model(trainer)
+        if hasattr(trainer, "ref_model"):
+            trainer.ref_model = None  # a model of its own was needed for the filling only
 
     def _fill(self, args: Any, dataset: Any, loader: Callable[[], Any], live: Live) -> FillReport:
         """With larger batches than training's; with those of training where that runs out of memory."""
@@ -152,20 +152,6 @@ class CachedReference(TrainerCallback):
                 return logps
 
             yield keys, mask, compute
-
-
-def _drop_reference_model(trainer: Any) -> None:
-    """A model of its own was needed for the filling only: leave its memory to the training."""
-    own = getattr(trainer, "ref_model", None)
-    if own is None or own is trainer.model or own is trainer.model_wrapped:
-        return
-    trainer.ref_model = None
-    # Accelerate keeps all that it prepared.
-    trainer.accelerator._models = [model for model in trainer.accelerator._models if model is not own]
-    del own
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class _OutOfMemory(RuntimeError):

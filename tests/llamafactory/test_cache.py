@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 SAME = ("loss", "rewards/chosen", "rewards/margins", "aspo/weight_mean", "logps/rejected")
@@ -31,6 +33,27 @@ def test_a_cached_run_is_the_live_run(train, tmp_path, kind, monkeypatch):
     assert_same(second, live)
     assert not made
     assert values == sorted((f.name, f.stat().st_size) for f in folder.glob("*.values"))
+
+
+def test_a_reference_model_is_let_go_once_the_cache_is_filled(train, models, tmp_path, monkeypatch):
+    from aspo_plugin.llamafactory import trainer, workflow
+
+    made, alive = [], []
+    create, step = workflow.create_ref_model, trainer.AspoTrainer.training_step
+
+    def created(*args):
+        model = create(*args)
+        made.append(weakref.ref(model))
+        return model
+
+    def watched(self, *args, **options):
+        alive.append(made[0]() is not None)
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(workflow, "create_ref_model", created)
+    monkeypatch.setattr(trainer.AspoTrainer, "training_step", watched)
+    train(ref_model=str(models / "reference"), aspo_reference_cache=str(tmp_path / "cache"), max_steps=2)
+    assert alive and not any(alive)
 
 
 def test_a_cache_of_another_model_is_refused(train, models, tmp_path):
