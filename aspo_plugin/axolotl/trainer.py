@@ -9,7 +9,7 @@ from typing import Any
 from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
-from aspo_plugin.training.model_card import scorer_names
+from aspo_plugin.training.model_card import scorer_names, scorer_of
 from aspo_plugin.trl.arguments import PREFIX
 from aspo_plugin.trl.trainer import AspoMixin
 
@@ -73,6 +73,9 @@ class AxolotlAspoTrainer(AspoMixin, AxolotlDPOTrainer):
     def _scorer_names(self) -> list[str]:
         paths = [entry["path"] for entry in current_config().datasets]
         return scorer_names(paths, self.aspo_settings.similarity_model)
+
+    def _scored_by(self) -> dict[str, Any]:
+        return {"scorers": [scorer_of(entry["path"]) for entry in current_config().datasets]}
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)

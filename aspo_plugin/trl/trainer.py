@@ -150,7 +150,7 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
             fingerprint=fingerprint(self) if cached else None,
         )
         self._rewards = {mode: RunningMeans(REWARDS) for mode in ("train", "eval")}
-        self.follow(objective(self.aspo_settings, self._setting_name, beta=self.beta))
+        self.follow(objective(self.aspo_settings, self._setting_name, beta=self.beta, **self._scored_by()))
 
     def _starts_from(self, ref_model: Any) -> str:
         """How sure it is that the policy begins as its reference: "sure", "likely" (two models of one name),
@@ -222,6 +222,10 @@ class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYP
         """What is known to have scored the sentences."""
         model = self.aspo_settings.similarity_model
         return [model] if model else []
+
+    def _scored_by(self) -> dict[str, Any]:
+        """What else decides the similarities, to be compared where a run resumes."""
+        return {}
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return self._prepare(dataset, processing_class, args, dataset_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,8 +223,11 @@ def test_dpo_is_axolotls_own_where_this_package_is_installed(
     assert not any(name.startswith("aspo/") for entry in after for name in entry)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(train: Any, tmp_path: Path) -> None:
-    """With accumulation, gradient checkpointing, dropout of the adapter and a cosine schedule."""
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(train: Any, datasets: Path, tmp_path: Path) -> None:
+    """With accumulation, gradient checkpointing, dropout of the adapter and a cosine schedule.
+
+    On the same data that another model scored, it does not go on.
+    """
     common = {
         "max_steps": 4,
         "gradient_accumulation_steps": 2,
@@ -243,6 +247,16 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(train: Any, tmp_path: Pa
             name for name, value in theirs.items() if isinstance(value, float) and "runtime" not in name
         }
         assert {name: ours[name] for name in numbers} == {name: theirs[name] for name in numbers}
+    rescored = tmp_path / "rescored"
+    shutil.copytree(datasets / "many", rescored)
+    (rescored / "aspo.json").write_text(json.dumps({"scorer": {"model": "another"}}))
+    with pytest.raises(ValueError, match="another objective: scorers was .*, now .*another"):
+        train(
+            **common,
+            datasets=[{"path": str(rescored)}],
+            resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"),
+            output_dir=str(tmp_path / "rescored-out"),
+        )
 
 
 def test_sets_without_similarities_stop_before_the_model_loads(
