@@ -55,6 +55,9 @@ class ResponseLogProbs:
         # batch comes `again`, may go another way.
         self.shared = False
         self.verdict: checks.Verdict | None = None
+        # Whether the caller goes on, on every rank, after a batch for which one of them has no memory. Not
+        # with a sharded model, whose other ranks wait for one that gives up in the middle of a forward.
+        self.may_run_out = False
         # By whether pairs stand in one row: a model whose weights are float32 packs from the second batch on.
         self._checked = dict.fromkeys((False, True), TEXT_ONLY - 1 if self_check else WITH_IMAGES)
         self._readers: weakref.WeakKeyDictionary[nn.Module, HeadReader] = weakref.WeakKeyDictionary()
@@ -198,22 +201,33 @@ class ResponseLogProbs:
         kind = checks.most_of_ranks(kind, device)
         if kind <= self._checked[batch.packs]:
             return
-        self._checked[batch.packs] = kind
-        with torch.no_grad():
-            logps = self._read(model, batch)
-            plain = self._read(model, batch, plain=True)
-            rows, given = batch.padded()
-            towers = frozen_without_gradients(vision_towers(model))
-            other, _ = self._forward(model, given, rows, towers)
-        precision = self._precision(model)
-        # Every rank reads its verdict only after the forwards, which all ranks must run together.
-        self.verdict = checks.judge(logps, plain, other, precision)
-        if checks.any_rank(not self.verdict.holds, device):
+        verdict = None
+        try:
+            verdict = self._judged(model, batch)
+        except torch.OutOfMemoryError:
+            if not self.may_run_out:
+                raise
+        # Every rank votes in the same order, so one without memory must not leave before the others' verdict.
+        if self.may_run_out and checks.any_rank(verdict is None, device):
+            raise torch.OutOfMemoryError("a rank has no memory for the self-check")
+        assert verdict is not None
+        self._checked[batch.packs], self.verdict = kind, verdict
+        if checks.any_rank(not verdict.holds, device):
             raise checks.SelfCheckError(
                 f"the shared prefix does not give this model's own log-probs on the first batch "
-                f"({self.verdict}). Training would be wrong, so it stops here. Set {self._setting} to "
+                f"({verdict}). Training would be wrong, so it stops here. Set {self._setting} to "
                 f"false, and please report the model and the versions of torch and transformers."
             )
+
+    @torch.no_grad()
+    def _judged(self, model: nn.Module, batch: PairBatch) -> checks.Verdict:
+        """Read only after the forwards, which all ranks must run together."""
+        logps = self._read(model, batch)
+        plain = self._read(model, batch, plain=True)
+        rows, given = batch.padded()
+        towers = frozen_without_gradients(vision_towers(model))
+        other, _ = self._forward(model, given, rows, towers)
+        return checks.judge(logps, plain, other, self._precision(model))
 
     def _precision(self, model: nn.Module) -> torch.dtype:
         """What the last forward computed in: the sums of products, not the weights they were made of."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +14,9 @@ from aspo_plugin.logprobs.self_check import ROUNDING_FACTOR, any_rank
 from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
 
 Compute = Callable[[], Tensor]
+
+# Seconds until a file that another machine wrote is seen: NFS keeps what it knows of a folder for up to 60.
+PATIENCE = 75.0
 
 
 @dataclass
@@ -36,8 +41,10 @@ def fill(
     `compute()` gives the reference's log-probs [2B, L] of the batch. It runs for the first batch and for
     every batch with a row that any rank misses, so that ranks of a sharded model stay together. The first
     batch checks what the cache already holds; where `dataset` is known to be complete, it is the only one
-    looked at. Raises `ReferenceCacheError` where the stored values are not the reference's.
+    looked at. Raises `ReferenceCacheError` where the stored values are not the reference's, and where ranks
+    do not see each other's files.
     """
+    _refuse_unshared(cache, device)
     report = FillReport()
     complete = not any_rank(not cache.is_complete(dataset), device)
     for number, (keys, response_mask, compute) in enumerate(batches):
@@ -81,6 +88,39 @@ def _compare(
         )
 
 
+def _refuse_unshared(cache: ReferenceCache, device: torch.device) -> None:
+    """Raise `ReferenceCacheError` where the folder is another one on another machine.
+
+    Each rank would then hold its own rows only, and miss others as soon as an epoch deals them anew.
+    """
+    if not _distributed():
+        return
+    token = secrets.randbits(62)
+    tokens = torch.zeros(torch.distributed.get_world_size(), dtype=torch.int64, device=device)
+    tokens[torch.distributed.get_rank()] = token
+    own = cache.folder / f"{token:x}.rank"
+    own.touch()
+    try:
+        torch.distributed.all_reduce(tokens)
+        wanted = [cache.folder / f"{value:x}.rank" for value in tokens.tolist()]
+        end = time.monotonic() + PATIENCE
+        while not (seen := all(path.exists() for path in wanted)) and time.monotonic() < end:
+            time.sleep(0.5)
+        unshared = any_rank(not seen, device)  # only now has every rank looked
+    finally:
+        own.unlink(missing_ok=True)
+    if unshared:
+        raise ReferenceCacheError(
+            f"the folder of the reference cache, {cache.folder}, must be shared by all machines: what one "
+            "process writes there, another does not see. Name a folder of a file system that every machine "
+            "mounts, or drop the reference cache."
+        )
+
+
 def _wait() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _distributed():
         torch.distributed.barrier()
+
+
+def _distributed() -> bool:
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())

@@ -68,11 +68,15 @@ class CachedReference(TrainerCallback):
         if self._live is not None:
             return self._live.logps(policy, inputs, response_mask, again=again)
         found = self.cache.lookup(keys, response_mask)
+        if found is None:  # a folder on a network may show late what another machine wrote
+            self.cache.refresh()
+            found = self.cache.lookup(keys, response_mask)
         if found is None:
             raise ReferenceCacheError(
                 f"a batch has rows that the reference cache in {self.cache.folder} lacks, though it was "
                 "filled when training began: the data gives other tokens or media each time (augmentation, "
-                "another evaluation set). Make the data repeatable, or drop the reference cache."
+                "another evaluation set), or the folder lost files that another machine wrote. Make the data "
+                "repeatable, share the folder among all machines, or drop the reference cache."
             )
         return found
 
@@ -105,11 +109,12 @@ class CachedReference(TrainerCallback):
         # One process that gives up in the middle of a sharded forward would leave the others waiting.
         sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
         for times in (1,) if sharded else (LARGER, 1):
+            live.read.may_run_out = times > 1
             try:
                 with same_randomness(), _loaders(trainer, args, times):
                     found: FillReport = fill(
                         self.cache,
-                        self._batches(loader(), live, may_run_out=times > 1),
+                        self._batches(loader(), live),
                         precision=training_precision(trainer),
                         device=trainer.accelerator.device,
                         dataset=_identity(dataset),
@@ -118,6 +123,8 @@ class CachedReference(TrainerCallback):
             except _OutOfMemory:
                 logger.warning("no memory for larger batches: the reference cache is filled with training's")
                 torch.cuda.empty_cache()
+            finally:
+                live.read.may_run_out = False
         raise AssertionError("unreachable")
 
     def _check_complete(self, loaders: Mapping[str, tuple[Any, Any]]) -> None:
@@ -129,11 +136,9 @@ class CachedReference(TrainerCallback):
                 "Begin the training anew, or resume with the data it was begun with."
             )
 
-    def _batches(
-        self, loader: Any, live: Live, may_run_out: bool
-    ) -> Iterator[tuple[list[bytes], Tensor, Callable[[], Tensor]]]:
-        """`may_run_out`: raise `_OutOfMemory`, on every rank, where one of them has no memory for a batch."""
-        trainer = self._trainer
+    def _batches(self, loader: Any, live: Live) -> Iterator[tuple[list[bytes], Tensor, Callable[[], Tensor]]]:
+        """Raises `_OutOfMemory`, on every rank, where one of them may run out of memory and does."""
+        trainer, may_run_out = self._trainer, live.read.may_run_out
         for batch in loader:
             keys = batch.pop(KEYS)
             inputs, mask = self._split(trainer._prepare_inputs(batch))

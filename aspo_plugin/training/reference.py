@@ -47,7 +47,7 @@ class Live:
     lasts = True
 
     def __init__(self, read: ResponseLogProbs) -> None:
-        self._read = read
+        self.read = read
 
     @contextmanager
     def _model(self, policy: Any) -> Iterator[Any]:
@@ -64,7 +64,7 @@ class Live:
         again: bool = False,
     ) -> Tensor:
         with torch.no_grad(), self._model(policy) as model, checkpointing_off(model), noise_off(model):
-            return self._read(model, inputs, response_mask, again=again)
+            return self.read(model, inputs, response_mask, again=again)
 
 
 class OwnModel(Live):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -15,9 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aspo_plugin.logprobs import architectures
 from aspo_plugin.logprobs.response import ResponseLogProbs
+from aspo_plugin.reference_cache import fill as filling
 from aspo_plugin.reference_cache.fill import fill
-from aspo_plugin.reference_cache.keys import media_digest, row_keys
-from aspo_plugin.reference_cache.store import ReferenceCache
+from aspo_plugin.reference_cache.keys import KEYS, media_digest, row_keys
+from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
+from aspo_plugin.training.cached_reference import CachedReference
+from aspo_plugin.training.reference import UntrainedPolicy
 from tests.core.test_shared_prefix import TOLERANCE, language_model, token_batch
 from tests.support.pairs import plain_logps
 
@@ -150,12 +156,72 @@ def run_fill(folder, rank):
             assert (cache.lookup(keys, wanted) - expected).abs().max() <= TOLERANCE
 
 
+def run_fill_apart(folder, rank):
+    """A folder of its own for each rank, as on machines that share none: nothing is computed or complete."""
+    cache = ReferenceCache.open(folder, {"model": "a"})
+    inputs, wanted = token_batch(seed=rank)
+    keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, [media_digest()] * 6)
+    values = torch.where(wanted, -torch.rand(wanted.shape), 0.0)
+    batches = [(keys, wanted, lambda: values)]
+    options = {"precision": torch.float32, "device": torch.device("cpu"), "dataset": "train"}
+    filling.PATIENCE = 0
+    with pytest.raises(ReferenceCacheError, match=rf"{folder}, must be shared by all machines"):
+        fill(cache, batches, **options)
+    assert not cache.is_complete("train") and len(cache) == 0
+    assert [path.name for path in Path(folder).iterdir()] == ["meta.json"]
+
+
+def run_fill_without_memory(folder, rank):
+    """One rank has no memory for the self-check of a large batch: all fill with small ones."""
+    model = language_model("Llama")
+    args = SimpleNamespace(
+        dataloader_drop_last=False, dataloader_persistent_workers=False, per_device_eval_batch_size=1,
+        do_eval=False, eval_strategy="no", bf16=False, fp16=False,
+    )  # fmt: skip
+    sizes, forwards = [], []
+
+    def loader():
+        forwards.clear()
+        sizes.append(trainer._train_batch_size)
+        for seed in (2 * rank, 2 * rank + 1):
+            inputs, wanted = token_batch(seed=seed)
+            keys = row_keys(inputs["input_ids"], inputs["attention_mask"], wanted, [media_digest()] * 6)
+            yield {**inputs, "wanted": wanted, KEYS: keys}
+
+    def limited(*_):
+        forwards.append(1)
+        if rank == 1 and trainer._train_batch_size > 1 and len(forwards) == 2:
+            raise torch.OutOfMemoryError
+
+    model.register_forward_pre_hook(limited)
+    trainer = SimpleNamespace(
+        args=args, model=model, model_wrapped=model, _train_batch_size=1,
+        train_dataset=[0] * 12, eval_dataset=None, get_train_dataloader=loader, _prepare_inputs=dict,
+        compute_loss_context_manager=nullcontext, accelerator=SimpleNamespace(device=torch.device("cpu")),
+        is_deepspeed_enabled=False, is_fsdp_enabled=False,
+    )  # fmt: skip
+    read = ResponseLogProbs()
+    reference = CachedReference(
+        trainer,
+        folder,
+        {"model": "a"},
+        lambda batch: ({k: v for k, v in batch.items() if k != "wanted"}, batch["wanted"]),
+        UntrainedPolicy(read),
+    )
+    reference.on_train_begin(args, SimpleNamespace(global_step=0), None)
+    assert sizes == [8, 1] and len(reference.cache) == 4 * 6
+    assert len(forwards) == 3 + 2  # the self-check's three, and one for each batch
+    assert read.verdict is not None and read.verdict.holds
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", timedelta(seconds=120), rank=rank, world_size=2)
     for case in CASES:
         run_case(case, rank)
     run_fill(f"{folder}/cache", rank)
+    run_fill_without_memory(f"{folder}/memory", rank)
+    run_fill_apart(f"{folder}/apart{rank}", rank)
     with (
         patch.object(architectures, "TEXT_MODELS", frozenset()),
         patch.object(ResponseLogProbs, "_packs", lambda *given: True),
