@@ -197,7 +197,8 @@ def run_fill_without_memory(folder, rank):
     trainer = SimpleNamespace(
         args=args, model=model, model_wrapped=model, _train_batch_size=1,
         train_dataset=[0] * 12, eval_dataset=None, get_train_dataloader=loader, _prepare_inputs=dict,
-        compute_loss_context_manager=nullcontext, accelerator=SimpleNamespace(device=torch.device("cpu")),
+        compute_loss_context_manager=nullcontext,
+        accelerator=SimpleNamespace(device=torch.device("cpu"), mixed_precision="no"),
         is_deepspeed_enabled=False, is_fsdp_enabled=False,
     )  # fmt: skip
     read = ResponseLogProbs()
