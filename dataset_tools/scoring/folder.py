@@ -69,31 +69,33 @@ def score_dataset(
     wanted: dict[str, Any] = {**identify(model, revision).as_dict(), "rejected": rejected}
     if dtype != "auto":
         wanted["dtype"] = dtype
+    make = partial(
+        SentenceScorer,
+        model,
+        wanted.get("revision", revision),  # the commit: a branch may move while others load the model
+        device,
+        dtype,
+        batch_size,
+        pickled_weights=pickled_weights,
+    )
+    scorer: SentenceScorer | None = None
     with _processes(folder) as team:
         if team.rank == 0:
             pending = [path for path in paths if not _is_scored(path, wanted)]
-            if not _covers(record.get("scorer") or {}, wanted):
+            if record.get("scorer") and not _covers(record["scorer"], wanted):
+                if pending and cluster is None:
+                    scorer = make()  # a model that cannot be loaded leaves the record as it was
                 # From here on the shards are of two kinds until all are done.
                 write_record(folder, {**record, "scorer": None})
             _clear(paths)
             rows = _rows(paths)
             begin(rows, rows - _rows(pending))
             team.offer([path.name for path in pending])
-        make = partial(
-            SentenceScorer,
-            model,
-            wanted.get("revision", revision),  # the commit: a branch may move while others load the model
-            device,
-            dtype,
-            batch_size,
-            pickled_weights=pickled_weights,
-        )
         if cluster is not None:
             everywhere = [str((folder / "data" / name).resolve()) for name in team.take()]
             for rows in cluster.spread(partial(_Worker, make, rejected), everywhere):
                 team.count(rows, progress)
         else:
-            scorer: SentenceScorer | None = None
             for name in team.take():
                 scorer = scorer or make()
                 path = folder / "data" / name

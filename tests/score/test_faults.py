@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from dataset_tools.cli import app
 from dataset_tools.dataset.parquet import ShardWriter
+from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import iter_rows, shards
 from dataset_tools.errors import DataError
 from dataset_tools.scoring.encoder import DualEncoder, Identity
@@ -187,3 +188,15 @@ def test_a_process_that_died_is_one_message() -> None:
     for ask in (team.wait, lambda: list(team.take())):
         with pytest.raises(DataError, match="another process of this scoring ended"):
             ask()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_record_of_the_earlier_one(
+    out: Path, encoder: Any, tmp_path: Path
+) -> None:
+    assert score(out, encoder("clip")).exit_code == 0
+    before = read_record(out)["scorer"]
+    broken = shutil.copytree(encoder("clip"), tmp_path / "broken")
+    for file in broken.glob("*.safetensors"):
+        file.write_bytes(b"damaged")
+    assert score(out, broken).exit_code in (1, 2)
+    assert before and read_record(out)["scorer"] == before
