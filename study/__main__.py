@@ -53,8 +53,8 @@ PLAN = (
         for world in FIRST
         for part in (Part(HABIT, [200 + world], methods=(*MAIN, *BEYOND[:2])), Part(PLAIN, [world]))
     ),
-    Part(PLAIN, FIRST, "long chosen"),
     Part(PLAIN, FIRST, methods=("dpo", *BEYOND[:2])),
+    Part(PLAIN, FIRST, "long chosen"),
     Part(HABIT, [200 + world for world in FIRST], "seva, 25% swapped"),
     Part(PLAIN, FIRST, "ranked"),
     Part(HABIT, range(205, 209), methods=(*MAIN, *BEYOND[:2])),

@@ -23,7 +23,10 @@ HABITS_FROM = 200  # numbers of the worlds with a habit
 TEST_SCENES, VALIDATION_SCENES = 300, 400
 # Of the search: seed of its pairs, learning rates and betas.
 SEARCH_SEED = 90
-GRID = ((1.5e-4, 0.1), (3e-4, 0.1), (3e-4, 0.5))
+GRID = (
+    *((1.5e-4, 0.1), (3e-4, 0.1), (3e-4, 0.5), (5e-4, 0.5)),
+    *((3e-4, 1.0), (5e-4, 1.0), (1e-3, 1.0), (5e-4, 2.0)),
+)
 SOURCES: dict[str, Callable[[World, int, int], Pairs]] = {
     "seva": seva,
     "ranked": ranked,
