@@ -74,7 +74,7 @@ def describe(model: nn.Module) -> Architecture | Unlisted | str:
     text = config.get_text_config()
     kind, text_kind = config.model_type, text.model_type
     embeddings = base.get_input_embeddings() if hasattr(base, "get_input_embeddings") else None
-    if getattr(embeddings, "neftune_noise_alpha", None):
+    if getattr(embeddings, "neftune_noise_alpha", None) is not None:
         return "NEFTune scales the noise of a row by its length"
     if config.is_encoder_decoder:
         return f"{kind} is an encoder-decoder"
