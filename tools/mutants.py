@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "mutation.md"
 HEAD = """# Changes that no test notices
 
-`make mutate` (mutmut) changes one line at a time of the paper's functions and of the alignment of
-tokens, and runs their tests in tests/core. What a change leaves green is listed here as it was found,
-for a reader to judge: most survivors compute the same, or differ in a message or on inputs that cannot
-occur; one that matters gets a test. Run by hand, about one change a second; `tool.mutmut` in
-pyproject.toml names the files and the tests.
+`make mutate` (mutmut) changes one line at a time of the paper's functions, the alignment of tokens, the
+log-probs and the reference cache, and runs their tests in tests/core. What a change leaves green is
+listed here as it was found, for a reader to judge: most survivors compute the same, or differ in a message
+or on inputs that cannot occur; one that matters gets a test. Run by hand, seconds a change; `tool.mutmut`
+in pyproject.toml names the files and the tests.
 """
 OUTCOMES = {0: "survived", 1: "caught", 3: "caught", 5: "untested", 33: "untested"}
 

@@ -77,6 +77,11 @@ def weight_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
+def distributed() -> bool:
+    """Whether this process is one of several ranks."""
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """True where `flag` is true on any rank: ranks of a sharded model must run the same forwards."""
     return bool(most_of_ranks(int(flag), device))
@@ -84,7 +89,7 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 def most_of_ranks(value: int, device: torch.device) -> int:
     """The largest of all ranks' values."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not distributed():
         return value
     votes = torch.tensor(value, device=device)
     torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aspo_plugin.logprobs.self_check import ROUNDING_FACTOR, any_rank
+from aspo_plugin.logprobs.self_check import ROUNDING_FACTOR, any_rank, distributed
 from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
 
 Compute = Callable[[], Tensor]
@@ -93,7 +93,7 @@ def _refuse_unshared(cache: ReferenceCache, device: torch.device) -> None:
 
     Each rank would then hold its own rows only, and miss others as soon as an epoch deals them anew.
     """
-    if not _distributed():
+    if not distributed():
         return
     token = secrets.randbits(62)
     tokens = torch.zeros(torch.distributed.get_world_size(), dtype=torch.int64, device=device)
@@ -118,9 +118,5 @@ def _refuse_unshared(cache: ReferenceCache, device: torch.device) -> None:
 
 
 def _wait() -> None:
-    if _distributed():
+    if distributed():
         torch.distributed.barrier()
-
-
-def _distributed() -> bool:
-    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())

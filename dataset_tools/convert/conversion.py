@@ -159,25 +159,31 @@ class Conversion:
         """All that shapes the output: a conversion may be resumed only under the same."""
         from dataset_tools.sentences import SPLITTER_VERSION
 
+        return {
+            **self._asked(),
+            "files": self.identity(),
+            "shard_rows": self.settings.shard_rows,
+            "image_roots": [str(root) for root in self.settings.image_roots],
+            "splitter": SPLITTER_VERSION,
+            "version": version("aspo-plugin"),
+        }
+
+    def _asked(self) -> dict[str, Any]:
+        """Of the fingerprint, what `aspo.json` tells as well."""
         settings, options = self.settings, self.source.options
         return {
             "source": self.located.location,
             "revision": self.located.revision,
-            "files": self.identity(),
             "from": self.source.name,
             "split": settings.split,
             "config": settings.config,
             "limit": settings.limit,
-            "shard_rows": settings.shard_rows,
             "pairs": options.pairs,
             "min_margin": options.min_margin,
             "columns": dict(options.columns),
             "number_rows": settings.number_rows,
             "keep_repeated_ids": settings.keep_repeated_ids,
             "max_pixels": settings.max_pixels,
-            "image_roots": [str(root) for root in settings.image_roots],
-            "splitter": SPLITTER_VERSION,
-            "version": version("aspo-plugin"),
         }
 
     def record(self, tally: Tally) -> dict[str, Any]:
@@ -248,24 +254,13 @@ class Conversion:
 
     def _check_same(self, record: dict[str, Any]) -> None:
         """Raise `UsageError` where a whole OUT was made of something else, or with other settings."""
-        settings, options = self.settings, self.source.options
-        now: dict[str, Any] = {
-            "source": self.located.location,
-            "from": self.source.name,
-            "revision": self.located.revision,
-            "split": settings.split,
-            "config": settings.config,
-            "files": list(self.files),
-        }
-        now |= {key: getattr(options, key, getattr(settings, key, None)) for key in _SHAPING}
-        now["columns"] = dict(options.columns)
         source = record["source"]
-        known = {"source": source.get("location"), "from": source.get("layout")}
-        for key, value in now.items():
-            place = record.get("options", {}) if key in _SHAPING else known if key in known else source
-            if key in place and place[key] != value:
+        before = {**source, "source": source.get("location"), "from": source.get("layout")}
+        before |= record.get("options", {})
+        for key, value in {**self._asked(), "files": list(self.files)}.items():
+            if key in before and before[key] != value:
                 raise UsageError(
-                    f"--resume: {key} is {value!r} now, but {self.out} was made with {place[key]!r}. "
+                    f"--resume: {key} is {value!r} now, but {self.out} was made with {before[key]!r}. "
                     "Use the same settings, choose another OUT, or remove it."
                 )
 

@@ -262,15 +262,20 @@ def scored_by(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def half_scored(folder: Path, scored: int, count: int) -> str:
+    """The message where `scored` of `count` shards are scored, and the record names no scorer."""
+    return (
+        f"{scored} of {count} shards of {folder} are scored: run `aspo-data score` again, "
+        "which does the others"
+    )
+
+
 def scoring_problem(folder: Path, record: dict[str, Any], paths: list[Path]) -> str | None:
     """What is wrong where only some shards are scored, or by several models; None where nothing is."""
     states = [scored_by(path) for path in paths]
     scored = sum(map(bool, states))
     if record.get("scorer") is None and 0 < scored < len(states):
-        return (
-            f"{scored} of {len(states)} shards of {folder} are scored: run `aspo-data score` again, "
-            "which does the others"
-        )
+        return half_scored(folder, scored, len(states))
     # Where the weights were loaded in another dtype, the model is the same.
     apart = ("counts", "unreadable", "rejected", "dtype")
     models: dict[str, list[str]] = {}

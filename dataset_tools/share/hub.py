@@ -59,10 +59,9 @@ def plan(folder: Path | str, repo: str) -> Plan:
     _check_whole(folder, paths)
     states = _scored_shards(paths)
     if record.get("scorer") is None and any(states):
-        raise UsageError(
-            f"{sum(states)} of {len(states)} shards of {folder} are scored: run `aspo-data score` again, "
-            "which does the others, then push."
-        )
+        from dataset_tools.scoring.folder import half_scored
+
+        raise UsageError(f"{half_scored(folder, sum(states), len(states))}, then push.")
     own = folder / CARD
     if own.exists() and MARK not in own.read_text(encoding="utf-8", errors="replace"):
         raise UsageError(

@@ -7,7 +7,7 @@ from typing import Any
 import transformers
 
 from .templates import chatml, plain_turns
-from .text import SIZES, TRANSFORMERS_4, family_tokenizer, rope, special_ids, vocabulary
+from .text import LINEAR, SIZES, TRANSFORMERS_4, family_tokenizer, rope, special_ids, vocabulary
 
 
 def _chatml(image: str, named: dict[str, str] | None = None, *special: str) -> Any:
@@ -142,17 +142,6 @@ def paddleocr_vl() -> tuple[Any, Any]:
     )
     processor = transformers.PaddleOCRVLProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
     return transformers.PaddleOCRVLForConditionalGeneration(config), processor
-
-
-# Of Qwen3.5's layers, which this model has.
-LINEAR = {
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "layer_types": ["linear_attention", "full_attention"],
-    "head_dim": 16,
-}
 
 
 def minicpm_v_4_6() -> tuple[Any, Any]:

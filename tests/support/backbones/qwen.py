@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from .templates import chatml
-from .text import SIZES, family_tokenizer, rope, vocabulary
+from .text import LINEAR, SIZES, family_tokenizer, rope, vocabulary
 
 VISION_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -168,15 +168,7 @@ def qwen3_5_moe() -> tuple[Any, Any]:
 def _qwen3_5(kind: str, **experts: int) -> tuple[Any, Any]:
     tokenizer = _tokenizer()
     sections = {"mrope_section": [2, 3, 3], "mrope_interleaved": True, "partial_rotary_factor": 1.0}
-    linear = {
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-        "layer_types": ["linear_attention", "full_attention"],
-        "partial_rotary_factor": 1.0,
-        "head_dim": 16,
-    }
+    linear = {**LINEAR, "partial_rotary_factor": 1.0}
     settings = _qwen3(tokenizer)
     settings["text_config"] = {**_text(tokenizer, **sections), **linear, **experts}
     del settings["vision_config"]["deepstack_visual_indexes"]

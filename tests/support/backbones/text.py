@@ -19,6 +19,15 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
 }
+# The two layers of a text model of Qwen3.5's kind.
+LINEAR = {
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+    "head_dim": 16,
+}
 
 TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
