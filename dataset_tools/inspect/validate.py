@@ -22,7 +22,7 @@ from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import COLUMNS, OPTIONAL, invariants, shards
 from dataset_tools.errors import DataError
 from dataset_tools.images.opening import open_undecoded
-from dataset_tools.scoring.folder import scoring_problem
+from dataset_tools.scoring.scored import scoring_problem
 
 
 @dataclass

@@ -26,12 +26,12 @@ from dataset_tools.dataset.parquet import IMAGE_BYTES, ShardWriter
 from dataset_tools.dataset.record import read_record, write_record
 from dataset_tools.dataset.schema import COLUMNS, iter_batches, read_footer, shards, text_of
 from dataset_tools.errors import DataError, UsageError
+from dataset_tools.scoring.scored import SCORER_KEY, scored_by
 
 if TYPE_CHECKING:
     from dataset_tools.cluster import Cluster
     from dataset_tools.scoring.scorer import SentenceScorer
 
-SCORER_KEY = b"aspo_scorer"
 PARTIAL = ".scoring"
 """Where unfinished files are: LLaMA-Factory refuses a `data/` that holds a file it cannot read."""
 _NAMED_ROWS = 5
@@ -246,48 +246,6 @@ def _repeats_images(path: Path) -> bool:
     group = metadata.row_group(0)
     columns = [group.column(index) for index in range(group.num_columns)]
     return any(column.has_dictionary_page for column in columns if column.path_in_schema == IMAGE_BYTES)
-
-
-def scored_by(path: Path) -> dict[str, Any]:
-    """Who scored a shard, with its counts; empty for an unscored one."""
-    value = (read_footer(path).metadata or {}).get(SCORER_KEY)
-    try:
-        state = json.loads(value) if value else {}
-        if not isinstance(state.get("counts", {}), dict) or not isinstance(state.get("unreadable", []), list):
-            raise ValueError("its counts are none")
-        return state
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{path} says in an odd way who scored it ({error}): fetch or convert it again."
-        ) from None
-
-
-def half_scored(folder: Path, scored: int, count: int) -> str:
-    """The message where `scored` of `count` shards are scored, and the record names no scorer."""
-    return (
-        f"{scored} of {count} shards of {folder} are scored: run `aspo-data score` again, "
-        "which does the others"
-    )
-
-
-def scoring_problem(folder: Path, record: dict[str, Any], paths: list[Path]) -> str | None:
-    """What is wrong where only some shards are scored, or by several models; None where nothing is."""
-    states = [scored_by(path) for path in paths]
-    scored = sum(map(bool, states))
-    if record.get("scorer") is None and 0 < scored < len(states):
-        return half_scored(folder, scored, len(states))
-    # Where the weights were loaded in another dtype, the model is the same.
-    apart = ("counts", "unreadable", "rejected", "dtype")
-    models: dict[str, list[str]] = {}
-    for path, state in zip(paths, states, strict=True):
-        if state:
-            by = {name: value for name, value in state.items() if name not in apart}
-            models.setdefault(json.dumps(by, sort_keys=True), []).append(path.name)
-    if len(models) > 1:
-        named = ", ".join(f"{names[0]} by {json.loads(by).get('model')}" for by, names in models.items())
-        count = len(models)
-        return f"the shards of {folder} are scored by {count} models ({named}): run `aspo-data score` again"
-    return None
 
 
 def _covers(state: dict[str, Any], wanted: dict[str, Any]) -> bool:

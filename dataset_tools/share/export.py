@@ -14,6 +14,7 @@ from dataset_tools.dataset.record import write_json
 from dataset_tools.dataset.schema import IMAGE_MARKER, RESPONSES, count_markers, invariants, iter_rows
 from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import DataError, UsageError
+from dataset_tools.scoring.scored import check_scoring
 
 LAYOUTS = ("llamafactory", "trl")
 _COLUMNS = ["id", "images", "prompt", "chosen", "rejected"]
@@ -33,6 +34,7 @@ def export(
     target = settled(target, folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists already: choose another folder, or remove it.")
+    check_scoring(folder, "export")
     with WorkFolder(target, "export", _WRITTEN) as place:
         # What a stopped export left is written anew; the same names are all that it can hold.
         (place.folder / "images").mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ from dataset_tools.dataset.record import RECORD, read_record, write_json, write_
 from dataset_tools.dataset.schema import shards
 from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import DataError, UsageError
+from dataset_tools.scoring.scored import check_scoring
 from dataset_tools.share.card import MARK, license_of, render
 
 CARD = "README.md"
@@ -45,8 +46,8 @@ class Plan(NamedTuple):
 def plan(folder: Path | str, repo: str) -> Plan:
     """Check a dataset before it is pushed; nothing is asked of the Hub and nothing written.
 
-    Raises `UsageError` where the folder is no whole converted dataset, its scoring is half done, or its card
-    was written by somebody else.
+    Raises `UsageError` where the folder is no whole converted dataset, it was scored in part or by several
+    models, or its card was written by somebody else.
     """
     from huggingface_hub.utils import validate_repo_id
 
@@ -57,11 +58,7 @@ def plan(folder: Path | str, repo: str) -> Plan:
         raise UsageError(f"{repo!r} is not a Hub id, which is owner/name: {error}") from None
     record, paths = read_record(folder), shards(folder)
     _check_whole(folder, paths)
-    states = _scored_shards(paths)
-    if record.get("scorer") is None and any(states):
-        from dataset_tools.scoring.folder import half_scored
-
-        raise UsageError(f"{half_scored(folder, sum(states), len(states))}, then push.")
+    check_scoring(folder, "push")
     own = folder / CARD
     if own.exists() and MARK not in own.read_text(encoding="utf-8", errors="replace"):
         raise UsageError(
@@ -90,12 +87,6 @@ def _check_whole(folder: Path, paths: list[Path]) -> None:
                 f"{path} does not fit the other files of its folder ({count} are there): a converted dataset "
                 "has all of its files, named SPLIT-00000-of-00003.parquet and so on."
             )
-
-
-def _scored_shards(paths: list[Path]) -> list[bool]:
-    from dataset_tools.scoring.folder import scored_by
-
-    return [bool(scored_by(path)) for path in paths]
 
 
 def push(

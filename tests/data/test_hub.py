@@ -225,7 +225,7 @@ def test_half_scored_is_not_pushed(tmp_path):
     import pyarrow.parquet as pq
 
     from dataset_tools.errors import UsageError
-    from dataset_tools.scoring.folder import SCORER_KEY
+    from dataset_tools.scoring.scored import SCORER_KEY
     from dataset_tools.share import hub as module
 
     rows = data.rows(4)

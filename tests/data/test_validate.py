@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_tools.convert.conversion import Conversion, Settings
+from dataset_tools.dataset.record import read_record, write_record
 from dataset_tools.dataset.schema import arrow_schema, iter_rows, shards
 from dataset_tools.errors import UsageError
 from dataset_tools.inspect.preview import write_preview
@@ -183,11 +185,13 @@ def test_markers_and_parts_are_each_others_inverse():
     [
         (("clip", None), "1 of 2 shards"),
         (("clip", "siglip"), "are scored by 2 models"),
-        (("clip", "clip"), None),
+        (("clip", "clip"), "2 of 2 shards"),  # by a run that ended before it noted its model
+        ((None, None), None),
     ],
 )
-def test_half_scored_or_by_two_models_is_a_problem(models, problem, converted, tmp_path):
-    from dataset_tools.scoring.folder import SCORER_KEY
+def test_half_scored_or_by_two_models_is_a_problem_and_goes_nowhere(models, problem, converted, tmp_path):
+    from dataset_tools.scoring.scored import SCORER_KEY
+    from dataset_tools.share.hub import plan
 
     folder = altered(converted, tmp_path / "set", lambda row: None)
     for path, model in zip(shards(folder), models, strict=True):
@@ -196,6 +200,13 @@ def test_half_scored_or_by_two_models_is_a_problem(models, problem, converted, t
         pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **state}), path)
     found = [each.problem for each in validate(folder).problems]
     assert len(found) == bool(problem) and all(problem in each for each in found)
+    for share in (lambda: plan(folder, "me/set"), lambda: export(folder, tmp_path / "plain", "trl")):
+        with pytest.raises(UsageError, match=problem) if problem else nullcontext():
+            share()
+    assert (tmp_path / "plain").exists() == (problem is None)
+    write_record(folder, {**read_record(folder), "scorer": {"model": "clip"}})
+    named = [each.problem for each in validate(folder).problems]
+    assert len(named) == (models == ("clip", "siglip"))
 
 
 def test_the_folder_of_a_page_is_made(converted, tmp_path):

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from dataset_tools.cli import app
 from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import arrow_schema, invariants, iter_rows, shards
-from dataset_tools.scoring.folder import scored_by
+from dataset_tools.scoring.scored import scored_by
 from dataset_tools.scoring.scorer import SentenceScorer
 from tests.support import converted, data
 
