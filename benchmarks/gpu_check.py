@@ -50,6 +50,7 @@ STAGES = (
     Stage("kernel times", "gpu_kernel:times", 40),
     Stage("first calls", "gpu_kernel:first_calls", 40),
     Stage("long prompts: llava, TRL", "gpu_steps:long_prompts", 90),
+    Stage("Liger kernels: llava, TRL", "gpu_steps:liger_trl", 60),
 )
 
 

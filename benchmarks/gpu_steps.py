@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import importlib.util
 import statistics
 import tempfile
 import time
@@ -69,8 +70,14 @@ def long_prompts(run: Run) -> None:
     _stage(run, "trl", "llava", [(4096, 512, 2), (8192, 1024, 1)])
 
 
-def _stage(run: Run, host: str, kind: str, lengths: list[tuple[int, int, int]]) -> None:
-    missing = _missing(host)
+def liger_trl(run: Run) -> None:
+    """The same steps with Liger's norms, rotary positions and SwiGLU in the model: what they gain the host
+    and ASPO, and whether the self-check holds beside them."""
+    _stage(run, "trl", "llava", [(640, 125, 4)], liger=True)
+
+
+def _stage(run: Run, host: str, kind: str, lengths: list[tuple[int, int, int]], liger: bool = False) -> None:
+    missing = _missing(host) or liger and _missing_liger(run)
     if missing:
         run.record(skipped=missing)
         return
@@ -80,6 +87,10 @@ def _stage(run: Run, host: str, kind: str, lengths: list[tuple[int, int, int]]) 
     dtype = torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         model = build(first, "tiny" if run.tiny else "7B", dtype, run.device)
+        if liger:
+            from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
+
+            _apply_liger_kernel_to_instance(model.get_base_model(), fused_linear_cross_entropy=False)
         bench = _Bench(run, host, model, folder)
         for number, (prompt, response, packed) in enumerate(lengths):
             setting = replace(first, prompt=prompt, response=response)
@@ -97,6 +108,12 @@ def _missing(host: str) -> str:
     if host == "trl" and int(version.split(".")[0]) < 1:
         return f"TRL {version} is older than 1.0"
     return ""
+
+
+def _missing_liger(run: Run) -> str:
+    if run.device != "cuda":
+        return "Liger's kernels need a GPU"
+    return "" if importlib.util.find_spec("liger_kernel") else "liger-kernel is not installed here"
 
 
 class _Bench:

@@ -100,7 +100,7 @@ def test_an_empty_folder_of_wheels_is_a_mistake(tmp_path):
 
 def test_all_stages_fit_into_their_time():
     """Nine minutes hold the deadlines but the last ones', which a short budget may cut."""
-    assert sum(stage.seconds for stage in gpu_check.STAGES[:-3]) <= 9 * 60 - gpu_check.STOP
+    assert sum(stage.seconds for stage in gpu_check.STAGES[:-4]) <= 9 * 60 - gpu_check.STOP
     for stage in gpu_check.STAGES:
         module, function = stage.run.split(":")
         text = (ROOT / "benchmarks" / f"{module}.py").read_text()

@@ -84,13 +84,12 @@ class Pair:
         model.train()
         model.zero_grad()
         self.host._metrics["train"].clear()
-        seen: list[Tensor] = []
-        hook = model.register_forward_hook(lambda module, args, output: seen.append(output.logits.detach()))
+        seen: list[Any] = []
+        hook = model.register_forward_hook(lambda module, args, output: seen.append(output))
         loss = self.host._compute_loss(model, dict(batch), return_outputs=False)
         hook.remove()
         loss.backward()
-        logits, mask = seen[0][:, :-1].float().log_softmax(-1), batch["completion_mask"][:, 1:]
-        logps = logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] * mask
+        logps = _logps(seen[0], batch) * batch["completion_mask"][:, 1:]
         return Step(logps.sum(1), loss.detach(), _gradients(model), batch)
 
     def our_step(self, kind: str) -> Step:
@@ -108,6 +107,14 @@ class Pair:
         with torch.no_grad():
             logps = self.ours._aspo.read(model, inputs, mask).sum(1)
         return Step(logps, loss.detach(), gradients, batch, self.ours._aspo.read.shared)
+
+
+def _logps(output: Any, batch: dict[str, Any]) -> Tensor:
+    """Of the tokens after the first, `[2B, S - 1]`: TRL's own from 1.15 on, which makes no logits."""
+    if getattr(output, "log_probs", None) is not None:
+        return output.log_probs.detach()
+    logits = output.logits[:, :-1].detach().float().log_softmax(-1)
+    return logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
 
 
 def _gradients(model: Any) -> dict[str, Tensor]:
