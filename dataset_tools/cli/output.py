@@ -22,6 +22,10 @@ _UNSEEN = re.compile(
 )
 
 
+CLEARED = "\r\x1b[K"
+"""To a terminal: the line begins anew."""
+
+
 def redact(text: str) -> str:
     """`text` without Hub tokens and without names and passwords in addresses."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
@@ -49,6 +53,9 @@ def printable(text: str, encoding: str | None = None) -> str:
 def echo(text: str, err: bool = False, nl: bool = True) -> None:
     """Print a text that may hold anything: without secrets, and without what controls a terminal."""
     stream = sys.stderr if err else sys.stdout
+    if Progress.open and stream.isatty():  # the text takes the place of the progress line, which comes again
+        print(CLEARED, end="", file=stream, flush=True)
+        Progress.open = False
     typer.echo(printable(redact(text), getattr(stream, "encoding", None)), err=err, nl=nl)
 
 
@@ -76,6 +83,9 @@ class Progress:
     ```
     `total` None means that it is not known: no percentage and no time left then. `silent` shows nothing.
     """
+
+    open = False
+    """Whether a line stands on the terminal that will be rewritten."""
 
     def __init__(
         self,
@@ -126,10 +136,11 @@ class Progress:
         if self._silent:
             return
         end = "" if self._terminal else "\n"
-        start, line = "\r\x1b[K" if self._terminal else "", self.line()
+        start, line = CLEARED if self._terminal else "", self.line()
         if self._terminal:  # a line that wraps could not be rewritten
             line = line[: max(shutil.get_terminal_size().columns - 1, 20)]
         print(start + line, end=end, file=sys.stderr, flush=True)
+        Progress.open = self._terminal
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind and self._first is None:
@@ -137,6 +148,7 @@ class Progress:
         self._show()
         if self._terminal and not self._silent:
             print(file=sys.stderr, flush=True)
+            Progress.open = False
 
 
 def _bars() -> int:

@@ -7,7 +7,7 @@ from contextlib import redirect_stderr
 
 from tqdm import tqdm
 
-from dataset_tools.cli.output import Progress
+from dataset_tools.cli.output import Progress, note, warn
 
 
 class Terminal(io.StringIO):
@@ -30,6 +30,19 @@ def test_one_line_is_rewritten_and_closed():
         "convert: 5 of 20 rows (25%)", "convert: 10 of 20 rows (50%)", "convert: 10 of 20 rows (50%)",
     ]  # fmt: skip
     assert terminal.getvalue().endswith("\n")
+
+
+def test_a_warning_takes_the_place_of_the_line():
+    terminal = Terminal()
+    with redirect_stderr(terminal), Progress("convert", total=20) as progress:
+        advance(progress)
+        warn("an image is odd")
+        note("and so is another")
+        advance(progress)
+    shown = terminal.getvalue().split("\n")
+    assert [line.rpartition("\r\x1b[K")[2].partition(",")[0] for line in shown] == [
+        "warning: an image is odd", "and so is another", "convert: 10 of 20 rows (50%)", "",
+    ]  # fmt: skip
 
 
 def test_it_waits_while_a_bar_of_the_hub_is_up():
