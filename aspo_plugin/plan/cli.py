@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from aspo_plugin.interrupt import interruptible
 
@@ -39,9 +41,13 @@ def plan(
     from .model import shape_of
     from .recipe import read_run
 
+    def tell(text: str) -> None:
+        typer.echo(f"aspo-plan: {text}", err=True)
+
     try:
-        run = read_run(recipe, override or [], more, gpus)
-        parts = estimate(run, shape_of(run, config, lambda text: typer.echo(f"aspo-plan: {text}", err=True)))
+        run = read_run(recipe, override or [], more, gpus, tell)
+        tell(f"counting the layers of {run.model}, which needs torch and transformers: a moment")
+        parts = estimate(run, shape_of(run, config, tell))
     except ModuleNotFoundError as error:
         typer.echo(
             f"aspo-plan: {error.name} is not installed, and the model's shape comes from it: run this in the "
@@ -50,7 +56,7 @@ def plan(
         )
         raise typer.Exit(2) from None
     except (OSError, ValueError) as error:
-        typer.echo(f"aspo-plan: {' '.join(str(error).split())}", err=True)
+        tell(" ".join(f"{error}{_packaged(recipe)}".split()))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("aspo-plan: stopped.", err=True)
@@ -66,8 +72,40 @@ def plan(
     for part in parts:
         typer.echo(f"  {part.name:<{width}}  {part.bytes / 2**30:7.2f}  {part.formula}")
     typer.echo(f"  {'total':<{width}}  {total / 2**30:7.2f}  {_fits(total)}")
-    command = "llamafactory-cli" if run.host == "llamafactory" else "axolotl"
-    typer.echo(f"next: {command} train {recipe}", err=True)
+    typer.echo(f"next: {training(run.host, recipe, override or [], more, gpus)}", err=True)
+
+
+def _packaged(recipe: Path) -> str:
+    """What to do about a name that `aspo recipes list` prints, and that is no file here."""
+    if recipe.exists():
+        return ""
+    from aspo_plugin.cli.recipes import names
+
+    name = recipe.as_posix().removesuffix(".yaml")
+    return f" `aspo recipes copy {name}` puts that recipe here." if name in names() else ""
+
+
+def training(host: str, recipe: Path, overrides: list[str], more: Path | None, gpus: int) -> str:
+    """The command that trains what was counted."""
+    if host == "llamafactory":
+        several = ["FORCE_TORCHRUN=1", f"NPROC_PER_NODE={gpus}"] if gpus > 1 else []
+        words = [*several, "llamafactory-cli", "train", shlex.quote(str(recipe))]
+        words += [f"$(cat {shlex.quote(str(more))})"] if more else []
+        return " ".join([*words, *map(shlex.quote, overrides)])
+    options, inside = [], []
+    for word in overrides:
+        key, _, text = word.partition("=")
+        value = yaml.safe_load(text)
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            options.append(shlex.quote(f"--{key.replace('_', '-')}={text}"))
+        else:
+            inside.append(f"{key}: {text or 'null'}")
+    words = ["axolotl", "train", shlex.quote(str(recipe)), *options]
+    words += ["--sweep", shlex.quote(str(more))] if more else []
+    words += ["--launcher", "torchrun", "--", "--nproc_per_node", str(gpus)] if gpus > 1 else []
+    # Axolotl's options take no lists, no blocks and no null, and of its switches some have a value, some not.
+    first = f"put {'; '.join(inside)} into {recipe}, then " if inside else ""
+    return first + " ".join(words)
 
 
 def _fits(total: float) -> str:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from dataset_tools.nearest import nearest_path
+
+from .keys import TITLES, check_keys
+
+MODEL_KEYS = {"model_name_or_path": "llamafactory", "base_model": "axolotl"}
+ENDINGS = {"llamafactory": ".args", "axolotl": ".yaml"}
+"""Of the files in recipes/shared that are laid over a recipe."""
 
 
 @dataclass(frozen=True)
@@ -28,28 +37,58 @@ class Run:
     reference_copy: bool
 
 
-def read_run(recipe: Path, overrides: list[str], more: Path | None, gpus: int) -> Run:
+def read_run(
+    recipe: Path,
+    overrides: list[str],
+    more: Path | None,
+    gpus: int,
+    tell: Callable[[str], Any] = lambda text: None,
+) -> Run:
     """The run that `recipe` describes with `overrides` (KEY=VALUE) and the file `more` laid over it.
 
-    Raises `ValueError` naming what is missing or unreadable.
+    `tell` hears of keys that have no effect. Raises `ValueError` where something is missing, unknown or
+    unreadable.
     """
     values = _mapping(recipe)
-    if more is not None:
-        if more.suffix == ".args":
-            values.update(_pairs(more.read_text(encoding="utf-8").split()))
-        else:  # Axolotl's --sweep: each key has a list of values, here of one
-            values.update({key: value[0] for key, value in _mapping(more).items()})
-    values.update(_pairs(overrides))
-    if "model_name_or_path" in values:
-        return _llamafactory(values, gpus)
-    if "base_model" in values:
-        return _axolotl(values, gpus)
-    raise ValueError(f"{recipe} names no model: expected model_name_or_path or base_model.")
+    host = next((host for key, host in MODEL_KEYS.items() if key in values), None)
+    if host is None:
+        raise ValueError(f"{recipe} names no model: expected {' or '.join(MODEL_KEYS)}.")
+    given = {**(_laid_over(host, more, tell) if more is not None else {}), **_pairs(overrides)}
+    check_keys(host, values, given, tell)
+    values.update(given)
+    return _llamafactory(values, gpus) if host == "llamafactory" else _axolotl(values, gpus)
+
+
+def _laid_over(host: str, more: Path, tell: Callable[[str], Any]) -> dict[str, Any]:
+    """The keys of a file of recipes/shared. Of several values, as a sweep has them, the first counts."""
+    ending = ENDINGS[host]
+    if more.suffix != ending:
+        raise ValueError(
+            f"{more} does not end with {ending}, as files laid over recipes of {TITLES[host]} do."
+        )
+    if host == "llamafactory":
+        return _pairs(existing(more).read_text(encoding="utf-8").split())
+    sweep = _mapping(more)
+    for key, value in sweep.items():
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"{more}: {key} is {value!r}, but a sweep has a list of values for each key.")
+        if len(value) > 1:
+            tell(f"note: {more} makes {len(value)} runs of {key}; the first one is counted.")
+    return {key: value[0] for key, value in sweep.items()}
+
+
+def existing(path: Path) -> Path:
+    """The path of a file. Raises `ValueError`, with the nearest name, where there is none."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a recipe in it.")
+    raise ValueError(f"{path} does not exist.{nearest_path(path)}")
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(existing(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
