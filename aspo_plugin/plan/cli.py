@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from aspo_plugin.interrupt import interruptible
 
@@ -92,6 +91,8 @@ def training(host: str, recipe: Path, overrides: list[str], more: Path | None, g
         words = [*several, "llamafactory-cli", "train", shlex.quote(str(recipe))]
         words += [f"$(cat {shlex.quote(str(more))})"] if more else []
         return " ".join([*words, *map(shlex.quote, overrides)])
+    import yaml
+
     options, inside = [], []
     for word in overrides:
         key, _, text = word.partition("=")
