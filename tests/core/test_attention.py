@@ -86,6 +86,8 @@ def test_every_architecture(backbones, kernel, rows, name):
 )
 def test_windows_and_grouped_heads(kernel, rows, kind, config):
     model = language_model(kind, **config)
+    if model.config._attn_implementation == "eager":
+        pytest.skip("Gemma 2 caps its scores: transformers 5.24 knows that sdpa cannot")
     logps = assert_equal_to_plain(model, Batch(*token_batch()))
     assert logps.report() == {"pairs/shared": 3}
     grouped = {(call[0].shape[1], call[1].shape[1]) for call in kernel}

@@ -263,9 +263,9 @@ def test_a_host_s_placeholder_image_goes_the_plain_way(backbones):
 def test_an_unknown_input_goes_the_plain_way():
     model = language_model("Llama")
     inputs, wanted = token_batch()
-    inputs["output_hidden_states"] = torch.tensor(False)
+    inputs["document_lengths"] = torch.tensor([3])
     logps = assert_equal_to_plain(model, Batch(inputs, wanted))
-    assert logps.report()["the model input output_hidden_states is not known here"] == 1
+    assert logps.report()["the model input document_lengths is not known here"] == 1
 
 
 @pytest.mark.parametrize(
