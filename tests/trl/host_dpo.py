@@ -109,6 +109,16 @@ class Pair:
         return Step(logps, loss.detach(), gradients, batch, self.ours._aspo.read.shared)
 
 
+def of_the_model(pair: Pair, kind: str) -> tuple[Tensor, Tensor]:
+    """Log-probs of our step's responses `[2B]`: ours, and those of the model's own forward."""
+    step = pair.our_step(kind)
+    batch = ordinary(step)
+    mask = batch.pop("completion_mask")[:, 1:]
+    with torch.no_grad():
+        own = _logps(pair.ours.model(**batch, use_cache=False), batch) * mask
+    return step.logps, own.sum(1)
+
+
 def _logps(output: Any, batch: dict[str, Any]) -> Tensor:
     """Of the tokens after the first, `[2B, S - 1]`: TRL's own from 1.15 on, which makes no logits."""
     if getattr(output, "log_probs", None) is not None:
@@ -152,6 +162,13 @@ def differences(ours: Step, theirs: Step) -> list[str]:
         if (one - other).norm() > 1e-4 * (other.norm() + 0.1 * largest):
             told.append(f"gradient of {name} differs by {float((one - other).norm()):.1e}")
     return told
+
+
+def fused() -> bool:
+    """Whether this TRL's DPO computes its output layer itself, and makes no logits."""
+    import trl.trainer.dpo_trainer as module
+
+    return hasattr(module, "add_fused_lm_head")
 
 
 @dataclass

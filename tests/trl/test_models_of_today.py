@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support import backbones
 
@@ -17,6 +18,10 @@ HOST_FAILS = {
     *(("ernie4_5_vl_moe", kind) for kind in host_dpo.SETS if kind != "text"),
 }
 
+# TRL's fused output layer, from 1.15 on, scales by a factor of the text's configuration, which the forward of
+# these models does not: TRL's numbers are not the model's.
+HOST_SCALES = ("aya_vision", "granite_vision")
+
 
 @pytest.mark.parametrize("name", backbones.today())
 def test_log_probs_loss_and_gradients_are_those_of_trls_dpo(name: str, model: Any) -> None:
@@ -26,7 +31,11 @@ def test_log_probs_loss_and_gradients_are_those_of_trls_dpo(name: str, model: An
         if outcome.host_error and (name, kind) in HOST_FAILS:
             continue
         assert not outcome.host_error and not outcome.our_error, (kind, outcome)
-        assert not outcome.differences, (kind, outcome.differences)
+        if outcome.differences and name in HOST_SCALES and host_dpo.fused():
+            ours, own = host_dpo.of_the_model(pair, kind)
+            torch.testing.assert_close(ours, own, rtol=2e-6, atol=2e-4)
+        else:
+            assert not outcome.differences, (kind, outcome.differences)
         # Of a model that nobody listed a text alone may be proven exact, where its images are not.
         if name in backbones.SHARES or name not in backbones.TRIED and kind != "text":
             assert outcome.shared == (name in backbones.SHARES), kind
