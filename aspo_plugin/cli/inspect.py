@@ -54,9 +54,12 @@ def inspect(
     from dataset_tools.dataset.record import write_text
     from dataset_tools.errors import UsageError
     from dataset_tools.inspect.preview import page_of
+    from dataset_tools.nearest import nearest_path
 
     kept = Path(run) / SAMPLES if Path(run).is_dir() else Path(run)
     if dataset is None:
+        if not Path(run).exists():
+            raise UsageError(f"{run} does not exist.{nearest_path(run)}")
         if not kept.is_file():
             raise UsageError(
                 f"{run} kept no samples ({SAMPLES}): name a converted dataset to look at, or train with "

@@ -10,6 +10,7 @@ from typing import Any
 from aspo_plugin.config import AspoSettings
 from aspo_plugin.training.files import RUN
 from dataset_tools.errors import UsageError
+from dataset_tools.nearest import nearest, not_here
 
 ADAPTER = "adapter_config.json"
 
@@ -48,6 +49,7 @@ def find_run(name: str, before: str | None = None, **settings: Any) -> Run:
         base = before or adapter.get("base_model_name_or_path")
         if not base:
             raise UsageError(f"{folder / ADAPTER} does not name its base model: give it with --before.")
+        _check_base(base, before)
         return Run(name, base, name, True, own)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -55,11 +57,34 @@ def find_run(name: str, before: str | None = None, **settings: Any) -> Run:
             hint = f"Its checkpoints are {', '.join(held)}." if held else "Give a run's output folder."
             raise UsageError(f"{name} holds no model and no adapter. {hint}")
         if base := before or record.get("model"):
+            _check_base(base, before)
             return Run(name, base, name, False, own)
         return Run(name, name, None, False, own)
-    if folder.suffix in (".yaml", ".yml", ".jsonl", ".json") or name.startswith((".", "/", "~")):
-        raise UsageError(f"{name} does not exist.")
+    if problem := not_here(name) or _nearly_a_run(name):
+        raise UsageError(problem)
+    if before:
+        _check_base(before, before)
     return Run(name, before or name, name if before else None, False, own)
+
+
+def _check_base(base: str, before: str | None) -> None:
+    """Raise `UsageError` where the model before training can only be a path and does not exist."""
+    if not Path(base).expanduser().exists() and (problem := not_here(base)):
+        raise UsageError(
+            problem if before else f"the model before training is not found: {problem} Give it with --before."
+        )
+
+
+def _nearly_a_run(name: str) -> str | None:
+    """Why owner/name is not asked of the Hub where a run here is called nearly so; None where none is."""
+    folder = Path(name)
+    if not folder.parent.is_dir():
+        return None
+    for near in nearest(folder.name, sorted(other.name for other in folder.parent.iterdir())):
+        found = folder.parent / near
+        if (found / RUN).is_file() or (found / ADAPTER).is_file() or any(found.glob("checkpoint-*")):
+            return f"{name} does not exist. Did you mean {found}?"
+    return None
 
 
 def _record(folder: Path) -> dict[str, Any]:

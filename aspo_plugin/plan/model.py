@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset_tools.nearest import not_here
+
 from .recipe import Run
 from .shapes import SHAPES
 
@@ -64,8 +66,10 @@ def config_of(name: str, folder: Path | None = None, tell: Callable[[str], Any] 
         return AutoConfig.for_model(kind, **values)
     unknown = f"the shape of {name} is not known here"
     remedy = f"give --config FOLDER with its config.json. Known: {', '.join(SHAPES)}."
-    if folder is not None or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if folder is not None:
         raise ValueError(f"{unknown}: {remedy}")
+    if problem := not_here(name):
+        raise ValueError(f"{unknown}: {problem} Or {remedy}")
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     if not HF_HUB_OFFLINE:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dataset_tools.errors import UsageError
+from dataset_tools.nearest import nearest_path, not_here
 
 KEYS = {"out", "sources", "score", "preview", "validate"}
 SOURCE_KEYS = {"source", "share", "push"}
@@ -38,6 +39,7 @@ def make(
     for steps in wanted.values():
         for _, command in steps:
             _check(command)
+    _look_for_scorer(file, wanted, plan.get("score"))
     for name, steps in wanted.items():
         if steps and steps[0][0] == "convert":
             _look_for(file, name, plan["sources"][name])
@@ -63,6 +65,7 @@ def read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UsageError(
             f"{file} does not exist: write the sources and steps into it, as docs/data.md shows."
+            f"{nearest_path(file)}"
         )
     try:
         plan = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -184,14 +187,26 @@ def _check(command: list[str]) -> None:
 
 def _look_for(file: Path, name: str, source: dict[str, Any]) -> None:
     """Raise `UsageError` where a source that is still to be read is nowhere: its turn may come in hours."""
+    from dataset_tools.convert.image_places import given_roots
     from dataset_tools.convert.locate import locate
 
-    if os.path.exists(Path(str(source["source"])).expanduser()):
-        return
+    roots = source.get("image_root") or []
     try:
+        given_roots(Path(str(root)) for root in (roots if isinstance(roots, list) else [roots]))
+        if os.path.exists(Path(str(source["source"])).expanduser()):
+            return
         locate(str(source["source"]), source.get("revision"))
     except UsageError as error:
         raise UsageError(f"{file}: {name}: {error}") from None
+
+
+def _look_for_scorer(file: Path, wanted: dict[str, list[tuple[str, list[str]]]], score: Any) -> None:
+    """Raise `UsageError` where rows are still to be scored, by a model that cannot be found."""
+    model = score.get("model") if isinstance(score, dict) else None
+    if model is None or not any(title == "score" for steps in wanted.values() for title, _ in steps):
+        return
+    if not Path(str(model)).expanduser().exists() and (problem := not_here(str(model))):
+        raise UsageError(f"{file}: score: {problem}")
 
 
 def _do(out: Path, name: str, source: dict[str, Any], title: str, command: list[str]) -> None:

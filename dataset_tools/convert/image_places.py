@@ -17,6 +17,7 @@ from dataset_tools.convert.locate import Located, on_hub
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.images.archives import ENDINGS, TarByRange
 from dataset_tools.images.store import AnyArchive, ImageStore, open_archive
+from dataset_tools.nearest import nearest_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def given_roots(image_roots: Iterable[Path]) -> tuple[list[Path], list[Path]]:
         elif root.is_file() and root.suffix.lower() in (".zip", ".tar"):
             archives.append(root)
         else:
-            raise UsageError(f"--image-root {root} is neither a folder nor a zip or tar file.")
+            near = "" if root.exists() else nearest_path(root)
+            raise UsageError(f"--image-root {root} is neither a folder nor a zip or tar file.{near}")
     return folders, archives
 
 

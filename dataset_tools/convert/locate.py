@@ -11,9 +11,9 @@ from typing import Any
 from dataset_tools.convert.files import AnyFile, HubFile, Joined, ZipMember
 from dataset_tools.convert.hub import cached, download, look_up, parse_address
 from dataset_tools.errors import UsageError
+from dataset_tools.nearest import nearly_here, not_here
 from dataset_tools.sources.origin import cached_repository, card_header
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PART = re.compile(r"(?P<whole>.+\.(?:zip|tar))(?:_|\.)(?P<part>[a-z]{1,3}|part[-_.]?\w+|\d{2,4})", re.I)
 
 
@@ -109,17 +109,20 @@ def locate(source: str, revision: str | None) -> Located:
             raise UsageError(f"--revision is for a dataset on the Hub, but {source} is on this disk.")
         return _local(path)
     address = parse_address(source)
-    if address is None and _HUB_ID.fullmatch(source):
-        address = (source, None, None)
     if address is None:
-        raise UsageError(
-            f"{source} does not exist, and it is not a Hub id of the form owner/name, nor an address of a "
-            "dataset (hf://datasets/owner/name, https://huggingface.co/datasets/owner/name)."
-        )
+        if problem := _nowhere(source):
+            raise UsageError(problem)
+        address = (source, None, None)
     repo, stated, inside = address
     if stated and revision and stated != revision:
         raise UsageError(f"--revision is {revision}, but the address asks for {stated}.")
-    listing = look_up(repo, revision or stated)
+    try:
+        listing = look_up(repo, revision or stated)
+    except Exception as error:
+        near = nearly_here(source)
+        if near and type(error).__name__ in ("RepositoryNotFoundError", "OfflineModeIsEnabled", "DataError"):
+            raise UsageError(f"{source} does not exist here, and the Hub gave none.{near}") from error
+        raise
     patterns: tuple[str, ...] = ()
     if inside:
         patterns = (inside,) if inside in listing.sizes else (f"{inside}/*",)
@@ -132,6 +135,16 @@ def locate(source: str, revision: str | None) -> Located:
         card=listing.card,
         patterns=patterns,
     )
+
+
+def _nowhere(source: str) -> str | None:
+    """Why a source that is no path here cannot be on the Hub either; None where it may be."""
+    if "://" in source:
+        return (
+            f"{source} is not an address of a dataset on the Hub, which are hf://datasets/owner/name and "
+            "https://huggingface.co/datasets/owner/name; give one, owner/name, or a file or folder."
+        )
+    return not_here(source)
 
 
 def _local(path: Path) -> Located:

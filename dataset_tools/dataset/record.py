@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_tools.errors import UsageError
+from dataset_tools.nearest import nearest_path
 
 RECORD = "aspo.json"
 FORMAT = 1
@@ -62,6 +63,8 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     """The record of a converted dataset. Raises `UsageError` where the folder is not one."""
     on_this_machine(folder)
     path = Path(folder) / RECORD
+    if not os.path.exists(folder):
+        raise UsageError(f"{folder} does not exist.{nearest_path(folder)}")
     if not path.is_file():
         raise UsageError(
             f"{folder} has no {RECORD}, so it is not a dataset that `aspo-data convert` made. "

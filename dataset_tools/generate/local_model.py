@@ -10,6 +10,7 @@ from dataset_tools.convert.source_identity import identity
 from dataset_tools.errors import BadRow, DataError, UsageError
 from dataset_tools.generate.answers import Answer, Sampling
 from dataset_tools.generate.distortions import noise_level
+from dataset_tools.nearest import nearly_here, not_here
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,8 @@ class LocalModel:
             raise UsageError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}.")
         folder = Path(model).expanduser()
         local = folder.is_dir()
-        if not local and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-            raise UsageError(f"the model {model} is neither a folder nor a Hub id: no such folder.")
+        if not local and (problem := not_here(model)):
+            raise UsageError(f"the model {problem}")
         if local and revision:
             raise UsageError(
                 f"revision {revision} goes with a Hub id, but {model} is a folder: leave it out."
@@ -61,7 +62,8 @@ class LocalModel:
         except (UsageError, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise DataError(f"the model {model} cannot be loaded: {error or type(error).__name__}") from None
+            text = str(error).strip() or type(error).__name__
+            raise DataError(f"the model {model} cannot be loaded: {text}{nearly_here(model)}") from None
         self._model = self._model.to(self.device).eval().requires_grad_(False)
         self._identity: dict[str, Any] = {"model": folder.resolve().name if local else model}
         if local:

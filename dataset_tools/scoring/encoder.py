@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset_tools.errors import DataError, UsageError
+from dataset_tools.nearest import nearly_here, not_here
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +56,8 @@ def identify(model: str, revision: str | None = None) -> Identity:
 
     folder = Path(model).expanduser()
     local = folder.is_dir()
-    if not local and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise UsageError(f"the scorer {model} is neither a folder nor a Hub id: no such folder.")
+    if not local and (problem := not_here(model)):
+        raise UsageError(f"the scorer {problem}")
     if local and revision:
         raise UsageError(f"revision {revision} goes with a Hub id, but {model} is a folder: leave it out.")
     try:
@@ -84,7 +85,8 @@ def identity_of_folder(model: str) -> Identity | None:
 
 
 def _not_loaded(model: str, error: Exception) -> DataError:
-    return DataError(f"the scorer {model} cannot be loaded: {error or type(error).__name__}")
+    text = str(error).strip() or type(error).__name__
+    return DataError(f"the scorer {model} cannot be loaded: {text}{nearly_here(model)}")
 
 
 def _fingerprint(folder: Path) -> str:

@@ -283,3 +283,29 @@ def test_mistakes_are_met_before_a_model_loads(folder: Path, tmp_path: Path) -> 
     assert "aspo.json" in says(folder / "adapter", folder / "llava")
     assert find_run(str(folder / "llava")).settings == AspoSettings()
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("./saves/lava-aspo", "saves/llava-aspo"),
+        (
+            "saves/lava-aspo",
+            "saves/llava-aspo",
+        ),  # could be of the Hub, but a run here is called nearly so
+        ("save/llava-aspo", None),
+        ("sav", None),
+        ("models/llava-7b-hf", None),
+    ],
+)
+def test_a_run_that_does_not_exist_is_not_asked_of_the_hub(name, near, tmp_path, monkeypatch):
+    (tmp_path / "saves/llava-aspo/checkpoint-10").mkdir(parents=True)
+    (tmp_path / "models/llava-1.5-7b-hf").mkdir(parents=True)  # a copy of a model says nothing of its sisters
+    monkeypatch.chdir(tmp_path)
+    if name.startswith(("save/", "models/")):
+        assert find_run(name).before == name
+        return
+    with pytest.raises(UsageError, match=f"Did you mean {near}" if near else "not a Hub id"):
+        find_run(name)
+    with pytest.raises(UsageError, match="/nowhere/base does not exist"):
+        find_run("owner/name", before="/nowhere/base")

@@ -285,9 +285,50 @@ def test_names_are_completed_and_paths_left_to_the_shell(words, found):
     assert done.stdout.split() == found, done.stderr
 
 
-@pytest.mark.parametrize("source", ["../nothing", "./a", "a/b/c", "nothing", "/x"])
-def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(source, tmp_path):
-    from dataset_tools.convert.locate import locate
+MISSING = ["../nothing", "./a", "a/b/c", "nothing", "/x", "rows/all.jsonl", "sets\\\\mine"]
 
-    with pytest.raises(UsageError, match="does not exist, and it is not a Hub id"):
-        locate(source, None)
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(name):
+    """No connection is made in this test: the Hub would be asked offline, and say so."""
+    from dataset_tools.convert.locate import locate
+    from dataset_tools.nearest import not_here
+
+    with pytest.raises(UsageError, match="does not exist"):
+        locate(name, None)
+    assert not_here("openbmb/RLAIF-V-Dataset") is None and not_here("OpenGVLab/MMPR-v1.2") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["convert", "rlaif-w", "out"], "Did you mean rlaif-v?"),
+        (["convert", "./rlaif-w", "out"], "Did you mean rlaif-v?"),
+        (["convert", "sets/minne.jsonl", "out"], "Did you mean sets/mine.jsonl?"),
+        (
+            ["convert", "sets/rlaif", "out"],
+            "does not exist here, and the Hub gave none. Did you mean sets/",
+        ),
+        (["convert", "set/mine.jsonl", "out"], "Did you mean sets?"),
+        (["convert", "rlaif-v", "out", "--image-root", "picture"], "Did you mean pictures?"),
+        (["stats", "rlaif-w"], "rlaif-w does not exist. Did you mean rlaif-v?"),
+        (["validate", "rlaif-w"], "Did you mean rlaif-v?"),
+        (["preview", "rlaif-w", "--html", "p.html"], "Did you mean rlaif-v?"),
+        (["push", "rlaif-w", "me/set"], "Did you mean rlaif-v?"),
+        (["export", "rlaif-w", "plain", "--to", "trl"], "Did you mean rlaif-v?"),
+        (["make", "set.yml"], "Did you mean set.yaml?"),
+        (["make", "set.yaml"], "set.yaml: score: clip does not exist, and it is not a Hub id"),
+        (["make", "roots.yaml"], "roots.yaml: mine: --image-root picture is neither"),
+    ],
+)
+def test_a_misspelt_path_is_met_with_the_nearest_name(arguments, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for folder in ("rlaif-v", "pictures", "sets/rlaif-v"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "sets" / "mine.jsonl").write_text("{}")
+    sources = "out: mix\nsources: {mine: {source: sets/mine.jsonl}}\n"
+    (tmp_path / "set.yaml").write_text(sources + "score: {model: clip}\n")
+    (tmp_path / "roots.yaml").write_text(sources.replace("jsonl}", "jsonl, image_root: picture}"))
+    done = run(*arguments)
+    assert done.exit_code == 2 and told in done.stderr.splitlines()[-1], done.stderr

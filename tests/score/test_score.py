@@ -274,7 +274,7 @@ def test_an_error_leaves_the_shard_as_it_was(out, unscored, encoder, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "./missing"], "no such folder"),
+        (["--model", "./missing"], "does not exist"),
         (["--dtype", "half"], "choose one of auto, float32"),
         (["--batch-size", "0"], "batch-size"),
     ],

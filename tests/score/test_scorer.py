@@ -285,7 +285,7 @@ def test_other_models_are_refused_before_their_weights_are_read(tmp_path):
 
 
 def test_mistakes_are_named(encoder, tmp_path):
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         identify(str(tmp_path / "missing"))
     with pytest.raises(UsageError, match="revision main goes with a Hub id"):
         identify(str(encoder("clip")), "main")
