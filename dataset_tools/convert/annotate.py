@@ -72,10 +72,7 @@ class Annotate:
         skipped: list[NotUsed] = []
         file = PurePosixPath(chunk.file.removesuffix(".gz")).with_suffix("")
         for offset, row in enumerate(rows_of_chunk(chunk)):
-            position = f"{file}-{chunk.first + offset}"
-            if row is None:
-                skipped.append(NotUsed(offset, position, "blank line"))
-                continue
+            position = f"{file}-{chunk.place(offset)}"
             if isinstance(row, BadRow):
                 rejected.append(NotUsed(offset, position, str(row)))
                 continue

@@ -33,9 +33,13 @@ class Chunk:
     first: int
     count: int
 
-    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
-        """One item per row: its columns, why it cannot be read, or None for a blank line."""
+    def rows(self) -> Iterator[Mapping[str, Any] | BadRow]:
+        """One item per row: its columns, or why it cannot be read."""
         raise NotImplementedError
+
+    def place(self, offset: int) -> int:
+        """Where in its file a row is, from 0: which row, or of a JSONL file which line."""
+        return self.first + offset
 
 
 @dataclass
@@ -47,7 +51,7 @@ class ArrowChunk(Chunk):
     json: dict[str, Any] = field(default_factory=dict)
     """Columns that hold JSON texts, with the place of the texts in them (`readers.json_features`)."""
 
-    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
+    def rows(self) -> Iterator[Mapping[str, Any] | BadRow]:
         batch = pa.ipc.open_stream(self.texts).read_next_batch()
         try:
             rows = batch.to_pylist()
@@ -80,9 +84,14 @@ class LinesChunk(Chunk):
     """Lines of a JSONL file, parsed where they are used."""
 
     lines: list[bytes] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    """Of the lines in their file: blank ones lie between them, which are no rows."""
 
-    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
+    def rows(self) -> Iterator[Mapping[str, Any] | BadRow]:
         return (parse_line(line) for line in self.lines)
+
+    def place(self, offset: int) -> int:
+        return self.numbers[offset]
 
 
 @dataclass
@@ -91,7 +100,7 @@ class ObjectsChunk(Chunk):
 
     items: list[Any] = field(default_factory=list)
 
-    def rows(self) -> Iterator[Mapping[str, Any] | BadRow | None]:
+    def rows(self) -> Iterator[Mapping[str, Any] | BadRow]:
         for item in self.items:
             yield (
                 item
@@ -111,12 +120,10 @@ def _parsed(value: Any, place: Any) -> Any:
     return {**value, **{name: _parsed(value.get(name), inner) for name, inner in place.items()}}
 
 
-def parse_line(line: bytes) -> Mapping[str, Any] | BadRow | None:
+def parse_line(line: bytes) -> Mapping[str, Any] | BadRow:
     """A JSON line as an object."""
     if len(line) >= LINE_BYTES:
         return BadRow(f"the line is longer than {LINE_BYTES >> 20} MiB")
-    if not line.strip():
-        return None
     try:
         value = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -42,7 +42,7 @@ def refuses(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
     return guarded
 
 
-def rows_of_chunk(chunk: Chunk) -> Iterator[Mapping[str, Any] | BadRow | None]:
+def rows_of_chunk(chunk: Chunk) -> Iterator[Mapping[str, Any] | BadRow]:
     """One item per row of a chunk, as `Chunk.rows`; where that fails, all rows after it are refused."""
     rows, seen = iter(chunk.rows()), 0
     while seen < chunk.count:

@@ -141,7 +141,7 @@ class Run:
         images: list[list[Image]] = []
         for offset, row in enumerate(rows_of(chunk, found, pictures, self.images, self.ids, left)):
             tally_row(self.tally, row)
-            where = f"{chunk.file}:{chunk.first + offset}"
+            where = f"{chunk.file}:{chunk.place(offset)}"
             for name, reason in row.rejected:
                 self._log(REJECTED, name, reason, where)
             for name, reason in row.skipped:

@@ -36,7 +36,7 @@ class JsonFile:
         head = head.removeprefix(codecs.BOM_UTF8).lstrip()
         self._keyed = _KEYED.match(head) is not None
         self._array = self._keyed or _begins_array(head)
-        self.total: int | None = _count_lines(path) if count and not self._array else None
+        self.total: int | None = sum(1 for _ in self._lines()) if count and not self._array else None
 
     def sample(self) -> dict[str, Any]:
         row: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class JsonFile:
         for number, (item, _) in enumerate(self._items() if self._array else self._lines()):
             if limit is not None and number >= limit:
                 return
-            row = item if self._array else parse_line(item)
+            row = item if self._array else parse_line(item[1])
             yield row.get(column) if isinstance(row, Mapping) else None
 
     def chunks(self, skip: int, start: int, most: int | None = None) -> Iterator[tuple[Chunk, Pictures]]:
@@ -77,17 +77,23 @@ class JsonFile:
             yield self._chunk(held, number - len(held), start)
 
     def _chunk(self, held: list[Any], first: int, start: int) -> tuple[Chunk, Pictures]:
-        kind = ObjectsChunk if self._array else LinesChunk
-        return kind(start + first, self.name, first, len(held), held), Pictures()
+        place = (start + first, self.name, first, len(held))
+        if self._array:
+            return ObjectsChunk(*place, held), Pictures()
+        return LinesChunk(*place, [line for _, line in held], [number for number, _ in held]), Pictures()
 
-    def _lines(self) -> Iterator[tuple[bytes, int]]:
+    def _lines(self) -> Iterator[tuple[tuple[int, bytes], int]]:
+        """The lines that are not blank, each with its number in the file, and its length."""
+        number = -1
         with open_unpacked(self.path) as stream:
             while line := stream.readline(LINE_BYTES):
                 while len(line) == LINE_BYTES and not line.endswith(b"\n"):
                     rest = stream.readline(LINE_BYTES)
                     if len(rest) < LINE_BYTES or rest.endswith(b"\n"):
                         break
-                yield line, len(line)
+                number += 1
+                if not line.isspace():
+                    yield (number, line), len(line)
 
     def _items(self) -> Iterator[tuple[Any, int]]:
         opens, closes, whole = ("{", "}", "object") if self._keyed else ("[", "]", "array")
@@ -180,12 +186,3 @@ def _check_text(path: AnyFile, head: bytes) -> None:
         raise DataError(f"{path} is packed with gzip: give it a name that ends in .gz, or unpack it.")
     if b"\r" in head.strip() and b"\n" not in head:
         raise DataError(f"the lines of {path} end with carriage returns alone: replace them by line feeds.")
-
-
-def _count_lines(path: AnyFile) -> int:
-    lines, last = 0, b"\n"
-    with open_unpacked(path) as stream:
-        while block := stream.read(1 << 20):
-            lines += block.count(b"\n")
-            last = block[-1:]
-    return lines + (last != b"\n")

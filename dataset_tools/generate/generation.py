@@ -157,12 +157,10 @@ class Generation:
         limit = self.settings.limit
         for chunk, pictures in self._reader.chunks(start):
             for offset, row in enumerate(rows_of_chunk(chunk)):
-                number, place = chunk.start + offset, f"{chunk.file}:{chunk.first + offset}"
+                number, place = chunk.start + offset, f"{chunk.file}:{chunk.place(offset)}"
                 if limit is not None and number >= limit:
                     return
                 try:
-                    if row is None:
-                        raise BadRow("the line is empty")
                     if isinstance(row, BadRow):
                         raise row
                     asked = instruction_of(row, self.settings.columns)

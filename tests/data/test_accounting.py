@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_tools.convert.conversion import Conversion, Settings
+from dataset_tools.dataset.folder import Workplace
 from dataset_tools.dataset.schema import invariants, iter_rows
 from dataset_tools.errors import DataError
 from tests.support.sources import BUILDERS
@@ -40,8 +42,8 @@ def spoiled(rows: list[Any], chance: Random) -> list[Any]:
     return made
 
 
-def spoil(file: Path, chance: Random) -> int:
-    """Spoil the rows of a file in place; how many it has then."""
+def spoil(file: Path, chance: Random) -> list[int]:
+    """Spoil the rows of a file in place; where its rows are then. Blank lines are no rows."""
     if file.suffix == ".parquet":
         table = pq.read_table(file)
         table = pa.concat_tables([table] * 3).combine_chunks()
@@ -51,17 +53,17 @@ def spoil(file: Path, chance: Random) -> int:
             nothing = pa.scalar(None, column.type)
             columns.append(pc.if_else(nulls, nothing, column.chunk(0)) if column.num_chunks else column)
         pq.write_table(pa.Table.from_arrays(columns, schema=table.schema), file)
-        return len(table)
+        return list(range(len(table)))
     if file.suffix == ".arrow":
         with pa.ipc.open_stream(str(file)) as reader:
-            return reader.read_all().num_rows
+            return list(range(reader.read_all().num_rows))
     if file.suffix == ".csv":
         with open(file, newline="") as stream:
             rows = list(csv.reader(stream))
         lines = [rows[0], *(row[: chance.randrange(1, 9)] for row in rows[1:] * 3)]
         with open(file, "w", newline="") as stream:
             csv.writer(stream).writerows(lines)
-        return len(lines) - 1
+        return list(range(len(lines) - 1))
     packed = file.suffix == ".gz"
     text = (gzip.decompress(file.read_bytes()) if packed else file.read_bytes()).decode(
         "utf-8", "surrogateescape"
@@ -71,15 +73,16 @@ def spoil(file: Path, chance: Random) -> int:
         if isinstance(value, dict):
             made = {name: spoiled(rows, chance) for name, rows in value.items() if isinstance(rows, list)}
             file.write_text(json.dumps({**value, **made}, indent=2))
-            return sum(len(rows) if isinstance(rows, list) else 1 for rows in {**value, **made}.values())
+            made = {**value, **made}
+            return list(range(sum(len(rows) if isinstance(rows, list) else 1 for rows in made.values())))
         value = spoiled(value, chance)
         file.write_text(json.dumps(value))
-        return len(value)
+        return list(range(len(value)))
     lines = [json.dumps(row) for row in spoiled(list(map(_parsed, text.splitlines())), chance)]
     lines = [line if chance.randrange(9) else chance.choice(("", line[:-2], "[1]")) for line in lines]
     data = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
     file.write_bytes(gzip.compress(data) if packed else data)
-    return len(lines)
+    return [number for number, line in enumerate(lines) if line]
 
 
 def _parsed(line: str) -> Any:
@@ -109,7 +112,7 @@ def test_every_row_is_accounted_for(name: str, seed: int, tmp_path: Path) -> Non
             counts[file] = spoil(root / file, chance)
         else:  # inside a zip file
             [archive] = [path for path in root.glob("*.zip") if file in zipfile.ZipFile(path).namelist()]
-            counts[file] = len(zipfile.ZipFile(archive).read(file).splitlines())
+            counts[file] = list(range(len(zipfile.ZipFile(archive).read(file).splitlines())))
     conversion = Conversion(Settings(**{**given, "kind": kind, "number_rows": True}))
     assert list(conversion.files) == list(files)
     try:
@@ -119,7 +122,7 @@ def test_every_row_is_accounted_for(name: str, seed: int, tmp_path: Path) -> Non
     except DataError as error:
         assert "could be used" in str(error)
         return
-    everything = {f"{file}:{number}" for file, count in counts.items() for number in range(count)}
+    everything = {f"{file}:{number}" for file, numbers in counts.items() for number in numbers}
     assert tally.read == len(everything) == tally.kept_rows + tally.refused_rows + tally.left_out_rows
     assert set(refused) | set(left) <= everything
     # A numbered row says where it is from: `file-3`, or `file-3-0` where it gives several pairs.
@@ -133,3 +136,44 @@ def test_every_row_is_accounted_for(name: str, seed: int, tmp_path: Path) -> Non
         assert len(kept) == tally.kept_rows
     assert kept | set(refused) | set(left) == everything
     assert all(not invariants(row) for row in rows)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_blank_lines_are_no_rows(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"prompt": "Q?", "chosen": "Yes, it is.", "rejected": "No, it is not."}
+    lines = ["", "  ", *(json.dumps({**row, "id": f"row {number}"}) for number in range(6)), "{broken", "\t"]
+    lines[4:4] = ["", "\r"]
+    text = "\n".join(lines) + "\n\n  "
+    file = tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl")
+    file.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+
+    def converted(name: str, **more: Any) -> Conversion:
+        return Conversion(Settings(str(file), tmp_path / name, kind="jsonl", shard_rows=1, workers=1, **more))
+
+    conversion = converted("out")
+    conversion.prepare()
+    assert conversion.total == 7
+    tally = conversion.run()
+    assert (tally.read, tally.kept_rows, tally.refused_rows, tally.left_out_rows) == (7, 6, 1, 0)
+    assert listed(tmp_path / "out", "rejected.jsonl") == [f"{file.name}:10"]  # its line, counted from 0
+    assert not (tmp_path / "out" / "left_out.jsonl").exists()
+    for limit in range(1, 7):
+        assert converted(f"limit {limit}", limit=limit).run().read == limit
+    write_state = Workplace.write_state
+    for stop in range(1, 7):  # after each row that is written
+        left = iter(range(stop))
+
+        def once_more(place: Workplace, state: dict[str, Any], left: Any = left) -> None:
+            write_state(place, state)
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Workplace, "write_state", once_more)
+        with pytest.raises(KeyboardInterrupt):
+            converted("stopped").run()
+        monkeypatch.setattr(Workplace, "write_state", write_state)
+        assert converted("stopped", resume=True).run().as_dict() == tally.as_dict()
+        for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
+            again = tmp_path / "stopped" / path.relative_to(tmp_path / "out")
+            assert path.read_bytes() == again.read_bytes()
+        shutil.rmtree(tmp_path / "stopped")
