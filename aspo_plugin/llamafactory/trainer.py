@@ -14,6 +14,7 @@ from aspo_plugin.method.metrics import reward_values
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
 from aspo_plugin.training.first_step import FirstStep
+from aspo_plugin.training.hub_push import PrivateFilesStay
 from aspo_plugin.training.resume import SameObjective
 from aspo_plugin.training.start import StartLine
 from aspo_plugin.training.step import AspoStep, ExactSimilarities
@@ -26,7 +27,7 @@ FIRST_STEP_REMEDY = (
 )
 
 
-class AspoTrainer(SameObjective, ExactResume, ExactSimilarities, CustomDPOTrainer):
+class AspoTrainer(SameObjective, ExactResume, ExactSimilarities, PrivateFilesStay, CustomDPOTrainer):
     """`get_batch_loss_metrics` computes the loss; everything else is the host's.
 
     Logged beside the loss: the host's `rewards/*` and `logps/*`, and `aspo/*` (see `method.metrics`). The

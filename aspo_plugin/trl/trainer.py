@@ -20,6 +20,7 @@ from aspo_plugin.method.running import RunningMeans
 from aspo_plugin.training.checkpoints import ExactResume
 from aspo_plugin.training.dropout import disable_attention_dropout
 from aspo_plugin.training.first_step import FirstStep
+from aspo_plugin.training.hub_push import PrivateFilesStay
 from aspo_plugin.training.model_needs import missing_packages_named
 from aspo_plugin.training.refused_rows import RejectedRows, rejection
 from aspo_plugin.training.resume import SameObjective, objective
@@ -48,7 +49,10 @@ _TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained
 _FIRST_STEP_REMEDY = "Begin with a new adapter, or name the model that the run starts from as its reference."
 
 
-class AspoMixin(SameObjective, ExactResume, ExactSimilarities, DPOTrainer if TYPE_CHECKING else object):  # type: ignore[misc]
+_Host = DPOTrainer if TYPE_CHECKING else object
+
+
+class AspoMixin(SameObjective, ExactResume, ExactSimilarities, PrivateFilesStay, _Host):  # type: ignore[misc]
     """What ASPO changes in a `DPOTrainer`, for TRL's own and for hosts' subclasses of it.
 
     The datasets may be prepared (`prepare_dataset`) or not. The logs have TRL's `rewards/*` and `logps/*`,

@@ -15,8 +15,8 @@ HOST = hosts.installed_host()
 NAME = "someone/llava-aspo"
 # Host -> what a user sets, and what of the recipe's hyper-parameters the page must show.
 PUSH = {
-    "llamafactory": {"push_to_hub": True, "hub_model_id": NAME},
-    "axolotl": {"hub_model_id": NAME},
+    "llamafactory": {"push_to_hub": True, "hub_model_id": NAME, "aspo_log_samples": 2, "logging_steps": 1},
+    "axolotl": {"hub_model_id": NAME, "aspo": {"alpha": 0.5, "log_samples": 2}, "logging_steps": 1},
 }
 SHOWN = {
     "llamafactory": ["| `pref_beta` | 0.1 |", "| `aspo_alpha` | 0.5 |", "learning_rate: 5e-06"],
@@ -40,6 +40,9 @@ def test_the_pushed_card_names_method_settings_dataset_and_revision(workspace: P
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         files = hub.repo(NAME, "model").files()
     assert files["adapter_model.safetensors"] == (tmp_path / "out/adapter_model.safetensors").read_bytes()
+    # What quotes the data or names folders of this machine stays: the repository may be public.
+    assert {"aspo_run.json", "aspo_samples.jsonl"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert not [name for name in files if name.startswith("aspo_")], sorted(files)
     card = ModelCard(files["README.md"].decode())
     assert "aspo" in card.data.tags and "dpo" not in card.data.tags
     assert "arxiv.org/abs/2505.19100" in card.text
