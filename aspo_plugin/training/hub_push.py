@@ -42,7 +42,7 @@ def private_files_stay() -> Iterator[None]:
     # Some versions of transformers have a method bound to the Hub's client there, others the client.
     places = [(huggingface_hub.HfApi, "upload_folder")]
     if hasattr(transformers.trainer, "upload_folder"):
-        places.append((transformers.trainer, "upload_folder"))  # type: ignore[arg-type]
+        places.append((transformers.trainer, "upload_folder"))
     before = [(place, name, getattr(place, name)) for place, name in places]
     try:
         for place, name, upload in before:

@@ -49,10 +49,13 @@ _TITLE = "ASPO: Adaptive Sentence-Level Preference Optimization for Fine-Grained
 _FIRST_STEP_REMEDY = "Begin with a new adapter, or name the model that the run starts from as its reference."
 
 
-_Host = DPOTrainer if TYPE_CHECKING else object
-
-
-class AspoMixin(SameObjective, ExactResume, ExactSimilarities, PrivateFilesStay, _Host):  # type: ignore[misc]
+class AspoMixin(
+    SameObjective,
+    ExactResume,
+    ExactSimilarities,
+    PrivateFilesStay,
+    DPOTrainer if TYPE_CHECKING else object,  # type: ignore[misc]
+):
     """What ASPO changes in a `DPOTrainer`, for TRL's own and for hosts' subclasses of it.
 
     The datasets may be prepared (`prepare_dataset`) or not. The logs have TRL's `rewards/*` and `logps/*`,
