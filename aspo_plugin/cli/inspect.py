@@ -108,6 +108,12 @@ def _measured(
     places: dict[int, list[str]] = {index: [] for index in picked}
     found = list(read_rows(dataset, places))
     output.note(_told(run.before, run.after))
+    if run.template:
+        output.warn(
+            f"this run trained with LLaMA-Factory's `template: {run.template}`. What follows is "
+            "measured with the processor's chat template, which may put other words around the prompt: "
+            "read it for the order of the sentences, not for the exact numbers of the run."
+        )
     try:
         from aspo_plugin.inspection.measure import measure, prepare
     except ModuleNotFoundError as error:

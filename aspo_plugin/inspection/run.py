@@ -19,7 +19,8 @@ ADAPTER = "adapter_config.json"
 class Run:
     """`before`: the model that training began with; `after`: the one it made, None for a model alone.
 
-    With an `adapter`, `after` is its folder and is laid over `before`.
+    With an `adapter`, `after` is its folder and is laid over `before`. `template`: the host's own, by which
+    the run trained in place of the processor's.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Run:
     after: str | None
     adapter: bool
     settings: AspoSettings
+    template: str | None = None
 
 
 def find_run(name: str, before: str | None = None, **settings: Any) -> Run:
@@ -39,6 +41,7 @@ def find_run(name: str, before: str | None = None, **settings: Any) -> Run:
     known = {
         item.name: record.get("settings", {}).get(item.name, item.default) for item in fields(AspoSettings)
     }
+    template = record.get("template")
     own = replace(AspoSettings(**known), **{k: v for k, v in settings.items() if v is not None})
     try:
         own.validate("--{}")
@@ -50,7 +53,7 @@ def find_run(name: str, before: str | None = None, **settings: Any) -> Run:
         if not base:
             raise UsageError(f"{folder / ADAPTER} does not name its base model: give it with --before.")
         _check_base(base, before)
-        return Run(name, base, name, True, own)
+        return Run(name, base, name, True, own, template)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             held = sorted(path.name for path in folder.glob("checkpoint-*"))
@@ -58,7 +61,7 @@ def find_run(name: str, before: str | None = None, **settings: Any) -> Run:
             raise UsageError(f"{name} holds no model and no adapter. {hint}")
         if base := before or record.get("model"):
             _check_base(base, before)
-            return Run(name, base, name, False, own)
+            return Run(name, base, name, False, own, template)
         return Run(name, name, None, False, own)
     if problem := not_here(name) or _nearly_a_run(name):
         raise UsageError(problem)

@@ -43,18 +43,19 @@ class AspoTrainer(SameObjective, ExactResume, ExactSimilarities, PrivateFilesSta
         fingerprint: dict[str, str] | None = None,
         starts_from_reference: bool = False,
         scorers: list[str] | None = None,
+        template: str | None = None,
         **kwargs: Any,
     ) -> None:
         """`fingerprint`: what the reference's log-probs depend on, where they are cached.
 
         `starts_from_reference`: the first step's margin is 0, or the run stops there. `scorers`: what is
-        known to have scored the sentences.
+        known to have scored the sentences. `template`: the host's name of it, for the record.
         """
         super().__init__(*args, **kwargs)
         self.settings = settings
         disable_attention_dropout(self.model)  # the host switches off what modules hold
         sure = starts_from_reference and not self.args.neftune_noise_alpha
-        StartLine(self, settings, "chosen_sentence_ids", scorers or [])
+        StartLine(self, settings, "chosen_sentence_ids", scorers or [], template)
         self.aspo = AspoStep(
             self,
             settings,

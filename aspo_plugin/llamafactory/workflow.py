@@ -93,6 +93,7 @@ def run_aspo(
         settings=settings,
         starts_from_reference=from_reference,
         scorers=scored_by,
+        template=data_args.template,
         fingerprint=reference_fingerprint(
             model_args, data_args, training_args, finetuning_args, tokenizer_module
         )

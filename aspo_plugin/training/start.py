@@ -26,18 +26,27 @@ MOSTLY = 0.5  # share of answers of one sentence above which a run is mostly pla
 class StartLine(TrainerCallback):
     """Written by the main process to stderr, above the bar. A warning where most answers are one sentence.
 
-    `<output_dir>/aspo_run.json` keeps what `aspo inspect` needs: settings, model, scorers.
+    `<output_dir>/aspo_run.json` keeps what `aspo inspect` needs: settings, model, scorers, template.
     """
 
-    def __init__(self, trainer: Any, settings: AspoSettings, column: str, scorers: list[str]) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        settings: AspoSettings,
+        column: str,
+        scorers: list[str],
+        template: str | None = None,
+    ) -> None:
         """`column`: of the training set, the sentence of each token of a chosen answer, -1 where of none.
 
-        `scorers`: what is known to have scored the sentences.
+        `scorers`: what is known to have scored the sentences. `template`: the host's name of its own, where
+        it does not go by the processor's.
         """
         self._trainer = trainer
         self._settings = settings
         self._column = column
         self._scorers = scorers
+        self._template = template
         trainer.add_callback(self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -67,6 +76,7 @@ class StartLine(TrainerCallback):
             "settings": asdict(self._settings),
             "model": getattr(config, "_name_or_path", None),
             "scorers": self._scorers,
+            "template": self._template,
         }
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(record, indent=1, ensure_ascii=False)

@@ -184,6 +184,7 @@ def test_weighted_rejected_answers_count_as_in_training(folder: Path, tmp_path: 
 
     record = json.loads((folder / "full" / "aspo_run.json").read_text())
     record["settings"]["weight_rejected"] = True
+    record["template"] = "vicuna"
     weighted = tmp_path / "weighted"
     weighted.mkdir()
     for file in (folder / "full").iterdir():
@@ -193,6 +194,7 @@ def test_weighted_rejected_answers_count_as_in_training(folder: Path, tmp_path: 
     result = command(weighted, folder / "set", "--html", tmp_path / "page.html", "--device", "cpu")
     page = shown(tmp_path / "page.html")
     assert "the rejected answer weighted too" in page["about"] and "not scored" not in result.stderr
+    assert "trained with LLaMA-Factory's `template: vicuna`" in result.stderr
     names = [part["name"] for part in page["rows"][0]["parts"]]
     assert names == ["before training", "after training", "rejected, weighted too"]
     weights = [one["weight"] for one in found[0]["rejected"]]
