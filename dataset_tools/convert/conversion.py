@@ -22,7 +22,7 @@ from dataset_tools.convert.readers import Reader
 from dataset_tools.convert.recognise import recognise
 from dataset_tools.convert.rows import Images, rows_of, tally_row
 from dataset_tools.convert.run import Run
-from dataset_tools.convert.source_identity import identity
+from dataset_tools.convert.source_identity import content_of, identity
 from dataset_tools.convert.tally import Tally
 from dataset_tools.dataset.folder import Workplace, is_complete
 from dataset_tools.dataset.record import FORMAT, read_record
@@ -153,7 +153,11 @@ class Conversion:
             beside = [*self.located.archives(".zip"), *self.located.archives(".tar")]
             files += [(file, file.name) for file in beside]
         given = [(root, root.name) for root in self.settings.image_roots if root.is_file()]
-        return identity(files, pinned=self.located.hub) + identity(given)
+        found = identity(files, pinned=self.located.hub) + identity(given)
+        if not self.located.hub and not self.recognised.embeds_images:
+            names, times = self.located.pictures
+            found.append(["a picture", names, times])
+        return found
 
     def fingerprint(self) -> dict[str, Any]:
         """All that shapes the output: a conversion may be resumed only under the same."""
@@ -207,6 +211,7 @@ class Conversion:
                 "url": self._url(),
                 "source_datasets": declared_sources(card),
                 "files": list(self.files),
+                "content": content_of(fingerprint["files"]),
                 "files_not_read": self.left_files,
             },
             "tool": {"name": "aspo-plugin", "version": fingerprint["version"]},
@@ -263,6 +268,11 @@ class Conversion:
                     f"--resume: {key} is {value!r} now, but {self.out} was made with {before[key]!r}. "
                     "Use the same settings, choose another OUT, or remove it."
                 )
+        if before.get("content", content := content_of(self.identity())) != content:
+            raise UsageError(
+                f"--resume: {self.out} was made of other files of the same names as those of "
+                f"{self.settings.source}: choose another OUT, or remove it."
+            )
 
     def run(self, advance: Callable[[int], None] = lambda rows: None) -> Tally:
         """Convert everything into OUT. `advance` is told how many rows of the source were done."""

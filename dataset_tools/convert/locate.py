@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dataset_tools.convert.files import AnyFile, HubFile, Joined, ZipMember
 from dataset_tools.convert.hub import cached, download, look_up, parse_address
 from dataset_tools.errors import UsageError
+from dataset_tools.images.archives import ENDINGS
 from dataset_tools.nearest import nearly_here, not_here
 from dataset_tools.sources.origin import cached_repository, card_header
 
@@ -34,6 +37,8 @@ class Located:
     """What the address itself asks for: one file, or what lies in one folder."""
     stale: frozenset[str] = frozenset()
     """Files that `save_to_disk` of an earlier version left, which the folder's `state.json` does not name."""
+    pictures: tuple[str, str] = ("", "")
+    """Of a folder on this disk: a digest of its image files' names and sizes, and one of their times."""
 
     @property
     def hub(self) -> bool:
@@ -151,9 +156,8 @@ def _local(path: Path) -> Located:
     path = path.absolute()
     folder = path if path.is_dir() else path.parent
     items = folder.rglob("*") if path.is_dir() else folder.iterdir()
-    sizes = {
-        item.relative_to(folder).as_posix(): item.stat().st_size for item in sorted(items) if item.is_file()
-    }
+    found = {item.relative_to(folder).as_posix(): item.stat() for item in sorted(items) if item.is_file()}
+    sizes = {name: status.st_size for name, status in found.items()}
     cached_as = cached_repository(folder.resolve())
     return Located(
         location=cached_as[0] if cached_as else path.name,
@@ -163,7 +167,17 @@ def _local(path: Path) -> Located:
         card=card_header(folder / "README.md"),
         patterns=() if path.is_dir() else (path.name,),
         stale=_stale(folder, sizes),
+        pictures=_pictures(found) if path.is_dir() else ("", ""),
     )
+
+
+def _pictures(found: dict[str, os.stat_result]) -> tuple[str, str]:
+    names, times = blake2b(digest_size=16), blake2b(digest_size=16)
+    for name, status in found.items():
+        if name.lower().endswith(ENDINGS):
+            names.update(f"{name}\0{status.st_size}\0".encode("utf-8", "surrogateescape"))
+            times.update(f"{status.st_mtime_ns}\0".encode())
+    return names.hexdigest(), times.hexdigest()
 
 
 def _stale(folder: Path, sizes: dict[str, int]) -> frozenset[str]:

@@ -136,13 +136,27 @@ class Workplace(WorkFolder):
         write_json(self.folder / self.record, record)
         sync_folder(self.data)
         (self.folder / STATE).unlink()
+        self._forget_earlier_lists()
         self.name_for_good()
+
+    def _forget_earlier_lists(self) -> None:
+        """Remove the lists that `give_up` of an earlier try left beside OUT: they say nothing of this one."""
+        for name in LOGS:
+            path = self.out.with_name(f"{self.out.name}.{name}")
+            try:
+                with open(path, encoding="utf-8") as stream:
+                    ours = {"id", "reason", "row"} <= set(json.loads(stream.readline(1 << 20)))
+            except (OSError, ValueError, TypeError):
+                continue
+            if ours and not path.is_symlink():
+                path.unlink()
 
     def give_up(self) -> str:
         """Keep the lists of what was not used beside OUT and remove the rest, so that the next try is free.
 
         Returns a sentence that says where the lists are.
         """
+        self._forget_earlier_lists()
         kept = []
         for name in LOGS:
             if (self.folder / name).is_file() and (self.folder / name).stat().st_size:

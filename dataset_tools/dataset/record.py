@@ -5,7 +5,7 @@
 | Key | Content |
 |---|---|
 | `format` | version of this layout, 1 |
-| `source` | `name` (of `--from`), `location`, `revision`, `split`, `license`, `citation`, `url` |
+| `source` | `name` (of `--from`), `location`, `revision`, `split`, `license`, `citation`, `url`, `content` |
 | `tool` | `name`, `version` |
 | `splitter` | `name`, `version` |
 | `scorer` | null, or `model`, `revision` and what `score` adds |

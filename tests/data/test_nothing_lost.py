@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -147,8 +148,87 @@ def test_a_conversion_without_a_usable_row_blocks_nothing(tmp_path):
         convert(tmp_path / "bad.jsonl", tmp_path / "out")
     assert str(tmp_path / "out.rejected.jsonl") in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "out.rejected.jsonl"]
+    mine = tmp_path / "out.left_out.jsonl"
+    mine.write_text("of the user's own\n")
     write_lines(tmp_path / "bad.jsonl", [PAIR])
     convert(tmp_path / "bad.jsonl", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "out", mine.name]
+
+
+def test_the_lists_of_two_tries_without_a_usable_row_do_not_mix(tmp_path):
+    same = {**PAIR, "rejected": PAIR["chosen"]}
+    for number, row in enumerate(({**PAIR, "chosen": ""}, same)):
+        write_lines(tmp_path / "bad.jsonl", [{**row, "id": f"try {number}"}])
+        with pytest.raises(DataError, match=re.escape(str(tmp_path / "out.rejected.jsonl"))):
+            convert(tmp_path / "bad.jsonl", tmp_path / "out")
+        [line] = (tmp_path / "out.rejected.jsonl").read_text().splitlines()
+        assert json.loads(line)["id"] == f"try {number}"
+    earlier = json.dumps({"id": "try 0", "reason": "tie", "row": "bad.jsonl:0"}) + "\n"
+    (tmp_path / "out.left_out.jsonl").write_text(earlier)
+    with pytest.raises(DataError):
+        convert(tmp_path / "bad.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out.left_out.jsonl").exists()
+
+
+def test_nothing_that_is_pushed_names_a_folder_of_this_machine(tmp_path):
+    from dataset_tools.share.hub import plan
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(png(1))
+    rows = [
+        {**PAIR, "id": f"row {n}", "image": str(place / "a.png")}
+        for n, place in enumerate((pictures, tmp_path))
+    ]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    convert(tmp_path / "rows.jsonl", tmp_path / "out", image_roots=[pictures])
+    assert str(tmp_path) in (tmp_path / "out" / "rejected.jsonl").read_text()  # at home, as the row has it
+    sent = plan(tmp_path / "out", "me/set")
+    assert set(sent.files) == {
+        "README.md",
+        "aspo.json",
+        "dataset_info.json",
+        "data/train-00000-of-00001.parquet",
+    }
+    texts = [
+        sent.card,
+        *((tmp_path / "out" / name).read_text() for name in ("aspo.json", "dataset_info.json")),
+    ]
+    [parquet] = (tmp_path / "out" / "data").iterdir()
+    table = pq.read_table(parquet)
+    texts += [str(table.to_pylist()), str(table.schema.metadata)]
+    assert not any(str(tmp_path) in text for text in texts)
+
+
+def test_resume_notices_another_folder_with_files_of_the_same_names_and_sizes(tmp_path, monkeypatch):
+    """While it is unfinished, and when it is whole; the rows may be others, or only the pictures."""
+
+    def made(name: str, answer: str, seed: int) -> Path:
+        (tmp_path / name / "set" / "images").mkdir(parents=True)
+        picture = png(seed).ljust(300, b"\0")
+        (tmp_path / name / "set" / "images" / "a.png").write_bytes(picture)
+        rows = [{**PAIR, "id": str(n), "chosen": answer, "image": "images/a.png"} for n in range(3)]
+        write_lines(tmp_path / name / "set" / "rows.jsonl", rows)
+        for file in (tmp_path / name).rglob("*.*"):
+            os.utime(file, ns=(10**18, 10**18))
+        return tmp_path / name / "set"
+
+    first, copy = made("first", "Yes, a.", 1), made("copy", "Yes, a.", 1)
+    rows, pictures = made("rows", "Yes, b.", 1), made("pictures", "Yes, a.", 1)
+    os.utime(pictures / "images" / "a.png", ns=(2 * 10**18, 10**18 + 1))
+    with monkeypatch.context() as patch:
+        patch.setattr("dataset_tools.dataset.folder.Workplace.finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(first, tmp_path / "out")
+    for other, named in ((rows, "rows.jsonl"), (pictures, "a picture")):
+        with pytest.raises(UsageError, match=f"--resume: {named} of the source has changed"):
+            convert(other, tmp_path / "out", resume=True)
+    convert(copy, tmp_path / "out", resume=True)
+    (pictures / "images" / "a.png").write_bytes(png(2).ljust(301, b"\0"))
+    for other in (rows, pictures):
+        with pytest.raises(UsageError, match="was made of other files of the same names"):
+            convert(other, tmp_path / "out", resume=True)
+    convert(copy, tmp_path / "out", resume=True)
 
 
 def test_images_that_lie_elsewhere_are_asked_for(tmp_path):
