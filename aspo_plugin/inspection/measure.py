@@ -18,6 +18,8 @@ from aspo_plugin.method.sentence_sums import sentence_sums
 from aspo_plugin.method.weights import rejected_weights
 from aspo_plugin.training.model_needs import missing_packages_named
 from aspo_plugin.training.step import SIMILARITIES, loss_of
+from dataset_tools.errors import UsageError
+from dataset_tools.own_code import refused_code
 
 from .run import Run
 
@@ -49,8 +51,8 @@ def _processor(run: Run) -> Any:
     folder = Path(run.after or run.before)
     own = any((folder / f"{name}.json").is_file() for name in ("processor_config", "preprocessor_config"))
     name = str(folder) if own else run.before
-    with missing_packages_named(name):
-        processor = AutoProcessor.from_pretrained(name)
+    with _loading(name):
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
     template = folder / "chat_template.jinja"
     if not own and template.is_file():
         processor.chat_template = template.read_text(encoding="utf-8")
@@ -118,15 +120,28 @@ def _on(batch: dict[str, Any], device: torch.device, dtype: torch.dtype) -> tupl
 
 
 @contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Raises `UsageError` for a model with code of its own, and what names a package that it needs."""
+    try:
+        with missing_packages_named(name):
+            yield
+    except ValueError as error:
+        if refusal := refused_code(name, error):
+            raise UsageError(refusal) from None
+        raise
+
+
+@contextmanager
 def _loaded(name: str, device: torch.device) -> Iterator[Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(name)
-    kind: Any = AutoModelForImageTextToText
-    if type(config) not in kind._model_mapping:
-        kind = AutoModelForCausalLM
-    with missing_packages_named(name):
-        model = kind.from_pretrained(name, dtype="auto" if device.type == "cuda" else torch.float32)
+    with _loading(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        kind: Any = AutoModelForImageTextToText
+        if type(config) not in kind._model_mapping:
+            kind = AutoModelForCausalLM
+        dtype = "auto" if device.type == "cuda" else torch.float32
+        model = kind.from_pretrained(name, dtype=dtype, trust_remote_code=False)
     yield model.to(device).eval()
     del model
     gc.collect()

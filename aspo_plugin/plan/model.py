@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_tools.nearest import not_here
+from dataset_tools.own_code import refused_code
 
 from .recipe import Run
 from .shapes import SHAPES
@@ -55,7 +56,10 @@ def config_of(name: str, folder: Path | None = None, tell: Callable[[str], Any] 
 
     place = folder or Path(name)
     if (place / "config.json").is_file():
-        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        try:
+            return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        except ValueError as error:
+            raise ValueError(refused_code(str(place), error) or str(error)) from None
     if name in SHAPES:
         kind, values = SHAPES[name]
         if kind not in CONFIG_MAPPING:
@@ -75,8 +79,10 @@ def config_of(name: str, folder: Path | None = None, tell: Callable[[str], Any] 
     if not HF_HUB_OFFLINE:
         tell(f"waiting for the config.json of {name} from the Hub")
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if refusal := refused_code(name, error):
+            raise ValueError(refusal) from None
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"{unknown}, and the Hub gave none ({first}): {remedy}") from None
 
@@ -90,7 +96,11 @@ def empty_model(config: Any) -> Any:
     if type(config) not in kind._model_mapping:
         kind = AutoModelForCausalLM
     with torch.device("meta"):
-        return kind.from_config(config)
+        try:
+            return kind.from_config(config, trust_remote_code=False)
+        except ValueError as error:
+            name = getattr(config, "name_or_path", "") or config.model_type
+            raise ValueError(refused_code(name, error) or str(error)) from None
 
 
 def measure(config: Any, run: Run) -> Shape:

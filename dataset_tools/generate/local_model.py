@@ -11,6 +11,7 @@ from dataset_tools.errors import BadRow, DataError, UsageError
 from dataset_tools.generate.answers import Answer, Sampling
 from dataset_tools.generate.distortions import noise_level
 from dataset_tools.nearest import nearly_here, not_here
+from dataset_tools.own_code import refused_code
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,8 @@ class LocalModel:
         except (UsageError, KeyboardInterrupt):
             raise
         except Exception as error:
+            if refusal := refused_code(model, error):
+                raise UsageError(refusal) from None
             text = str(error).strip() or type(error).__name__
             raise DataError(f"the model {model} cannot be loaded: {text}{nearly_here(model)}") from None
         self._model = self._model.to(self.device).eval().requires_grad_(False)

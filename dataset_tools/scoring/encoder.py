@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.nearest import nearly_here, not_here
+from dataset_tools.own_code import refused_code
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +86,8 @@ def identity_of_folder(model: str) -> Identity | None:
 
 
 def _not_loaded(model: str, error: Exception) -> DataError:
+    if refusal := refused_code(model, error):
+        return DataError(f"the scorer {refusal}")
     text = str(error).strip() or type(error).__name__
     return DataError(f"the scorer {model} cannot be loaded: {text}{nearly_here(model)}")
 

@@ -17,7 +17,7 @@ from aspo_plugin.inspection.measure import measure, prepare
 from aspo_plugin.inspection.page import samples_page
 from aspo_plugin.inspection.run import find_run
 from dataset_tools.errors import UsageError
-from tests.support import converted, data
+from tests.support import converted, data, own_code
 from tests.support.backbones import build
 from tests.support.oracle import Pair, aspo
 
@@ -208,10 +208,10 @@ def shown(path: Path) -> dict[str, Any]:
     return json.loads(block[1])
 
 
-def command(*arguments: Any, code: int = 0) -> Any:
+def command(*arguments: Any, code: int = 0, answer: str | None = None) -> Any:
     from aspo_plugin.cli.inspect import app
 
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
     assert result.exit_code == code, result.output
     return result
 
@@ -311,3 +311,17 @@ def test_a_run_that_does_not_exist_is_not_asked_of_the_hub(name, near, tmp_path,
         find_run(name)
     with pytest.raises(UsageError, match="/nowhere/base does not exist"):
         find_run("owner/name", before="/nowhere/base")
+
+
+def test_no_code_of_a_model_is_run_or_offered(folder: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    own = own_code.write(tmp_path / "own", ran)
+    given = (folder / "set", "--html", tmp_path / "page.html", "--device", "cpu")
+    result = command(own, *given, code=2, answer="y\n")
+    told = "needs code from its own repository, which is never run"
+    assert told in result.stderr and "trust_remote_code" not in result.output and "[y/N]" not in result.output
+    run = find_run(str(own))
+    processor, prepared, _ = prepare(find_run(str(folder / "llava")), rows_of(folder))
+    with pytest.raises(UsageError, match=told):
+        measure(run, processor, prepared, device="cpu")
+    assert not ran.exists()

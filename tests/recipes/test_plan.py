@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aspo_plugin.plan.model import config_of
-from tests.support import backbones
+from tests.support import backbones, own_code
 from tests.support.hub import StandInHub, apply_environment
 
 from . import catalog, hosts, memory, table
@@ -329,12 +329,13 @@ def test_each_setting_moves_its_part(words: list[str], part: str) -> None:
     assert "reference model" not in cached
 
 
-def command(*words: str, hub: StandInHub | None = None) -> subprocess.CompletedProcess[str]:
+def command(*words: str, hub: StandInHub | None = None, answer: str = "") -> subprocess.CompletedProcess[str]:
     script = "from aspo_plugin.plan import main; main()"
     return subprocess.run(
         [sys.executable, "-c", script, *words],
         cwd=ROOT,
         env=apply_environment(hub, catalog.environment()) if hub else catalog.environment(),
+        input=answer,
         capture_output=True,
         text=True,
     )
@@ -452,3 +453,22 @@ def test_a_config_comes_from_the_hub_where_it_may(tmp_path: Path, monkeypatch: p
         assert bytes_ == json.loads(command(recipe, "--json").stdout)["bytes"]
         missing = command(recipe, "model_name_or_path=me/other", hub=hub)
         assert missing.returncode == 2 and missing.stderr.splitlines()[-1].startswith("aspo-plan: the shape")
+
+
+def test_no_code_of_a_model_is_run_or_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, ran = "recipes/llamafactory/llava-1.5-7b.yaml", tmp_path / "ran"
+    own = own_code.write(tmp_path / "own", ran)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with StandInHub() as hub:
+        hub.publish("me/own", own, kind="model")
+        stored = command(recipe, "model_name_or_path=me/own", hub=hub, answer="y\n")
+    here = command(recipe, f"model_name_or_path={own}", answer="y\n")
+    # A class of transformers for the config, but none of a model that writes: the code would be the model's.
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
+    half = command(recipe, f"model_name_or_path={own}", answer="y\n")
+    for done in (stored, here, half):
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode == 2 and "needs code from its own repository, which is never run" in last
+        assert "trust_remote_code" not in done.stderr + done.stdout and "[y/N]" not in done.stdout
+    assert not ran.exists()
