@@ -13,6 +13,6 @@ def refused_code(model: str, error: BaseException) -> str | None:
     from transformers import __version__
 
     return (
-        f"{model} needs code from its own repository, which is never run here, for transformers {__version__} "
-        "has no class of it: take a model that transformers has a class of, or install a version that has this."
+        f"{model} needs code from its own repository, which is never run here, as transformers {__version__} "
+        "has no class of it: take a model that it has a class of, or install a version that has this one."
     )
