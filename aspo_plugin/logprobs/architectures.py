@@ -16,7 +16,8 @@ from aspo_plugin.logprobs.output_layer import unwrap
 VISION_MODELS = frozenset(
     "llava llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe internvl gemma3 paligemma "
     "idefics2 idefics3 smolvlm mllama instructblip glm4v glm4v_moe glm_ocr mistral3 llava_next_video "
-    "deepseek_vl deepseek_vl_hybrid paddleocr_vl aya_vision".split()
+    "deepseek_vl deepseek_vl_hybrid paddleocr_vl aya_vision glm46v cohere2_vision video_llama_3 "
+    "lighton_ocr".split()
 )
 TEXT_MODELS = frozenset(
     "llama mistral qwen2 qwen3 qwen2_vl_text qwen2_5_vl_text qwen3_vl_text qwen3_vl_moe_text gemma gemma2 "

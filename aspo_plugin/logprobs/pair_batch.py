@@ -30,12 +30,14 @@ IMAGES_ONCE = "aspo_images_once"
 PLACEHOLDER = "aspo_placeholder_image"
 
 TOKEN_INPUTS = frozenset(
-    "input_ids attention_mask token_type_ids mm_token_type_ids cross_attention_mask position_ids".split()
+    "input_ids attention_mask token_type_ids mm_token_type_ids moe_mm_token_type_ids cross_attention_mask "
+    "position_ids".split()
 )
 IMAGE_INPUTS = frozenset(
     "pixel_values pixel_attention_mask image_grid_thw image_sizes aspect_ratio_ids aspect_ratio_mask "
     "qformer_input_ids qformer_attention_mask batch_num_images num_crops pixel_values_videos video_grid_thw "
-    "second_per_grid_ts image_position_ids high_res_pixel_values spatial_shapes".split()
+    "second_per_grid_ts image_position_ids high_res_pixel_values spatial_shapes pixel_mask "
+    "image_merge_sizes video_merge_sizes".split()
 )
 # Made for generation after a prompt; a training forward does not read them.
 UNUSED_INPUTS = frozenset({"rope_deltas"})
@@ -174,7 +176,7 @@ class PairBatch:
         rows, length = self.ordinary_rows, self.shape[1]
         wider = length + checks.PADDING
         index = rows.index // length * wider + rows.index % length
-        inputs = checks.more_padding(self.ordinary, length)
+        inputs = checks.more_padding(self.ordinary, length, TOKEN_INPUTS)
         return Rows(index, rows.targets, (self.shape[0], wider)), inputs
 
     def scatter(self, logps: Tensor) -> Tensor:

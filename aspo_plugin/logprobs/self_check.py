@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -48,8 +49,11 @@ def judge(fast: Tensor, plain: Tensor, padded: Tensor, precision: torch.dtype) -
     return Verdict(difference, noise, limit)
 
 
-def more_padding(inputs: dict[str, Tensor], length: int) -> dict[str, Tensor]:
-    """The same rows with `PADDING` more tokens at the end that nothing attends to."""
+def more_padding(inputs: dict[str, Tensor], length: int, per_token: Collection[str]) -> dict[str, Tensor]:
+    """The same rows with `PADDING` more tokens at the end that nothing attends to.
+
+    `per_token` names the inputs with an entry for each token.
+    """
 
     def longer(key: str, value: Tensor) -> Tensor:
         if key == "cross_attention_mask":
@@ -58,16 +62,8 @@ def more_padding(inputs: dict[str, Tensor], length: int) -> dict[str, Tensor]:
             return F.pad(value, (0, PADDING))
         return value
 
-    token_inputs = {
-        "input_ids",
-        "attention_mask",
-        "token_type_ids",
-        "mm_token_type_ids",
-        "cross_attention_mask",
-        "position_ids",
-    }
     return {
-        key: longer(key, value) if key in token_inputs and torch.is_tensor(value) else value
+        key: longer(key, value) if key in per_token and torch.is_tensor(value) else value
         for key, value in inputs.items()
     }
 

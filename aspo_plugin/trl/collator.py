@@ -54,6 +54,11 @@ class AspoVisionCollator:
         image_inputs: dict[str, Any] = {}
         with_images = [index for index, row in enumerate(rows) if row.get("images")]
         once = self.outputs.repeats if with_images else True
+        if not with_images and self._is_processor:
+            prompts = [
+                {**dict.fromkeys(self.outputs.of_text, torch.zeros_like(prompt["input_ids"])), **prompt}
+                for prompt in prompts
+            ]
         if with_images:
             image_inputs = (
                 self._process([rows[index] for index in with_images], with_images, prompts)
@@ -91,6 +96,10 @@ class AspoVisionCollator:
         if self._found is None:
             self._found = examine(self.processing_class)
         return self._found
+
+    @property
+    def _is_processor(self) -> bool:
+        return getattr(self.processing_class, "tokenizer", None) is not None
 
     @property
     def _response_type(self) -> int:

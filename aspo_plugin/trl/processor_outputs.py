@@ -28,12 +28,14 @@ class ProcessorOutputs:
 
     `per_token`: have an entry for each token of the prompt, `[rows, length, ...]`. `by_row`: of the others,
     those with an entry for each row, also for a row without images. `repeats`: rows given twice have these
-    outputs twice, so the chosen rows' may stand for the rejected rows'.
+    outputs twice, so the chosen rows' may stand for the rejected rows'. `of_text`: zero at every token of a
+    text without images, and yet given, for some models train on nothing else.
     """
 
     per_token: frozenset[str] = PER_TOKEN
     by_row: frozenset[str] = frozenset()
     repeats: bool = False
+    of_text: frozenset[str] = frozenset()
 
 
 def examine(processor: Any) -> ProcessorOutputs:
@@ -41,6 +43,7 @@ def examine(processor: Any) -> ProcessorOutputs:
 
     What it does not take is not found out: then its outputs are used as they are, for all rows at once.
     """
+    of_text = _of_text(processor)
     try:
         short, long = (_process(processor, [[0]], text) for text in ("a", "a longer text, with more tokens"))
         pair, again = _process(processor, [[0], [1]]), _process(processor, [[0], [1], [0], [1]])
@@ -50,7 +53,7 @@ def examine(processor: Any) -> ProcessorOutputs:
             "%s was not tried (%s: %s); its images are processed for every row",
             type(processor).__name__, type(error).__name__, error,
         )  # fmt: skip
-        return ProcessorOutputs()
+        return ProcessorOutputs(of_text=of_text)
     per_token = frozenset(
         name for name in short if name in PER_TOKEN or all(_follows(out, name) for out in (short, long))
     )
@@ -59,7 +62,21 @@ def examine(processor: Any) -> ProcessorOutputs:
         per_token,
         _by_row(processor, images),
         all(_same(_twice(pair[name]), again[name]) for name in images),
+        of_text,
     )
+
+
+def _of_text(processor: Any) -> frozenset[str]:
+    try:
+        tried = [
+            processor(text=[image_prompt(processor, 0, text)], return_tensors="pt", add_special_tokens=False)
+            for text in ("a", "a longer text, with more tokens")
+        ]
+    except Exception:
+        # A processor that wants an image has nothing to say of a text without one.
+        return frozenset()
+    zeros = (name for name in tried[0] if all(_follows(out, name) and not out[name].any() for out in tried))
+    return frozenset(zeros) - {"input_ids", "attention_mask"}
 
 
 def _process(processor: Any, rows: Sequence[Sequence[int]], text: str = "a") -> dict[str, Any]:

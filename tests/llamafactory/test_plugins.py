@@ -36,6 +36,7 @@ TEMPLATES = {
     "qwen3_5_moe": "qwen3_5_nothink",
     "glm4v": "glm4v",
     "glm4v_moe": "glm4_5v",
+    "glm46v": "glm4_5v",
     "glm_ocr": "glm_ocr",
     "internvl": "intern_vl",
     "gemma3": "gemma3",

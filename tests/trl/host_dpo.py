@@ -76,7 +76,7 @@ class Pair:
         columns = ("images", "prompt", "chosen", "rejected")
         rows = as_dataset(drawn(kind))
         given = [copy.copy({name: row[name] for name in columns}) for row in rows]
-        return self.host_step_on(dict(self.host.data_collator(given)))
+        return self.host_step_on(_as_float32(self.host.data_collator(given)))
 
     def host_step_on(self, batch: dict[str, Any]) -> Step:
         """Of a batch of ordinary rows, as TRL's collator gives it."""
@@ -96,7 +96,7 @@ class Pair:
         from aspo_plugin.trl.datasets import prepare_dataset
 
         prepared = prepare_dataset(as_dataset(drawn(kind)), self.ours.processing_class, alpha=0)
-        batch = self.ours.data_collator([prepared[index] for index in range(len(prepared))])
+        batch = _as_float32(self.ours.data_collator([prepared[index] for index in range(len(prepared))]))
         model = self.ours.model
         model.train()
         model.zero_grad()
@@ -125,6 +125,14 @@ def _logps(output: Any, batch: dict[str, Any]) -> Tensor:
         return output.log_probs.detach()
     logits = output.logits[:, :-1].detach().float().log_softmax(-1)
     return logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+
+
+def _as_float32(batch: Any) -> dict[str, Any]:
+    """Llama 4's processor gives bfloat16, whatever the model is of; all is compared in float32."""
+    return {
+        name: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in batch.items()
+    }
 
 
 def _gradients(model: Any) -> dict[str, Tensor]:

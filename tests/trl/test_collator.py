@@ -171,9 +171,16 @@ def test_missing_similarities_are_nan(processing: Any) -> None:
     assert not math.isnan(batch["similarity"][1, 0])
 
 
-def test_text_only_batches_of_a_vision_language_model_have_no_image_inputs(processing: Any) -> None:
-    _, batch = batch_of(processing("llava"), data.rows(2, text_only=True))
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "gemma3"])
+def test_text_only_batches_have_what_the_processor_gives_for_text(name: str, processing: Any) -> None:
+    """Nothing of images, and the kinds of tokens, without which some models do not train."""
+    _, batch = batch_of(processing(name), data.rows(2, text_only=True))
     assert "pixel_values" not in batch
+    given = processing(name)(text=["some text"], return_tensors="pt")
+    kinds = set(given) - {"input_ids", "attention_mask"}
+    assert kinds == set(batch) - set(batch_of(processing("llava"), data.rows(2, text_only=True))[1])
+    for kind in kinds:
+        assert batch[kind].shape == batch["input_ids"].shape and not batch[kind].any()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,11 +16,13 @@ HOST_FAILS = {
     ("minicpm_v_4_6", "several images"),
     # Its collator knows one kind of per-token input of this processor, and not the other.
     *(("ernie4_5_vl_moe", kind) for kind in host_dpo.SETS if kind != "text"),
+    # Its forward asks for an output that Transformers 5.24 does not give, in every training.
+    *(("llama4", kind) for kind in host_dpo.SETS),
 }
 
 # TRL's fused output layer, from 1.15 on, scales by a factor of the text's configuration, which the forward of
 # these models does not: TRL's numbers are not the model's.
-HOST_SCALES = ("aya_vision", "granite_vision")
+HOST_SCALES = ("aya_vision", "cohere2_vision", "granite_vision")
 
 
 @pytest.mark.parametrize("name", backbones.today())

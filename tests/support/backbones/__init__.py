@@ -26,6 +26,7 @@ from . import (
     mllama,
     pixtral,
     qwen,
+    recent,
 )
 from .text import TRANSFORMERS_4
 
@@ -74,15 +75,25 @@ TODAY: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
     "granite_vision": ("LlavaNextForConditionalGeneration", llava.granite_vision),
     "paddleocr_vl": ("PaddleOCRVLForConditionalGeneration", mixed.paddleocr_vl),
     "hunyuan_vl": ("HunYuanVLForConditionalGeneration", mixed.hunyuan_vl),
+    "glm46v": ("Glm46VForConditionalGeneration", glm.glm46v),
+    "cohere2_vision": ("Cohere2VisionForConditionalGeneration", cohere.cohere2_vision),
+    "llama4": ("Llama4ForConditionalGeneration", recent.llama4),
+    "video_llama_3": ("VideoLlama3ForConditionalGeneration", recent.video_llama_3),
+    "lighton_ocr": ("LightOnOcrForConditionalGeneration", recent.lighton_ocr),
+    "aria": ("AriaForConditionalGeneration", recent.aria),
+    "molmo2": ("Molmo2ForConditionalGeneration", recent.molmo2),
     "ernie4_5_vl_moe": ("Ernie4_5_VLMoeForConditionalGeneration", mixed.ernie4_5_vl_moe),
 }
+# Of today too, and minutes each: no suite builds them, `python -m tests.trl.table NAME` does.
+SLOW: dict[str, Callable[[], tuple[Any, Any]]] = {"deepseek_ocr2": deepseek.deepseek_ocr2}
 # Those of them that share a prefix; the others carry a state along a row, or need inputs that are not made.
 SHARES = tuple(
     "glm4v glm4v_moe glm_ocr mistral3 ministral3 deepseek_vl deepseek_vl_hybrid idefics2 "
-    "aya_vision llava_next_video llava_next_mistral granite_vision paddleocr_vl".split()
+    "aya_vision llava_next_video llava_next_mistral granite_vision paddleocr_vl glm46v cohere2_vision "
+    "video_llama_3 lighton_ocr".split()
 )
 # Not listed, and found by a trial to share (tests/core/test_trial.py).
-TRIED = ("gemma4_small", "kimi_k25", "ovis2")
+TRIED = ("gemma4_small", "kimi_k25", "ovis2", "aria")
 # What hears; LLaMA-Factory trains them, TRL's DPO takes no sounds.
 HEARS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_audio": audio.qwen2_audio,
@@ -124,7 +135,7 @@ def build(name: str, folder: Path | str, dtype: Any = None) -> Path:
         return folder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        builders = {**BUILDERS, **HEARS}
+        builders = {**BUILDERS, **HEARS, **SLOW}
         model, processor = (builders[name] if name in builders else TODAY[name][1])()
     if dtype is not None:
         model.to(dtype)

@@ -1,4 +1,4 @@
-"""Aya Vision: tiles of SigLIP, Cohere 2 with its pattern of windows."""
+"""Aya Vision and Command A Vision: tiles of SigLIP, Cohere 2 with its pattern of windows."""
 
 from __future__ import annotations
 
@@ -67,3 +67,19 @@ def aya_vision() -> tuple[Any, Any]:
         chat_template=tokenizer.chat_template,
     )
     return transformers.AyaVisionForConditionalGeneration(config), processor
+
+
+def cohere2_vision() -> tuple[Any, Any]:
+    tokenizer = _tokenizer("<|IMG_PATCH|>", (), MARKS)
+    config = transformers.Cohere2VisionConfig(
+        vision_config=transformers.SiglipVisionConfig(vision_use_head=False, **VISION),
+        text_config=_text(tokenizer),
+        image_token_id=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        downsample_factor=2,
+        alignment_intermediate_size=64,
+    )
+    images = transformers.Cohere2VisionImageProcessor(
+        size={"height": IMAGE, "width": IMAGE}, min_patches=1, max_patches=2, patch_size=IMAGE // PATCH // 2
+    )
+    processor = transformers.Cohere2VisionProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+    return transformers.Cohere2VisionForConditionalGeneration(config), processor

@@ -1,4 +1,4 @@
-"""GLM-4V (4.1V, 4.5V) and GLM-OCR: patches of any shape, multimodal rotary embedding, GLM-4."""
+"""GLM-4V (4.1V, 4.5V, 4.6V) and GLM-OCR: patches of any shape, multimodal rotary embedding, GLM-4."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ def glm_ocr() -> tuple[Any, Any]:
     return _glm("GlmOcr", head_dim=16)
 
 
-def _glm(kind: str, **text: int) -> tuple[Any, Any]:
+def glm46v() -> tuple[Any, Any]:
+    return _glm("Glm46V", processing="Glm46V")
+
+
+def _glm(kind: str, processing: str = "Glm4v", **text: int) -> tuple[Any, Any]:
     tokenizer = family_tokenizer(
         "byte_level", glm(), bos=None, eos="<|endoftext|>", pad="<|endoftext|>", special=TOKENS
     )
@@ -62,10 +66,10 @@ def _glm(kind: str, **text: int) -> tuple[Any, Any]:
         video_start_token_id=ids("<|begin_of_video|>"),
         video_end_token_id=ids("<|end_of_video|>"),
     )
-    processor = transformers.Glm4vProcessor(
-        transformers.Glm4vImageProcessor(size=SIZE),
+    processor = getattr(transformers, f"{processing}Processor")(
+        getattr(transformers, f"{processing}ImageProcessor")(size=SIZE),
         tokenizer,
-        transformers.Glm4vVideoProcessor(size=SIZE),
+        getattr(transformers, f"{processing}VideoProcessor")(size=SIZE),
         chat_template=tokenizer.chat_template,
     )
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor

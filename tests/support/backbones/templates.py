@@ -203,6 +203,17 @@ def gemma4_turns() -> str:
     )
 
 
+def llama4_turns() -> str:
+    return _template(
+        image="<|image|>",
+        before="<|begin_of_text|>",
+        user="<|header_start|>user<|header_end|>\n\n",
+        assistant="<|header_start|>assistant<|header_end|>\n\n",
+        user_end="<|eot|>",
+        assistant_end="<|eot|>",
+    )
+
+
 def granite() -> str:
     """`<|user|>` and `<|assistant|>` on lines of their own: Granite Vision."""
     return _template(
