@@ -15,6 +15,12 @@ def push(
     revision: Annotated[
         str | None, typer.Option(help="Branch to push to; made where it is missing. Default: main.")
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the card and data/*.parquet of a repository of another kind."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the files and the dataset card; send nothing.")
     ] = False,
@@ -48,5 +54,8 @@ def push(
         output.result(value, text, as_json)
         return
     output.note(f"sending {len(planned.files)} files, {size / 1e6:,.1f} MB, to {repo}")
-    done = hub.push(out, repo, private=private, revision=revision)
+    done = hub.push(out, repo, private=private, revision=revision, overwrite=overwrite)
+    if done["removed"]:
+        more = f" and {len(done['removed']) - 10} more (--json names all)" if done["removed"][10:] else ""
+        output.note(f"removed, which this dataset does not have: {', '.join(done['removed'][:10])}{more}")
     output.result(done, f"published: {done['url']} ({done['license']}, commit {done['commit']})", as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ PICTURE = "stats.png"
 """A chart of the statistics, which the card shows where the dataset's folder holds it."""
 # What belongs to a dataset, here and there. The list of refused rows stays at home: it may quote the source.
 _SHARD = re.compile(r"data/[\w.-]+-\d{5}-of-\d{5}\.parquet")
+_DATA = re.compile(r"data/[^/]+\.parquet")
+_NAMED = 5
 _PULLED = (
     _SHARD.pattern,
     RECORD,
@@ -90,23 +93,29 @@ def _check_whole(folder: Path, paths: list[Path]) -> None:
 
 
 def push(
-    folder: Path | str, repo: str, *, private: bool = False, revision: str | None = None
+    folder: Path | str,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Publish a converted dataset with its card, in one commit; returns url, commit and what was sent.
 
     Files that the Hub already has, also from an upload that was cut off, are not sent again. Files of an
-    earlier push that the dataset no longer has are removed in the same commit. Raises what `plan` raises,
-    `UsageError` where `private` meets a public repository or the dataset is being scored, `DataError` where
-    the connection breaks.
+    earlier push that the dataset no longer has are removed in the same commit. A repository that holds
+    anything else is left alone unless `overwrite`, which replaces its card and its `data/*.parquet`. Raises
+    what `plan` raises, `UsageError` where the repository is another's, `private` meets a public one or the
+    dataset is being scored, `DataError` where the connection breaks.
     """
     folder = Path(folder)
     read_record(folder)
     busy = f"{folder} is being scored or pushed by another aspo-data: wait until it is done."
     with locked(folder / "data", busy):
-        return _push(folder, repo, private, revision)
+        return _push(folder, repo, private, revision, overwrite)
 
 
-def _push(folder: Path, repo: str, private: bool, revision: str | None) -> dict[str, Any]:
+def _push(folder: Path, repo: str, private: bool, revision: str | None, overwrite: bool) -> dict[str, Any]:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     planned = plan(folder, repo)
@@ -119,13 +128,13 @@ def _push(folder: Path, repo: str, private: bool, revision: str | None) -> dict[
                 f"{repo} exists and is public, so --private cannot hold: make it private on its settings "
                 "page, or push to another name."
             )
+        there = _files(api, repo, revision)
+        if not overwrite:
+            _check_own(api, repo, revision, there)
         if revision:
             api.create_branch(repo, repo_type="dataset", branch=revision, exist_ok=True)
         write_text(folder / CARD, planned.card)
-        there = set(api.list_repo_files(repo, repo_type="dataset", revision=revision))
-        gone = sorted(
-            name for name in there - set(planned.files) if re.fullmatch(r"data/[^/]+\.parquet", name)
-        )
+        gone = sorted(name for name in there - set(planned.files) if _DATA.fullmatch(name))
         operations: list[Any] = [CommitOperationDelete(path_in_repo=name) for name in gone]
         operations += [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name))
@@ -148,6 +157,46 @@ def _push(folder: Path, repo: str, private: bool, revision: str | None) -> dict[
         "removed": gone,
         "license": planned.license,
     }
+
+
+def _files(api: Any, repo: str, revision: str | None) -> set[str]:
+    """The files of a branch; of one that is still to be made, those of the branch that it will begin as."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return set(api.list_repo_files(repo, repo_type="dataset", revision=revision))
+    except RevisionNotFoundError:
+        if revision is None:
+            raise
+        return set(api.list_repo_files(repo, repo_type="dataset"))
+
+
+def _check_own(api: Any, repo: str, revision: str | None, there: set[str]) -> None:
+    """Raise `UsageError` where a repository holds anything that no earlier push put there."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    held = sorted(there - {".gitattributes"})
+    others = sorted(name for name in there if _DATA.fullmatch(name) and not _SHARD.fullmatch(name))
+    what = ""
+    if held and RECORD not in there:
+        names = ", ".join(held[:_NAMED]) + (f" and {len(held) - _NAMED} more" if held[_NAMED:] else "")
+        what = f"holds what aspo-data did not put there ({names})"
+    elif others:
+        what = f"holds {', '.join(others[:_NAMED])}, which aspo-data did not put there"
+    elif CARD in there:
+        with tempfile.TemporaryDirectory() as place:
+            asked: dict[str, Any] = {"repo_type": "dataset", "local_dir": place}
+            try:
+                card = api.hf_hub_download(repo, CARD, revision=revision, **asked)
+            except RevisionNotFoundError:
+                card = api.hf_hub_download(repo, CARD, **asked)
+            if MARK not in Path(card).read_text(encoding="utf-8", errors="replace"):
+                what = f"has a {CARD} that aspo-data did not write"
+    if what:
+        raise UsageError(
+            f"{repo} {what}: nothing was sent, since its {CARD} and data/*.parquet would be replaced. "
+            "Push to another name, or add --overwrite to replace them (the repository's history keeps them)."
+        )
 
 
 def pull(

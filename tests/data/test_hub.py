@@ -178,6 +178,33 @@ def test_a_branch_and_files_that_are_gone(hub, out, tmp_path, aspo_data):
     assert "has no aspo.json" in empty.stderr and "aspo-data convert user/set" in empty.stderr
 
 
+def test_a_repository_of_something_else_is_left_alone(hub, out, tmp_path, aspo_data):
+    folder = tmp_path / "theirs"
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# My own words\n")
+    hub.publish("user/card", folder)
+    (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    hub.publish("user/theirs", folder)
+    theirs = hub.repo("user/theirs")
+    before, branches = theirs.files(), dict(theirs.branches)
+    for options in ((), ("--revision", "v2")):
+        refused = aspo_data("push", out, "user/theirs", *options, code=2)
+        assert "README.md, data/train-00000-of-00001.parquet" in refused.stderr
+        assert "another name" in refused.stderr and "--overwrite" in refused.stderr
+    assert theirs.files() == before and theirs.branches == branches and not hub.uploaded
+    assert "README.md" in aspo_data("push", out, "user/card", code=2).stderr
+
+    done = aspo_data("push", out, "user/theirs", "--overwrite")
+    assert "removed" in done.stderr and "data/train-00000-of-00001.parquet" in done.stderr
+    assert "data/train-00000-of-00001.parquet" not in theirs.files() and "aspo.json" in theirs.files()
+    # From now on it is an own one; whoever writes its card or adds a file of rows keeps what she wrote.
+    aspo_data("push", out, "user/theirs")
+    files = {name: theirs.commits[theirs.branches["main"]][name] for name in theirs.files()}
+    for name in ("README.md", "data/train-mine.parquet"):
+        theirs.commit("main", {**files, name: files["dataset_info.json"]}, "by hand")
+        assert name in aspo_data("push", out, "user/theirs", code=2).stderr
+
+
 def test_private_never_means_public(hub, out, tmp_path, aspo_data):
     aspo_data("push", out, "user/set")
     refused = aspo_data("push", out, "user/set", "--private", code=2)
