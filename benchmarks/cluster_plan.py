@@ -1,13 +1,13 @@
-"""The plan of scoring a large set with `aspo-data score --engine ray`, simulated.
+"""The plan of converting and scoring a large set with `--engine ray`, simulated.
 
     python -m benchmarks.cluster_plan --rows 100000000 --gpus 64 --rows-per-second 100 --price 2.5
 
 The real loop that gives shards away (`dataset_tools.cluster.Cluster.spread`) runs against a cluster that is
-pretended: every shard takes its rows divided by `--rows-per-second` of a GPU, give or take a fifth, and every
-GPU is lost once in `--hours-between-losses`, with the shard that it had begun. Printed are what that comes
-to, and what the loop itself took of the machine that it ran on. The rate and the price are yours to state:
-`python benchmarks/score.py --device cuda` measures the first. Conversion is one machine's work; its rate is
-that of `python -m benchmarks.convert` (20,000 rows in 20.98 s on two cores) unless you state another.
+pretended: every piece takes its rows divided by the rate of a CPU or GPU, give or take a fifth, and each of
+those is lost once in `--hours-between-losses`, with the piece that it had begun. Printed are what that comes
+to, and what the loop itself took of the machine that it ran on. The rate of a GPU and its price are yours to
+state: `python benchmarks/score.py --device cuda` measures the first. The rates of conversion are those that
+`python -m benchmarks.convert pieces` printed, unless you state others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset_tools.cluster import Cluster
 
-MEASURED_CONVERSION = 20_000 / 20.98  # rows per second: docs/data.md, Long runs
+PARTS, SHARDS, SETTLED = (
+    446,
+    936,
+    43_265,
+)  # rows per second of a process, as `benchmarks.convert pieces` printed
 
 
 class _Error(Exception):
@@ -103,22 +107,33 @@ def main() -> None:
     parser.add_argument("--rows-per-second", type=float, required=True, help="that one GPU scores")
     parser.add_argument("--price", type=float, required=True, help="of a GPU for an hour")
     parser.add_argument("--hours-between-losses", type=float, default=24.0, help="of one GPU")
-    parser.add_argument("--convert-rows-per-second", type=float, default=MEASURED_CONVERSION)
+    parser.add_argument("--cpus", type=int, default=512, help="that convert")
+    parser.add_argument("--parts-per-second", type=float, default=PARTS, help="rows that one CPU reads")
+    parser.add_argument("--shards-per-second", type=float, default=SHARDS, help="rows that one CPU writes")
+    parser.add_argument("--settled-per-second", type=float, default=SETTLED, help="rows, in the driver")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     shards = -(-given.rows // given.shard_rows)
-    seconds = given.shard_rows / given.rows_per_second
-    ray = PretendedRay(given.gpus, seconds, given.hours_between_losses * 3600, given.seed)
+    losses = given.hours_between_losses * 3600
+    hours = given.rows / given.settled_per_second / 3600
+    lost = 0
+    for rate in (given.parts_per_second, given.shards_per_second):
+        ray = PretendedRay(given.cpus, given.shard_rows / rate, losses, given.seed)
+        assert sum(Cluster(ray).spread(lambda: lambda piece: 1, range(shards), on_each_cpu=True)) == shards
+        hours, lost = hours + ray.clock / 3600, lost + ray.losses
+    ray = PretendedRay(given.gpus, given.shard_rows / given.rows_per_second, losses, given.seed)
     names = (f"/shared/set/data/train-{number:05}-of-{shards:05}.parquet" for number in range(shards))
     tracemalloc.start()
     began = time.process_time()
     done = sum(Cluster(ray).spread(lambda: lambda piece: 1, names))
     took, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
     assert done == shards
-    hours, paid = ray.clock / 3600, given.gpus * ray.clock / 3600
+    paid = given.gpus * ray.clock / 3600
     print(f"{given.rows:,} rows in {shards:,} shards of {given.shard_rows:,}, {given.gpus} GPUs")
-    print(f"convert  {given.rows / given.convert_rows_per_second / 3600:8.1f} h on one machine")
-    print(f"score    {hours:8.1f} h, {ray.tasks:,} shards begun, {ray.losses:,} of them lost with their GPU")
+    print(f"convert  {hours:8.1f} h on {given.cpus} CPUs, {lost:,} pieces lost with theirs, of which")
+    print(f"         {given.rows / given.settled_per_second / 3600:8.1f} h in which the driver settles ids")
+    begun = f"{ray.tasks:,} shards begun, {ray.losses:,} of them lost with their GPU"
+    print(f"score    {ray.clock / 3600:8.1f} h, {begun}")
     print(f"         {ray.busy / 3600 / paid:8.1%} of {paid:,.0f} GPU hours at work")
     print(f"cost     {paid * given.price / given.rows * 1e6:8.2f} for a million rows scored")
     print(f"driver   {peak / 2**20:8.1f} MiB and {took:.1f} s of processor time to give the shards away")

@@ -3,6 +3,7 @@
     python -m benchmarks.convert                    # time: ratio to a plain read-and-write plus the splitter
     python -m benchmarks.convert memory             # peak memory of all processes at 200,000 rows
     python -m benchmarks.convert memory --huge      # the same, in one row group
+    python -m benchmarks.convert pieces             # the steps of --engine ray, one after the other
 
 The time is compared with what cannot be avoided: reading the files with pyarrow and writing them again, plus
 the splitter's own time for all texts divided by the workers. The aim is at most 1.3, the start of the
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -208,6 +210,43 @@ def memory(folder: Path, rows: int, image_bytes: int, workers: int, huge: bool) 
     return int(peak > 1e9)
 
 
+class OneProcess:
+    """A cluster of this process alone, which notes what each kind of piece takes together."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._last = 0.0
+
+    def stage(self, name, unit, total):
+        """What lies between the parts and the writing is the driver's."""
+        self.seconds[name] = time.perf_counter() - self._last
+
+    def spread(self, worker, pieces, on_each_cpu):
+        call = worker()
+        for piece in pieces:
+            start = time.perf_counter()
+            done = call(piece)
+            self._last = time.perf_counter()
+            self.seconds[type(piece).__name__] += self._last - start
+            yield done
+
+
+def pieces(folder: Path, rows: int, image_bytes: int) -> int:
+    """Print the rates of one CPU of a cluster, and of the process that settles ids and shards."""
+    from dataset_tools.convert.conversion import Conversion, Settings
+
+    make(folder / "source", rows, image_bytes, group=500, files=4)
+    cluster = OneProcess()
+    settings = Settings(str(folder / "source"), folder / "out")
+    Conversion(settings).run(cluster=cluster, stage=cluster.stage)
+    parts, settled, shards = (cluster.seconds[name] for name in ("Range", "write", "Shard"))
+    print(f"{rows:,} rows of {image_bytes:,} bytes; rows per second of one process:")
+    print(f"parts    {rows / parts:10,.0f}")
+    print(f"shards   {rows / shards:10,.0f}")
+    print(f"settling {rows / settled:10,.0f}")
+    return 0
+
+
 def make_in_own_process(source: Path, rows: int, image_bytes: int, group: int) -> None:
     """`make`, whose memory (a whole row group) should not be counted here."""
     code = (
@@ -243,7 +282,7 @@ def children(pid: int) -> list[int]:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["time", "memory"], default="time")
+    parser.add_argument("what", nargs="?", choices=["time", "memory", "pieces"], default="time")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--image-bytes", type=int)
     parser.add_argument("--workers", type=int, default=2)
@@ -256,6 +295,8 @@ def main() -> int:
         if given.what == "time":
             size = given.image_bytes or 150_000
             return speed(folder, given.rows or 20_000, size, given.workers, given.runs)
+        if given.what == "pieces":
+            return pieces(folder, given.rows or 20_000, given.image_bytes or 150_000)
         size = given.image_bytes or 8_000
         return memory(folder, given.rows or 200_000, size, given.workers, given.huge)
 

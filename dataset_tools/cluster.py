@@ -1,7 +1,7 @@
 """Work on a Ray cluster: what a lost node or a killed worker was doing is given to another one.
 
-Only work whose repetition changes nothing is given away: the scoring of one parquet file, which is replaced
-at once when it is done. So the result is that of one machine, byte for byte, however often a piece was begun.
+Only work whose repetition changes nothing is given away: to score or to make one parquet file, which gets its
+name when it is done. So the result is that of one machine, byte for byte, however often a piece was begun.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dataset_tools.errors import DataError, UsageError
 
+Piece = TypeVar("Piece", bound=Hashable)
+Result = TypeVar("Result")
 TRIES = 4
 """How often a piece is begun before it is taken for what ends the workers."""
 
@@ -36,18 +38,23 @@ class Cluster:
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
 
-    def spread(self, worker: Callable[[], Callable[[str], int]], pieces: Iterable[str]) -> Iterator[int]:
+    def spread(
+        self,
+        worker: Callable[[], Callable[[Piece], Result]],
+        pieces: Iterable[Piece],
+        on_each_cpu: bool = False,
+    ) -> Iterator[Result]:
         """What a worker's call gives for each piece, in the order in which they are done.
 
-        `worker()` is made once for each GPU of the cluster, or for each node where there is none, and then
-        called with one piece after the other. Raises what a call raised, and `DataError` where a piece took
-        its worker with it too often, or no worker lives long enough to get one.
+        `worker()` is made once for each GPU of the cluster, or for each node where there is none, or
+        `on_each_cpu`, and then called with one piece after the other. Raises what a call raised, and
+        `DataError` where a piece took its worker with it too often, or no worker lived to get one.
         """
         ray = self._ray
-        waiting, begun = deque(pieces), Counter[str]()
-        make, count = self._workers(worker)
+        waiting, begun = deque(pieces), Counter[Piece]()
+        make, count = self._workers(worker, on_each_cpu)
         starting: dict[Any, Any] = {}
-        running: dict[Any, tuple[Any, str]] = {}
+        running: dict[Any, tuple[Any, Piece]] = {}
         lost_at_start = 0
 
         def start() -> None:
@@ -92,12 +99,14 @@ class Cluster:
             for actor in [*starting.values(), *(actor for actor, _ in running.values())]:
                 ray.kill(actor)
 
-    def _workers(self, worker: Callable[[], Callable[[str], int]]) -> tuple[Callable[[], Any], int]:
+    def _workers(
+        self, worker: Callable[[], Callable[[Any], Any]], on_each_cpu: bool
+    ) -> tuple[Callable[[], Any], int]:
         """What makes a worker on the cluster, and how many there are to be."""
         nodes = [node["Resources"] for node in self._nodes()]
-        gpus = int(sum(node.get("GPU", 0) for node in nodes))
-        cpus = int(min((node["CPU"] for node in nodes if node.get("CPU")), default=1))
-        needs = {"num_gpus": 1} if gpus else {"num_cpus": cpus}  # a node's whole CPU: one worker on each
+        gpus = 0 if on_each_cpu else int(sum(node.get("GPU", 0) for node in nodes))
+        cpus = 1 if on_each_cpu else int(min((node["CPU"] for node in nodes if node.get("CPU")), default=1))
+        needs = {"num_gpus": 1} if gpus else {"num_cpus": cpus}  # one, or a node's all: one worker on each
 
         class Worker:
             def __init__(self) -> None:
@@ -106,10 +115,12 @@ class Cluster:
             def ready(self) -> None:
                 pass
 
-            def call(self, piece: str) -> int:
+            def call(self, piece: Any) -> Any:
                 return self._call(piece)
 
         remote = self._ray.remote(max_restarts=0, scheduling_strategy="SPREAD", **needs)(Worker)
+        if on_each_cpu:
+            return remote.remote, int(sum(node.get("CPU", 0) for node in nodes))
         return remote.remote, gpus or sum(node.get("CPU", 0) >= cpus for node in nodes)
 
     def _result(self, reference: Any) -> Any:

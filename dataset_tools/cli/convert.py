@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dataset_tools.cli import output
+from dataset_tools.cli.engine import AddressOption, Engine, EngineOption, check_engine, cluster_of
 from dataset_tools.errors import UsageError
 
 SOURCES = (
@@ -94,6 +95,8 @@ def convert(
     max_bad: Annotated[
         str, typer.Option(help="Share of rejected rows above which the exit code is 1.")
     ] = "1%",
+    engine: EngineOption = Engine.LOCAL,
+    address: AddressOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="List files and sizes, try the first rows, write nothing."),
@@ -112,6 +115,11 @@ def convert(
       aspo-data convert pairs.jsonl out --column prompt=question --column images=file --image-root photos
     """
     share = parse_share(max_bad)
+    check_engine(engine, address)
+    if engine is Engine.RAY and workers:
+        raise UsageError(
+            f"--workers {workers} is of this machine: --engine ray has one on each CPU it finds."
+        )
     from dataset_tools.convert.conversion import Conversion, Settings
     from dataset_tools.images.opening import MAX_PIXELS
     from dataset_tools.sources import Options
@@ -141,9 +149,14 @@ def convert(
         return
     for line in _files(conversion):
         output.note(line)
-    conversion.prepare()
-    with output.Progress("convert", conversion.total) as progress:
-        tally = conversion.run(progress.advance)
+    if engine is Engine.RAY:
+        conversion.check_cluster()
+    if conversion.check_out():  # whole already: no machine is needed
+        engine = Engine.LOCAL
+    with cluster_of(engine, address) as cluster:
+        conversion.prepare()
+        with output.Progress("convert", conversion.total) as progress:
+            tally = conversion.run(progress.advance, cluster, progress.begin)
     summary = {
         "out": str(out),
         "from": conversion.source.name,
@@ -153,7 +166,7 @@ def convert(
     }
     output.result(summary, _summary(summary), as_json)
     if tally.rejected and tally.bad_share() > share:
-        from dataset_tools.convert.run import HINTS
+        from dataset_tools.convert.begun import HINTS
 
         hint = "".join(f" {cure}" for reason, cure in HINTS.items() if reason in tally.reasons)
         output.warn(

@@ -250,7 +250,11 @@ def _is_by(scorer: dict[str, Any], model: str) -> bool:
 
 def _fingerprint(source: dict[str, Any]) -> str:
     """What decides the rows of a source; shares, and how fast it is read, do not."""
-    kept = {key: value for key, value in source.items() if key not in ("share", "push", "workers", "max_bad")}
+    kept = {
+        key: value
+        for key, value in source.items()
+        if key not in ("share", "push", "workers", "max_bad", "engine", "address")
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -116,6 +116,13 @@ class Progress:
             self._shown = now
             self._show()
 
+    def begin(self, label: str, unit: str, total: int) -> None:
+        """Count something else from here on."""
+        if self.done:
+            self._end()
+        self.label, self.unit, self.total = label, unit, total
+        self.done, self._first = 0, None
+
     def line(self) -> str:
         """What is shown now: done, share, rate and time left."""
         rate = 0.0
@@ -145,6 +152,9 @@ class Progress:
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind and self._first is None:
             return  # the error that follows says more
+        self._end()
+
+    def _end(self) -> None:
         self._show()
         if self._terminal and not self._silent:
             print(file=sys.stderr, flush=True)

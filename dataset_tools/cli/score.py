@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from dataset_tools.cli.engine import AddressOption, Engine, EngineOption, check_engine, cluster_of
 from dataset_tools.errors import UsageError
 
-if TYPE_CHECKING:
-    from dataset_tools.cluster import Cluster
-
 DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
-
-
-class Engine(str, Enum):
-    """Who scores."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 def score(
@@ -49,12 +37,8 @@ def score(
             help="Read weights that are no safetensors, of a model that you trust.",
         ),
     ] = False,
-    engine: Annotated[
-        Engine, typer.Option(help="Who scores: this process, or a Ray cluster that is running.")
-    ] = Engine.LOCAL,
-    address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster.", show_default="RAY_ADDRESS, else this machine's")
-    ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    address: AddressOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Score each sentence of a converted dataset against its image with a CLIP-like model.
@@ -67,8 +51,7 @@ def score(
     from dataset_tools.cli import output
 
     _need_torch()
-    if address and engine is Engine.LOCAL:
-        raise UsageError(f"--address {address} is a Ray cluster's: add --engine ray, or leave it out.")
+    check_engine(engine, address)
     if engine is Engine.RAY and "RANK" in os.environ:
         raise UsageError("--engine ray has workers of its own: start the command once, without torchrun.")
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ:
@@ -83,7 +66,7 @@ def score(
     from dataset_tools.scoring.folder import score_dataset
 
     with (
-        _cluster(engine, address) as cluster,
+        cluster_of(engine, address) as cluster,
         output.Progress("score", silent=rank > 0) as progress,
     ):
 
@@ -120,20 +103,6 @@ def score(
         f"{counts['windowed_sentences']:,} sentences longer than the model reads, scored in windows"
     )
     output.result(scorer, text, as_json)
-
-
-@contextmanager
-def _cluster(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
-    """The cluster that is asked for, told in a line; None for this process alone."""
-    if engine is Engine.LOCAL:
-        yield None
-        return
-    from dataset_tools.cli import output
-    from dataset_tools.cluster import connected
-
-    with connected(address) as cluster:
-        output.note(f"on a Ray cluster of {cluster.told()}")
-        yield cluster
 
 
 def _need_torch() -> None:

@@ -58,6 +58,16 @@ class ParquetFile:
                 if left is not None and left <= 0:
                     return
 
+    def ends(self, rows: int, total: int) -> list[int]:
+        """Where pieces of at least `rows` rows end, so that no piece is read to get at another."""
+        ends, before, last = [], 0, 0
+        for group_rows, _ in self._sizes:
+            before += group_rows
+            if before - last >= rows or before == total:
+                ends.append(before)
+                last = before
+        return ends
+
     def chunks(self, skip: int, start: int, most: int | None = None) -> Iterator[tuple[Chunk, Pictures]]:
         """Chunks from row `skip` of the file on; `start` is the file's first row counted over all files."""
         groups, before = [], 0
@@ -127,6 +137,10 @@ class ArrowFile:
                 left = None if left is None else left - len(values)
                 if left is not None and left <= 0:
                     return
+
+    def ends(self, rows: int, total: int) -> list[int]:
+        """Where pieces of at least `rows` rows end."""
+        return chunks.even_ends(rows, total)
 
     def chunks(self, skip: int, start: int, most: int | None = None) -> Iterator[tuple[Chunk, Pictures]]:
         """Chunks from row `skip` of the file on; `start` is the file's first row counted over all files."""

@@ -22,6 +22,8 @@ LINE_BYTES = 16 << 20
 CHUNK_ROWS = 128
 CHUNK_BYTES = 4 << 20
 SAMPLE_ROWS = 20
+MOST_PIECES = 64
+"""Of a file that has to be read from its beginning to get at a row: so often is some of it read in vain."""
 
 
 @dataclass
@@ -107,6 +109,12 @@ class ObjectsChunk(Chunk):
                 if isinstance(item, dict | BadRow)
                 else BadRow(f"not a JSON object but {type(item).__name__}")
             )
+
+
+def even_ends(rows: int, total: int) -> list[int]:
+    """Where pieces of `rows` rows end, or of more, so that there are at most `MOST_PIECES`."""
+    step = max(rows, -(-total // MOST_PIECES))
+    return [min(end, total) for end in range(step, total + step, step)]
 
 
 def _parsed(value: Any, place: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dataset_tools.convert.annotate import REPEATED, Annotate
 from dataset_tools.convert.files import AnyFile
@@ -20,7 +20,7 @@ from dataset_tools.convert.image_places import given_roots, image_prefixes, imag
 from dataset_tools.convert.locate import Located, locate
 from dataset_tools.convert.readers import Reader
 from dataset_tools.convert.recognise import recognise
-from dataset_tools.convert.rows import Images, rows_of, tally_row
+from dataset_tools.convert.rows import Images, refuse_repeated, rows_of, tally_row
 from dataset_tools.convert.run import Run
 from dataset_tools.convert.source_identity import content_of, identity
 from dataset_tools.convert.tally import Tally
@@ -31,6 +31,9 @@ from dataset_tools.errors import UsageError
 from dataset_tools.images.opening import MAX_PIXELS
 from dataset_tools.sources import Options, Source
 from dataset_tools.sources.origin import Origin, declared_licence, declared_sources, origin_of
+
+if TYPE_CHECKING:
+    from dataset_tools.cluster import Cluster
 
 _SHAPING = ("limit", "pairs", "min_margin", "columns", "number_rows", "keep_repeated_ids", "max_pixels")
 """The settings that `aspo.json` keeps."""
@@ -117,7 +120,7 @@ class Conversion:
 
     def prepare(self) -> None:
         """Download what the conversion reads, and look for ids that repeat where that matters."""
-        if not self._prepared and not self._done():
+        if not self._prepared and not self.check_out():
             if self.settings.limit is None:
                 self.located.fetch([file for file, _ in self.recognised.files])
             self._prepared = self._reading(self.settings.limit)
@@ -228,21 +231,23 @@ class Conversion:
 
     def preview(self, rows: int) -> tuple[Tally, dict[str, Any] | None]:
         """Convert the first `rows` rows without writing anything; the counts and an example."""
-        tally, example = Tally(), None
+        tally, example, ids = Tally(), None, IdSet()
         rows = min(rows, self.settings.limit or rows)
         reader, annotate = self._reading(rows)
         with self._images(whole=False) as images:
             for chunk, pictures in reader.chunks():
                 found = annotate(chunk)
-                for row in rows_of(chunk, found, pictures, images, IdSet(), rows - tally.read):
+                for row in rows_of(chunk, found, pictures, images, rows - tally.read):
+                    refuse_repeated(row, ids)
                     tally_row(tally, row)
-                    if example is None and row.kept:
-                        example = found.table().slice(row.kept[0], 1).to_pylist()[0]
+                    kept = next((outcome.place for outcome in row if outcome.kept), None)
+                    if example is None and kept is not None:
+                        example = found.table().slice(kept, 1).to_pylist()[0]
                 if tally.read >= rows:
                     break
         return tally, example
 
-    def _done(self) -> Tally | None:
+    def check_out(self) -> Tally | None:
         """The counts of an OUT that `--resume` finds whole. Raises `UsageError` where OUT is in the way."""
         out, place = self.out, Workplace(self.out, self.settings.split)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -274,9 +279,25 @@ class Conversion:
                 f"{self.settings.source}: choose another OUT, or remove it."
             )
 
-    def run(self, advance: Callable[[int], None] = lambda rows: None) -> Tally:
-        """Convert everything into OUT. `advance` is told how many rows of the source were done."""
-        tally = self._done()
+    def check_cluster(self) -> None:
+        """Raise `UsageError` for what a cluster does not do."""
+        if self.settings.limit is not None and self.located.hub:
+            raise UsageError(
+                "--limit reads a Hub dataset in parts, which --engine ray does not: leave one of the two out."
+            )
+
+    def run(
+        self,
+        advance: Callable[[int], None] = lambda rows: None,
+        cluster: Cluster | None = None,
+        stage: Callable[[str, str, int], None] = lambda name, unit, total: None,
+    ) -> Tally:
+        """Convert everything into OUT.
+
+        `advance` is told how many rows of the source were done. With a `cluster` its machines do the work, of
+        which `stage` is told what is done next, in what unit and how many; OUT is the same.
+        """
+        tally = self.check_out()
         if tally:
             return tally
         place = Workplace(self.out, self.settings.split)
@@ -289,6 +310,10 @@ class Conversion:
                 tally = Tally.from_dict(record["counts"])
                 place.name_for_good()
                 return tally
+            if cluster is not None:
+                from dataset_tools.convert.cluster_run import ClusterRun
+
+                return ClusterRun(self, *self._prepared, place, cluster, advance, stage).to_the_end()
             return Run(self, *self._prepared, place, images, advance).to_the_end()
 
 

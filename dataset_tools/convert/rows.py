@@ -1,18 +1,24 @@
-"""What became of each row of a chunk: its pairs with their images, or why it was refused or left out."""
+"""What becomes of each row of a chunk: its pairs with their images, or why it is refused or left out."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataset_tools.convert.annotate import Annotated
 from dataset_tools.convert.chunks import Chunk
 from dataset_tools.convert.gate import refuses
 from dataset_tools.convert.ids import IdSet
+from dataset_tools.convert.images_column import with_images
 from dataset_tools.convert.pictures import Pictures
 from dataset_tools.convert.tally import Tally, kind_of_reason
+from dataset_tools.dataset.parquet import ShardWriter
+from dataset_tools.dataset.schema import RESPONSES
 from dataset_tools.errors import BadRow
 from dataset_tools.images.store import Image, ImageStore, check_header
 from dataset_tools.sources.images import Embedded, ImageValue
@@ -65,50 +71,83 @@ class Images:
 
 
 @dataclass
-class Row:
-    """One row of the source: pairs kept (their index in the chunk's table); id and reason of the others."""
+class Outcome:
+    """One pair of a row, or a row that gives none: kept where there is no `reason`, else refused or left out.
 
-    kept: list[int]
-    images: list[list[Image]]
-    rejected: list[tuple[str, str]]
-    skipped: list[tuple[str, str]]
+    `place`: of a kept pair, its index in the chunk's table. `image_count` says also where `images` are not
+    held how many there are.
+    """
+
+    id: str
+    reason: str | None = None
+    left_out: bool = False
+    place: int = -1
+    sentences: int = 0
+    image_count: int = 0
+    images: list[Image] = field(default_factory=list)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is written."""
+        return self.reason is None
 
 
 def rows_of(
-    chunk: Chunk, found: Annotated, pictures: Pictures, images: Images, ids: IdSet, limit: int
-) -> Iterator[Row]:
-    """The rows of a chunk in order, at most `limit`, each with its pairs' images loaded."""
-    names = found.table().column("id").to_pylist()
-    refused: dict[int, list[tuple[str, str]]] = {}
-    for item in found.rejected:
-        refused.setdefault(item.row, []).append((item.id, item.reason))
-    left_out: dict[int, list[tuple[str, str]]] = {}
-    for item in found.skipped:
-        left_out.setdefault(item.row, []).append((item.id, item.reason))
+    chunk: Chunk, found: Annotated, pictures: Pictures, images: Images, limit: int
+) -> Iterator[list[Outcome]]:
+    """The outcomes of each row of a chunk, at most `limit` rows, in order, with the kept pairs' images.
+
+    Nothing of other rows is known here: `refuse_repeated` comes next.
+    """
+    table = found.table()
+    names = table.column("id").to_pylist()
+    counts = [pc.list_value_length(table.column(f"{name}_sentences")) for name in RESPONSES]
+    sentences = pc.add(*counts).to_pylist()
+    apart: dict[int, list[Outcome]] = {}
+    for items, left_out in ((found.rejected, False), (found.skipped, True)):
+        for item in items:
+            apart.setdefault(item.row, []).append(Outcome(item.id, item.reason, left_out))
     pair = 0
     for offset in range(min(chunk.count, limit)):
-        row = Row([], [], refused.get(offset, []), left_out.get(offset, []))
+        row = apart.get(offset, [])
         while pair < len(names) and found.rows[pair] == offset:
+            name = names[pair]
             try:
                 loaded = [images.get(image, pictures, chunk.file) for image in found.images[pair]]
-                if not ids.add(names[pair]):
-                    raise BadRow(DUPLICATE)
-                row.kept.append(pair)
-                row.images.append(loaded)
+                row.append(Outcome(name, None, False, pair, sentences[pair], len(loaded), loaded))
             except BadRow as error:
-                row.rejected.append((names[pair], str(error)))
+                row.append(Outcome(name, str(error)))
             pair += 1
         yield row
 
 
-def tally_row(tally: Tally, row: Row) -> None:
+def refuse_repeated(row: list[Outcome], ids: IdSet) -> None:
+    """Settle what depends on the rows before: a pair is refused where its id was kept already."""
+    for outcome in row:
+        if outcome.kept and not ids.add(outcome.id):
+            outcome.reason = DUPLICATE
+
+
+def tally_row(tally: Tally, row: list[Outcome]) -> None:
     """Count what became of a row."""
+    kept = [outcome for outcome in row if outcome.kept]
+    apart = [(outcome.reason, outcome.left_out) for outcome in row if outcome.reason is not None]
+    rejected = [reason for reason, left_out in apart if not left_out]
     tally.read += 1
-    tally.kept_rows += bool(row.kept)
-    tally.refused_rows += bool(row.rejected and not row.kept)
-    tally.left_out_rows += not (row.kept or row.rejected)
-    tally.rows += len(row.kept)
-    tally.text_only += sum(1 for images in row.images if not images)
-    tally.rejected += len(row.rejected)
-    tally.reasons.update(kind_of_reason(reason) for _, reason in row.rejected)
-    tally.skipped.update(reason for _, reason in row.skipped)
+    tally.kept_rows += bool(kept)
+    tally.refused_rows += bool(rejected and not kept)
+    tally.left_out_rows += not (kept or rejected)
+    tally.rows += len(kept)
+    tally.text_only += sum(1 for outcome in kept if not outcome.image_count)
+    tally.sentences += sum(outcome.sentences for outcome in kept)
+    tally.rejected += len(rejected)
+    tally.reasons.update(map(kind_of_reason, rejected))
+    tally.skipped.update(reason for reason, left_out in apart if left_out)
+
+
+def write_pairs(writer: ShardWriter, table: pa.Table, kept: list[Outcome], pictures: Pictures) -> None:
+    """Write the kept pairs of a chunk, `table` being its pairs without their images."""
+    rows = table.take([outcome.place for outcome in kept])
+    images = [outcome.images for outcome in kept]
+    sizes = [sum(image.size for image in row) for row in images]
+    writer.write(with_images(rows, images, pictures), sizes)

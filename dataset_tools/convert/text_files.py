@@ -58,6 +58,10 @@ class JsonFile:
             row = item if self._array else parse_line(item[1])
             yield row.get(column) if isinstance(row, Mapping) else None
 
+    def ends(self, rows: int, total: int) -> list[int]:
+        """Where pieces of at least `rows` rows end."""
+        return chunks.even_ends(rows, total)
+
     def chunks(self, skip: int, start: int, most: int | None = None) -> Iterator[tuple[Chunk, Pictures]]:
         """Chunks from row `skip` of the file on; `start` is the file's first row counted over all files."""
         items = self._items() if self._array else self._lines()

@@ -9,7 +9,7 @@
 
 Until then all of it is in `OUT.incomplete`, with `state.json`: how many shards are finished and where in the
 source the next one starts. A shard counts as soon as the state says so, so a conversion killed at any moment
-goes on after its last finished shard.
+goes on after its last finished shard. The machines of a cluster leave in `parts` what shards are made from.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ LEFT_OUT = "left_out.jsonl"
 LOGS = (REJECTED, LEFT_OUT)
 DATASET_INFO = "dataset_info.json"
 STATE = "state.json"
+_PART = r"parts/\.?[\w.-]+"
 
 
 def llamafactory_entry() -> dict[str, Any]:
@@ -61,10 +63,11 @@ class Workplace(WorkFolder):
         shard = rf"{name}-\d{{5}}(-of-\d{{5}})?\.parquet"
         self._shard = re.compile(rf"{name}-(?P<index>\d{{5}})(-of-\d{{5}})?\.parquet")
         self._begun_shard = re.compile(rf"\.{shard}\.partial")
-        known = (STATE, *LOGS, self.record, DATASET_INFO, f"data/{shard}", rf"data/\.{shard}\.partial")
+        known = (STATE, *LOGS, self.record, DATASET_INFO, f"data/{shard}", rf"data/\.{shard}\.partial", _PART)
         super().__init__(out, self.writer, tuple(re.escape(n) if "/" not in n else n for n in known))
         self.split = split
         self.data = self.folder / "data"
+        self.parts = self.folder / "parts"
 
     def exists(self) -> bool:
         """Whether a conversion was begun. Raises `UsageError` where the folder is not a conversion's."""
@@ -103,13 +106,16 @@ class Workplace(WorkFolder):
         """The path of a finished shard while the number of shards is not known."""
         return self.data / f"{self.split}-{index:05}.parquet"
 
-    def restore(self, shards: int, log_bytes: dict[str, int]) -> None:
-        """Bring the folder to the state of `shards` finished ones: what was begun after them is removed."""
+    def restore(self, shards: int, log_bytes: dict[str, int], later: bool = False) -> None:
+        """Bring the folder to the state of `shards` finished ones: what was begun after them is removed.
+
+        `later`: whole shards after them are left.
+        """
         for path in sorted(self.data.iterdir()):
             match = self._shard.fullmatch(path.name)
             if match and int(match["index"]) < shards:
                 path.rename(self.shard(int(match["index"])))
-            elif match or self._begun_shard.fullmatch(path.name):
+            elif (match and not later) or self._begun_shard.fullmatch(path.name):
                 path.unlink()
         missing = [index for index in range(shards) if not self.shard(index).is_file()]
         if missing:
@@ -123,6 +129,14 @@ class Workplace(WorkFolder):
                         f"was changed. Remove {self.folder} and start again."
                     )
                 stream.truncate(written)
+
+    def remove_parts(self) -> None:
+        """Remove the parts that shards were made from; a worker that was given up may still add to them."""
+        while self.parts.exists():
+            for path in self.parts.iterdir():
+                path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.parts.rmdir()
 
     def finish(self, shards: int, record: dict[str, Any]) -> None:
         """Name the shards for good, write what lies beside them, and give the folder its name."""

@@ -6,7 +6,9 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataset_tools.dataset.schema import arrow_schema
@@ -21,7 +23,8 @@ IMAGE_BYTES = "images.list.element.bytes"
 class ShardWriter:
     """Writes tables into one parquet file, in row groups of at most `GROUP_ROWS` rows or about `GROUP_BYTES`.
 
-    Small row groups let a reader seek, and keep memory flat. Where the groups end depends only on the rows.
+    Small row groups let a reader seek, and keep memory flat. Where the groups and their pages end depends on
+    the rows alone, not on how many of them each call brings.
     `repeats_images`: rows in a row often hold the same image, which a row group then stores once. A row group
     is encoded and written in a thread; what goes wrong there is raised by a later call. `partial`: the name
     until the file is whole, on the same disk.
@@ -82,9 +85,12 @@ class ShardWriter:
     def _flush(self) -> None:
         self._wait()
         if self._held:
-            group = pa.concat_tables(self._held)
-            self._writing = self._thread.submit(self._writer.write_table, group, row_group_size=GROUP_ROWS)
+            self._writing = self._thread.submit(self._write_group, self._held)
         self._held, self._held_rows, self._held_bytes = [], 0, 0
+
+    def _write_group(self, tables: list[pa.Table]) -> None:
+        group = pa.concat_tables(tables).combine_chunks()  # a page never spans two pieces of a column
+        self._writer.write_table(group, row_group_size=GROUP_ROWS)
 
     def _wait(self) -> None:
         """Until the row group under way is written."""
@@ -116,6 +122,15 @@ class ShardWriter:
             pass
         self._stream.close()
         self._partial.unlink(missing_ok=True)
+
+
+def image_bytes(rows: pa.RecordBatch | pa.Table) -> list[int]:
+    """The bytes of each row's images, as `ShardWriter.write` takes them."""
+    sizes = pc.binary_length(pc.struct_field(pc.list_flatten(rows.column("images")), "bytes"))
+    ends = np.cumsum([0, *sizes.fill_null(0).to_pylist()])
+    lengths = pc.list_value_length(rows.column("images")).fill_null(0).to_pylist()
+    starts = np.cumsum([0, *lengths])
+    return [int(size) for size in ends[starts[1:]] - ends[starts[:-1]]]
 
 
 def _sink(path: Path) -> pa.NativeFile:

@@ -22,7 +22,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from dataset_tools.dataset.lock import locked
-from dataset_tools.dataset.parquet import IMAGE_BYTES, ShardWriter
+from dataset_tools.dataset.parquet import IMAGE_BYTES, ShardWriter, image_bytes
 from dataset_tools.dataset.record import read_record, write_record
 from dataset_tools.dataset.schema import COLUMNS, iter_batches, read_footer, shards, text_of
 from dataset_tools.errors import DataError, UsageError
@@ -169,7 +169,7 @@ def score_shard(
                 batch = read.popleft()
                 mine, found = found[: batch.num_rows], found[batch.num_rows :]
                 unreadable += _unscored_ids(batch, mine)[: _NAMED_ROWS - len(unreadable)]
-                made.write(_with_similarities(batch, mine, rejected), _image_bytes(batch))
+                made.write(_with_similarities(batch, mine, rejected), image_bytes(batch))
                 progress(batch.num_rows)
         state: dict[str, Any] = {
             **scorer.identity.as_dict(),
@@ -230,12 +230,6 @@ def _unscored_ids(batch: pa.RecordBatch, found: list[list[float | None]]) -> lis
     counts = batch.column("images").value_lengths().to_pylist()
     rows = zip(batch.column("id").to_pylist(), counts, found, strict=True)
     return [name for name, images, row in rows if images and None in row]
-
-
-def _image_bytes(batch: pa.RecordBatch) -> list[int]:
-    return [
-        sum(len(image["bytes"] or b"") for image in row or ()) for row in batch.column("images").to_pylist()
-    ]
 
 
 def _repeats_images(path: Path) -> bool:

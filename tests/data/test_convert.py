@@ -369,6 +369,23 @@ def test_each_row_keeps_its_own_image_whatever_the_chunks(tmp_path, monkeypatch)
         assert [image["bytes"] for image in row["images"]] == fixture.rows[row["id"]].images
 
 
+def test_files_do_not_depend_on_the_chunks_also_where_pages_end_within_a_row_group(tmp_path, monkeypatch):
+    """A resumed run cuts chunks elsewhere, and a page ends after a megabyte of images."""
+    chance = random.Random(1)
+    row = {"prompt": "What?", "chosen": "A cat. It sleeps.", "rejected": "A dog. It runs."}
+    for index in range(60):
+        picture = Image.frombytes("L", (200, 200), chance.randbytes(40_000))
+        picture.save(tmp_path / f"{index}.png")
+    lines = [json.dumps({**row, "image": f"{index}.png"}) for index in range(60)]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    made = []
+    for rows in (128, 13):
+        monkeypatch.setattr(chunks, "CHUNK_ROWS", rows)
+        run(tmp_path / "set.jsonl", tmp_path / f"out-{rows}")
+        made.append(content(tmp_path / f"out-{rows}"))
+    assert made[0] == made[1]
+
+
 @pytest.mark.parametrize("skip", [0, 1, 127, 128, 129, 211, 217, 300, 433])
 def test_reading_can_start_at_any_row(source, skip):
     reader = readers.Reader([(path, path.name) for path in sorted(source.iterdir())])

@@ -119,6 +119,53 @@ def test_a_limit_reads_single_members_of_a_tar(hub, tmp_path):
     assert f"images    images.tar ({readable_size(packed)}), fetched whole" in found["said"]
 
 
+ON_A_CLUSTER = """
+import sys
+from pathlib import Path
+from dataset_tools.convert import image_places, locate
+from dataset_tools.errors import UsageError
+from tests.data.test_cluster_convert import Pretended, run
+
+class Offline(Pretended):
+    def spread(self, *arguments, **named):
+        kept = locate.cached, locate.download, image_places.download_matching
+        locate.cached = locate.download = image_places.download_matching = None
+        try:
+            yield from super().spread(*arguments, **named)
+        finally:
+            locate.cached, locate.download, image_places.download_matching = kept
+
+cluster = Offline()
+run("user/set", Path(sys.argv[1]), cluster, shard_rows=5)
+assert len(cluster.pieces) == 8
+"""
+
+
+def test_on_a_cluster_the_machines_read_what_the_first_one_fetched(hub, tmp_path):
+    pair = {"prompt": "What?", "chosen": "A cat. It sleeps.", "rejected": "A dog. It runs."}
+    (tmp_path / "set" / "loose").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "set" / "images.zip", "w") as archive:
+        for index in range(10):
+            archive.writestr(f"images/{index}.jpg", noise(index, 20))
+    for index in range(10, 20):
+        (tmp_path / "set" / "loose" / f"{index}.jpg").write_bytes(noise(index, 20))
+    names = [f"{'images' if index < 10 else 'loose'}/{index}.jpg" for index in range(20)]
+    write_lines(tmp_path / "set" / "train.jsonl", [{**pair, "image": name} for name in names])
+    hub.publish("user/set", tmp_path / "set")
+    found = convert(hub, tmp_path / "home", "user/set", tmp_path / "alone", "--shard-rows", "5")
+    assert found["rows"] == 20
+    environ = {**apply_environment(hub, dict(os.environ)), "HF_HOME": str(tmp_path / "other")}
+    command = [sys.executable, "-c", ON_A_CLUSTER, str(tmp_path / "shared")]
+    subprocess.run(command, env=environ, check=True, timeout=300)
+    for path in (tmp_path / "alone").rglob("*"):
+        if path.is_file():
+            other = tmp_path / "shared" / path.relative_to(tmp_path / "alone")
+            assert other.read_bytes() == path.read_bytes()
+    refused = ["--limit", "3", "--engine", "ray"]
+    said = convert(hub, tmp_path / "home", "user/set", tmp_path / "x", *refused, code=2)
+    assert "--limit reads a Hub dataset in parts, which --engine ray does not" in said
+
+
 def test_a_far_tar_is_fetched_whole_where_its_first_headers_do_not_hold_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "HEADERS", 4)
     with tarfile.open(tmp_path / "a.tar", "w") as made:

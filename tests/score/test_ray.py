@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,10 +12,10 @@ from dataset_tools.cluster import connected
 from dataset_tools.errors import UsageError
 from dataset_tools.scoring.folder import _Worker
 from tests.support import converted, data
+from tests.support.machines import digests, machines_place, run_program
 
 pytest.importorskip("ray")
 pytest.importorskip("torch")
-ROOT = Path(__file__).resolve().parents[2]
 
 # The first run, which is killed. The second node's worker begins a file, `lost`, and is lost with its node.
 # The first node's waits until then, does the others, and holds the lost file if given that one: `again`.
@@ -60,69 +53,27 @@ with connected(address):
 
 # The machines, two of one processor each, and then the command itself, one of whose workers is killed.
 PROGRAM = """
-import json, os, signal, subprocess, sys, threading, time
+import json, subprocess, sys, threading
 from pathlib import Path
-import psutil
-import ray
-from ray.cluster_utils import Cluster as Machines
 from dataset_tools.cli import app
-from dataset_tools.cluster import Cluster, connected
-from dataset_tools.scoring.folder import score_dataset
+from dataset_tools.cluster import connected
+from tests.support.machines import kill_one, told, two_machines, until, worker
 
 folder, encoder, place, program = sys.argv[1:]
 lost, again = Path(folder).with_name("lost"), Path(folder).with_name("again")
-began = time.time()
-
-def told(what):
-    print(f"{time.time() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
-
-def until(there):
-    while not there():
-        assert driver.poll() is None, "the driver ended"
-        time.sleep(0.1)
-
-def tried(start):
-    for attempt in range(5):
-        try:  # Ray gives its own processes 30 seconds to start, which a busy machine may not do
-            return start()
-        except Exception as error:
-            told(f"Ray did not start: {error}")
-
-small = {"num_cpus": 1, "object_store_memory": 80 << 20}
-head = {**small, "temp_dir": place, "include_dashboard": False}
-machines = tried(lambda: Machines(initialize_head=True, head_node_args=head))
-second = tried(lambda: machines.add_node(**small))
-machines.wait_for_nodes()
-told("two nodes")
+machines, second = two_machines(place)
 found = {"first": machines.head_node.node_id}
 words = [folder, encoder, machines.address, found["first"], str(lost), str(again)]
 driver = subprocess.Popen([sys.executable, "-c", program, *words])
-until(lost.exists)
+until(lost.exists, driver)
 told("the second node has a file")
 machines.remove_node(second, allow_graceful=False)
-until(again.exists)
+until(again.exists, driver)
 told("the first node has it")
 driver.kill()
 driver.wait()
 
-def worker():
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline()[:1] == ["ray::Worker.call"]:
-                return process
-        except psutil.Error:
-            pass
-
-def kill_one(before):
-    while True:
-        process = worker()
-        if process and process.pid != before:
-            process.kill()
-            found["killed"] = process.pid
-            return told("killed a worker")
-        time.sleep(0.05)
-
-threading.Thread(target=kill_one, args=[getattr(worker(), "pid", None)], daemon=True).start()
+threading.Thread(target=kill_one, args=[found, getattr(worker(), "pid", None)], daemon=True).start()
 app(["score", folder, "--model", encoder, "--engine", "ray", "--address", machines.address],
     standalone_mode=False)
 told("scored")
@@ -141,29 +92,6 @@ print(json.dumps(found))
 """
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-@contextmanager
-def machines_place() -> Iterator[str]:
-    """A folder for Ray; what still runs in it in the end, if the program was stopped, is ended."""
-    import psutil
-
-    with tempfile.TemporaryDirectory(prefix="aspo-ray-", ignore_cleanup_errors=True) as place:
-        try:
-            yield place
-        finally:
-            for process in psutil.process_iter(["cmdline"]):
-                if any(place in word for word in process.info["cmdline"] or ()):
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
-
-
 @pytest.mark.timeout(480)
 def test_what_is_lost_in_the_middle_changes_no_byte(encoder, tmp_path: Path) -> None:
     from dataset_tools.scoring.folder import score_dataset
@@ -174,19 +102,7 @@ def test_what_is_lost_in_the_middle_changes_no_byte(encoder, tmp_path: Path) -> 
     model = str(encoder("clip"))
     score_dataset(tmp_path / "alone", model)
     with machines_place() as place:
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / "shared"), model, place, DRIVER],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "RAY_USAGE_STATS_ENABLED": "0",
-                "RAY_worker_niceness": "0",
-                "OMP_NUM_THREADS": "1",
-            },
-        )
+        done = run_program(PROGRAM, str(tmp_path / "shared"), model, place, DRIVER)
     told = done.stderr
     assert done.returncode == 0, done.stdout[-2000:] + told[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
