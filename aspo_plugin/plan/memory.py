@@ -44,39 +44,43 @@ def _states(run: Run, shape: Shape) -> list[Part]:
     """Weights, reference, gradients and optimizer states: bytes a parameter, times parameters."""
     everything = run.gpus if run.sharding in ("zero3", "fsdp") else 1
     gradients = run.gpus if run.sharding in ("zero2", "zero3", "fsdp") else 1
+    optimizer = run.gpus if run.sharding in ("zero1", "zero2", "zero3", "fsdp") else 1
     P, N = shape.parameters, shape.trainable
-    shared = f" / {everything} GPUs" if everything > 1 else ""
-    shared_gradients = f" / {gradients} GPUs" if gradients > 1 else ""
+    shared, shared_gradients, shared_optimizer = (
+        f" / {count} GPUs" if count > 1 else "" for count in (everything, gradients, optimizer)
+    )
+    # Its accelerate casts every weight to float32 for FSDP2; that of Axolotl at most those that are trained.
+    kept = 4 if run.host == "llamafactory" and run.sharding == "fsdp" and run.gpus > 1 else 2
     parts = []
     if run.method == "qlora":
         # 4 bits a weight and, in blocks of 64, one constant that is itself kept in 8 bits.
-        size = 2 * (P - shape.quantizable) + (0.5 + 1 / 64) * shape.quantizable
-        parts.append(
-            Part("weights", size / everything, f"2 B x the rest + 0.516 B x {_billions(shape.quantizable)}")
-        )
+        size = kept * (P - shape.quantizable) + (0.5 + 1 / 64) * shape.quantizable
+        formula = f"{kept} B x the rest + 0.516 B x {_billions(shape.quantizable)}"
+        parts.append(Part("weights", size / everything, f"{formula}{shared}"))
     elif run.method == "lora":
-        parts.append(Part("weights", 2 * P / everything, f"2 B x {_billions(P)}{shared}"))
+        parts.append(Part("weights", kept * P / everything, f"{kept} B x {_billions(P)}{shared}"))
     if run.method in ("lora", "qlora"):
         parts.append(Part("adapters", 4 * N / everything, f"4 B x {_billions(N)}{shared}"))
         gradient, states = 4, 8
     else:
         # Trained in bfloat16 with a float32 copy in the optimizer (ZeRO), in float32 (LLaMA-Factory, FSDP2),
         # or all in bfloat16 (Axolotl on one GPU).
-        if run.sharding in ("zero2", "zero3"):
+        if run.sharding.startswith("zero"):
             weight, gradient, states = 2, 2, 12
         elif run.host == "llamafactory" or run.sharding == "fsdp":
             weight, gradient, states = 4, 4, 8
         else:
             weight, gradient, states = 2, 2, 4
-        size = (weight * N + 2 * (P - N)) / everything
-        parts.append(Part("weights", size, f"{weight} B x {_billions(N)} + 2 B x {_billions(P - N)}{shared}"))
+        size = (weight * N + kept * (P - N)) / everything
+        formula = f"{weight} B x {_billions(N)} + {kept} B x {_billions(P - N)}"
+        parts.append(Part("weights", size, f"{formula}{shared}"))
     if run.reference_copy:
-        parts.append(Part("reference model", 2 * P / everything, f"2 B x {_billions(P)}{shared}"))
+        parts.append(Part("reference model", kept * P / everything, f"{kept} B x {_billions(P)}{shared}"))
     parts.append(
         Part("gradients", gradient * N / gradients, f"{gradient} B x {_billions(N)}{shared_gradients}")
     )
     parts.append(
-        Part("optimizer", states * N / gradients, f"{states} B x {_billions(N)} (AdamW){shared_gradients}")
+        Part("optimizer", states * N / optimizer, f"{states} B x {_billions(N)} (AdamW){shared_optimizer}")
     )
     if everything > 1:
         parts.append(

@@ -132,7 +132,7 @@ def measure(config: Any, run: Run) -> Shape:
         trainable=trainable,
         quantizable=sum(module.weight.numel() for module in linear),
         hidden=text.hidden_size,
-        inner=_width(text, "intermediate_size"),
+        inner=_inner(text, run.model),
         attention=size * (heads + 2 * (_width(text, "num_key_value_heads") or heads)),
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
@@ -147,6 +147,25 @@ def _width(text: Any, name: str) -> int:
     """
     layers = getattr(text, "per_layer_config", None) or [text]
     return max(getattr(layer, name, None) or 0 for layer in layers)
+
+
+def _inner(text: Any, model: str) -> int:
+    """Width of the MLP that a token passes: of the dense one, or of all its experts together.
+
+    An expert's is `moe_intermediate_size`, or, as in Mixtral, `intermediate_size`. Raises `ValueError` for 0.
+    """
+    dense, expert = _width(text, "intermediate_size"), _width(text, "moe_intermediate_size")
+    used = max(_width(text, "num_experts_per_tok"), _width(text, "top_k_experts"))
+    shared = max(
+        _width(text, "shared_expert_intermediate_size"), _width(text, "n_shared_experts") * (expert or dense)
+    )
+    widest = max(dense, used * (expert or dense) + shared)
+    if not widest:
+        raise ValueError(
+            f"the config of {model} gives no width of an MLP (intermediate_size, or moe_intermediate_size "
+            "and num_experts_per_tok): give --config FOLDER with a config.json that does."
+        )
+    return widest
 
 
 def _has(name: str, parts: tuple[str, ...]) -> bool:

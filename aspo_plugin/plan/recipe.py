@@ -32,7 +32,7 @@ class Run:
     pairs: int
     length: int
     gpus: int
-    sharding: str  # none, zero2, zero3 or fsdp
+    sharding: str  # none, zero0 to zero3, or fsdp
     checkpointing: bool
     reference_copy: bool
 
@@ -116,10 +116,16 @@ def _whole(values: dict[str, Any], key: str, default: int) -> int:
 
 
 def _sharding(values: dict[str, Any], fsdp: Any) -> str:
-    if values.get("deepspeed"):
-        stage = _mapping(Path(values["deepspeed"])).get("zero_optimization", {}).get("stage", 0)
-        return {2: "zero2", 3: "zero3"}.get(stage, "none")
-    return "fsdp" if fsdp else "none"
+    given = values.get("deepspeed")
+    if not given:
+        return "fsdp" if fsdp else "none"
+    if not isinstance(given, str | dict):
+        raise ValueError(f"deepspeed is {given!r}: name a JSON file, or write its keys.")
+    zero = (given if isinstance(given, dict) else _mapping(Path(given))).get("zero_optimization") or {}
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else None
+    if stage not in (0, 1, 2, 3):
+        raise ValueError(f"zero_optimization of deepspeed is {zero!r}: its stage is a number from 0 to 3.")
+    return f"zero{stage}"
 
 
 def _llamafactory(values: dict[str, Any], gpus: int) -> Run:
@@ -161,7 +167,7 @@ def _axolotl(values: dict[str, Any], gpus: int) -> Run:
         targets=targets if isinstance(targets, str) else tuple(targets),
         trained=tuple(values.get("unfrozen_parameters") or (".*",)),
         pairs=_whole(values, "micro_batch_size", 1),
-        length=_whole(values, "sequence_len", 2048),
+        length=_whole(values, "sequence_len", 512),
         gpus=gpus,
         sharding=_sharding(values, values.get("fsdp_config")),
         checkpointing=bool(

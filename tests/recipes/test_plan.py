@@ -472,3 +472,88 @@ def test_no_code_of_a_model_is_run_or_offered(tmp_path: Path, monkeypatch: pytes
         assert done.returncode == 2 and "needs code from its own repository, which is never run" in last
         assert "trust_remote_code" not in done.stderr + done.stdout and "[y/N]" not in done.stdout
     assert not ran.exists()
+
+
+def test_deepspeed_is_counted_by_its_stage_wherever_it_is_written(tmp_path: Path) -> None:
+    from aspo_plugin.plan.recipe import read_run
+
+    recipe, copy = ROOT / LLAVA.format("axolotl"), tmp_path / "mine.yaml"
+    parts = {}
+    for stage in range(4):
+        copy.write_text(
+            recipe.read_text().replace("adapter: lora", "")
+            + f"\ndeepspeed: {{zero_optimization: {{stage: {stage}}}}}\n"
+        )
+        parts[stage] = planned(copy, gpus=8)
+    stored = planned(recipe, "adapter=null", f"deepspeed={RECIPES / 'shared/zero3.json'}", gpus=8)
+    assert parts[3] == stored
+    # 0 shares nothing, 1 the optimizer, 2 gradients, 3 weights.
+    for name, first in (("optimizer", 1), ("gradients", 2), ("weights", 3), ("reference model", 3)):
+        whole = parts[0][name]
+        assert [parts[stage][name] for stage in range(4)] == [
+            whole / 8 if stage >= first else whole for stage in range(4)
+        ]
+    for wrong in ("{zero_optimization: {stage: auto}}", "[3]"):
+        with pytest.raises(ValueError, match="deepspeed is"):
+            read_run(recipe, [f"deepspeed={wrong}"], None, 1)
+
+
+def test_what_a_recipe_leaves_out_is_the_hosts_default(tmp_path: Path) -> None:
+    from aspo_plugin.plan.recipe import read_run
+
+    assert read_run(ROOT / LLAVA.format("axolotl"), ["sequence_len=null"], None, 1).length == 512
+    if hosts.installed_host() == "axolotl":
+        from axolotl.utils.schemas.config import AxolotlInputConfig
+
+        assert AxolotlInputConfig.model_fields["sequence_len"].default == 512
+    if hosts.installed_host() == "llamafactory":
+        from llamafactory.hparams import DataArguments
+
+        assert (
+            read_run(ROOT / LLAVA.format("llamafactory"), ["cutoff_len=null"], None, 1).length
+            == DataArguments().cutoff_len
+        )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "width"),
+    [
+        ({"intermediate_size": 100}, 100),
+        ({"intermediate_size": 100, "num_experts_per_tok": 2}, 200),  # Mixtral
+        ({"moe_intermediate_size": 30, "num_experts_per_tok": 8, "shared_expert_intermediate_size": 50}, 290),
+        ({"moe_intermediate_size": 30, "num_experts_per_tok": 8, "n_shared_experts": 2}, 300),
+        ({"intermediate_size": 900, "moe_intermediate_size": 30, "num_experts_per_tok": 8}, 900),
+    ],
+)
+def test_the_experts_of_a_token_count_together(sizes: dict[str, int], width: int) -> None:
+    from types import SimpleNamespace
+
+    from aspo_plugin.plan.model import _inner
+
+    assert _inner(SimpleNamespace(**sizes), "me/mine") == width
+    with pytest.raises(ValueError, match="me/mine gives no width of an MLP"):
+        _inner(SimpleNamespace(num_experts_per_tok=8), "me/mine")
+
+
+def test_fsdp2_keeps_weights_as_the_hosts_accelerate_casts_them() -> None:
+    """LLaMA-Factory's casts the whole model to float32, Axolotl's what is trained."""
+    for file, method in (("full-fsdp2", "full"), ("high-rank-fsdp2", "lora")):
+        ours, other = (
+            planned(ROOT / LLAVA.format(host), more=RECIPES / f"shared/{host}/{file}.{ending}", gpus=8)
+            for host, ending in (("llamafactory", "args"), ("axolotl", "yaml"))
+        )
+        frozen = planned(ROOT / LLAVA.format("llamafactory"))["weights"] / 2
+        assert ours["weights"] == pytest.approx(4 * frozen / 8)
+        assert other["weights"] == pytest.approx((4 if method == "full" else 2) * frozen / 8)
+        if method == "full":
+            assert ours["reference model"] == 2 * other["reference model"] == 4 * frozen / 8
+
+
+@pytest.mark.skipif(hosts.installed_host() is None, reason="needs a host")
+def test_accelerate_casts_as_is_counted() -> None:
+    import inspect
+
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+    whole = "model = model.to(torch.float32)" in inspect.getsource(fsdp2_prepare_model)
+    assert whole == (hosts.installed_host() == "llamafactory")
