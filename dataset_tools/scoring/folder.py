@@ -83,8 +83,11 @@ def score_dataset(
         if team.rank == 0:
             pending = [path for path in paths if not _is_scored(path, wanted)]
             if record.get("scorer") and not _covers(record["scorer"], wanted):
+                # A model that cannot be loaded leaves the record as it was.
                 if pending and cluster is None:
-                    scorer = make()  # a model that cannot be loaded leaves the record as it was
+                    scorer = make()
+                elif pending and cluster is not None:
+                    list(cluster.spread(partial(_Loads, make), [model]))
                 # From here on the shards are of two kinds until all are done.
                 write_record(folder, {**record, "scorer": None})
             _clear(paths)
@@ -106,6 +109,16 @@ def score_dataset(
         team.count(0, progress)
         _clear(paths)
         return _recorded(folder, paths, record)
+
+
+class _Loads:
+    """Loads a model on a machine of a cluster, to see that it can be."""
+
+    def __init__(self, make: Callable[[], SentenceScorer]) -> None:
+        self._make = make
+
+    def __call__(self, model: str) -> None:
+        self._make()
 
 
 class _Worker:

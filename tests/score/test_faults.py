@@ -18,8 +18,9 @@ from dataset_tools.cli import app
 from dataset_tools.dataset.parquet import ShardWriter
 from dataset_tools.dataset.record import read_record
 from dataset_tools.dataset.schema import iter_rows, shards
-from dataset_tools.errors import DataError
+from dataset_tools.errors import DataError, UsageError
 from dataset_tools.scoring.encoder import DualEncoder, Identity
+from dataset_tools.scoring.folder import score_dataset
 from dataset_tools.scoring.memory import BYTES_PER_PIXEL, Budget
 from dataset_tools.scoring.scorer import SentenceScorer
 from tests.support import converted, data
@@ -200,3 +201,13 @@ def test_a_model_that_cannot_be_loaded_leaves_the_record_of_the_earlier_one(
         file.write_bytes(b"damaged")
     assert score(out, broken).exit_code in (1, 2)
     assert before and read_record(out)["scorer"] == before
+
+    class OneMachine:
+        def spread(self, worker: Any, pieces: Any) -> Any:
+            yield from map(worker(), pieces)
+
+    with pytest.raises((DataError, UsageError)):
+        score_dataset(out, str(broken), cluster=OneMachine())
+    assert read_record(out)["scorer"] == before
+    other = encoder("siglip")
+    assert score_dataset(out, str(other), cluster=OneMachine()) == read_record(out)["scorer"] != before
