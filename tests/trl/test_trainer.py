@@ -99,6 +99,23 @@ def test_the_adapter_is_off_for_the_reference(run: Any) -> None:
     assert off[-1]["rewards/margins"] != 0
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_start_away_from_the_reference_stops(kind: str, run: Any) -> None:
+    """As an adapter does that rewrites the base, or new weights drawn at random."""
+    from peft import LoraConfig
+
+    from aspo_plugin.training.first_step import FirstStepError
+
+    config = LoraConfig(r=4, target_modules=r".*language_model.*\.(q_proj|v_proj)")
+    trainer = run(data.rows(4), keep=True, peft_config=config if kind == "lora" else None)
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name or kind == "full" and "lm_head" in name:
+                parameter += 0.05 * torch.randn_like(parameter)
+    with pytest.raises(FirstStepError, match=r"differ by .* per token.*name the model"):
+        trainer.train()
+
+
 def test_a_step_runs_the_frozen_tower_once_and_leaves_no_hook(run: Any) -> None:
     """TRL's way to switch checkpointing off and on again adds a hook to the embedding in each step."""
     from peft import LoraConfig
