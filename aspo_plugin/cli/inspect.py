@@ -51,7 +51,7 @@ def inspect(
     """
     from aspo_plugin.training.files import SAMPLES
     from dataset_tools.cli import output
-    from dataset_tools.dataset.record import write_text
+    from dataset_tools.dataset.record import prepare_page, write_text
     from dataset_tools.errors import UsageError
     from dataset_tools.inspect.preview import page_of
     from dataset_tools.nearest import nearest_path
@@ -67,10 +67,11 @@ def inspect(
             )
         from aspo_plugin.inspection.page import samples_page
 
+        prepare_page(html)
         page = samples_page(kept, rows)
     else:
+        prepare_page(html)
         page = _measured(run, dataset, rows, before, alpha, normalization, batch_size, device)
-    html.parent.mkdir(parents=True, exist_ok=True)
     write_text(html, page_of(page))
     found = {"path": str(html), "rows": len(page["rows"])}
     output.result(found, f"{html}: {found['rows']:,} pairs. Open it in a browser.", as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -194,6 +195,8 @@ def parse_columns(values: list[str]) -> dict[str, str]:
         name, sign, column = value.partition("=")
         if not sign or not name or not column:
             raise UsageError(f"--column {value} is not of the form NAME=COLUMN, for example prompt=question.")
+        if re.search(r",\s*\w+=", column):
+            raise UsageError(f"--column {value} names several columns: write --column once for each of them.")
         mapping[name] = column
     return mapping
 

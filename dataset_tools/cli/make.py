@@ -70,7 +70,10 @@ def read(file: Path) -> dict[str, Any]:
     try:
         plan = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UsageError(f"{file} is no YAML: {error}") from None
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        told = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UsageError(f"{file}{line}: no YAML: {told}. docs/data.md shows what it holds.") from None
     if not isinstance(plan, dict):
         raise UsageError(f"{file} holds no keys: it needs `out` and `sources`.")
     for key in plan:

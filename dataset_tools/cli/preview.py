@@ -19,12 +19,12 @@ def preview(
     Example: aspo-data preview rlaif-v --html rlaif-v.html
     """
     from dataset_tools.cli import output
-    from dataset_tools.dataset.record import read_record
+    from dataset_tools.dataset.record import prepare_page, read_record
     from dataset_tools.dataset.schema import count_rows
     from dataset_tools.inspect.preview import write_preview
 
     read_record(out)  # a folder of another kind is met before any progress is shown
-    html.parent.mkdir(parents=True, exist_ok=True)
+    prepare_page(html)
     with output.Progress("preview", count_rows(out)) as progress:
         found = write_preview(out, html, rows, progress.advance)
     size = html.stat().st_size / 1e6

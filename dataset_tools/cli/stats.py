@@ -22,13 +22,15 @@ def stats(
     """
     from dataset_tools.cli import output
     from dataset_tools.dataset import schema
-    from dataset_tools.dataset.record import read_record
+    from dataset_tools.dataset.record import prepare_page, read_record
     from dataset_tools.inspect import stats as module
     from dataset_tools.inspect.chart import check_format, draw
 
     if picture is not None:
         check_format(picture)
     read_record(out)  # a folder of another kind is met before any progress is shown
+    if picture is not None:
+        prepare_page(picture)
     with output.Progress("stats", schema.count_rows(out)) as progress:
         found = module.collect(out, progress.advance)
     if picture is not None:

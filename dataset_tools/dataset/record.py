@@ -48,6 +48,13 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def prepare_page(path: Path) -> None:
+    """Make the folder of a file that is to be written. Raises `UsageError` where `path` is a folder."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name the file to write.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def on_this_machine(folder: Path | str) -> None:
     """Raise `UsageError` for an address (s3://bucket/out), which would become a folder of that name."""
     kind, found, rest = str(folder).partition(":/")

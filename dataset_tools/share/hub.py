@@ -52,13 +52,8 @@ def plan(folder: Path | str, repo: str) -> Plan:
     Raises `UsageError` where the folder is no whole converted dataset, it was scored in part or by several
     models, or its card was written by somebody else.
     """
-    from huggingface_hub.utils import validate_repo_id
-
     folder = Path(folder)
-    try:
-        validate_repo_id(repo)
-    except ValueError as error:
-        raise UsageError(f"{repo!r} is not a Hub id, which is owner/name: {error}") from None
+    _check_id(repo)
     record, paths = read_record(folder), shards(folder)
     _check_whole(folder, paths)
     check_scoring(folder, "push")
@@ -77,6 +72,17 @@ def plan(folder: Path | str, repo: str) -> Plan:
         files[picture] = (folder / picture).stat().st_size
     files[CARD] = len(card.encode())
     return Plan(files, card, license_of(record), record.get("scorer") is not None)
+
+
+def _check_id(repo: str) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    if repo.count("/") != 1:
+        raise UsageError(f"{repo!r} is not a Hub id, which is owner/name.")
+    try:
+        validate_repo_id(repo)
+    except ValueError as error:
+        raise UsageError(f"{repo!r} is not a Hub id, which is owner/name: {error}") from None
 
 
 def _check_whole(folder: Path, paths: list[Path]) -> None:
@@ -209,6 +215,7 @@ def pull(
     `check` says what is wrong with a fetched folder, see `validate.first_problems`. Raises `UsageError` where
     `out` holds something, or the repository is not of this kind; `DataError` where something is wrong.
     """
+    _check_id(repo)
     out = settled(Path(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty: give another folder, or remove it first.")

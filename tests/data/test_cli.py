@@ -100,6 +100,7 @@ def test_too_many_rejected_rows_make_exit_code_1_but_lose_nothing(max_bad, code,
         ),
         (["SOURCE", "out", "--max-bad", "many"], "--max-bad many is not a share"),
         (["SOURCE", "out", "--column", "prompt"], "--column prompt is not of the form NAME=COLUMN"),
+        (["SOURCE", "out", "--column", "prompt=q,chosen=good"], "write --column once for each of them"),
         (["SOURCE", "out", "--image-root", "nowhere"], "--image-root nowhere is neither a folder nor a zip"),
         (["SOURCE", "out", "--revision", "main"], "--revision is for a dataset on the Hub"),
         (["SOURCE", "out", "--split", "test"], "has no split test"),
@@ -317,6 +318,9 @@ def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(name):
         (["push", "rlaif-w", "me/set"], "Did you mean rlaif-v?"),
         (["export", "rlaif-w", "plain", "--to", "trl"], "Did you mean rlaif-v?"),
         (["make", "set.yml"], "Did you mean set.yaml?"),
+        (["push", "rlaif-v", "set"], "'set' is not a Hub id, which is owner/name."),
+        (["pull", "set", "here"], "'set' is not a Hub id, which is owner/name."),
+        (["make", "sets/mine.jsonl"], "mine.jsonl, line 2: no YAML: "),
         (["make", "set.yaml"], "set.yaml: score: clip does not exist, and it is not a Hub id"),
         (["make", "roots.yaml"], "roots.yaml: mine: --image-root picture is neither"),
     ],
@@ -326,7 +330,7 @@ def test_a_misspelt_path_is_met_with_the_nearest_name(arguments, told, tmp_path,
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for folder in ("rlaif-v", "pictures", "sets/rlaif-v"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "sets" / "mine.jsonl").write_text("{}")
+    (tmp_path / "sets" / "mine.jsonl").write_text("{}\n{}\n")
     sources = "out: mix\nsources: {mine: {source: sets/mine.jsonl}}\n"
     (tmp_path / "set.yaml").write_text(sources + "score: {model: clip}\n")
     (tmp_path / "roots.yaml").write_text(sources.replace("jsonl}", "jsonl, image_root: picture}"))

@@ -217,3 +217,8 @@ def test_the_folder_of_a_page_is_made(converted, tmp_path):
     page = tmp_path / "new" / "page.html"
     done = CliRunner().invoke(app, ["preview", str(converted), "--html", str(page)])
     assert done.exit_code == 0 and page.is_file(), done.output
+    chart = tmp_path / "newer" / "chart.svg"
+    done = CliRunner().invoke(app, ["stats", str(converted), "--picture", str(chart)])
+    assert done.exit_code == 0 and chart.is_file(), done.output
+    done = CliRunner().invoke(app, ["preview", str(converted), "--html", str(tmp_path)])
+    assert done.exit_code == 2 and done.stderr == f"error: {tmp_path} is a folder: name the file to write.\n"
