@@ -114,12 +114,21 @@ def generate(
     from dataset_tools.generate.answers import Answerer, Sampling
     from dataset_tools.generate.distortions import Distortion
     from dataset_tools.generate.generation import Generation, Settings
+    from dataset_tools.generate.local_model import LocalModel, named
     from dataset_tools.generate.pairing import BestAgainstWorst, CleanAgainstDistorted
 
     sampling = Sampling(heat, top_p, max_new_tokens, best_of or 1)
     recipe: dict[str, Any] = {"best_of": best_of} if best_of else {"distort": distort.value}
     if not best_of and distort is Distort.NOISE:
         recipe["noise_step"] = noise_step
+    asked = {"answers": {"model": model, "served": True} if endpoint else {**named(model, revision)}}
+    if not endpoint and dtype != "auto":
+        asked["answers"]["dtype"] = dtype
+    if best_of:
+        from dataset_tools.scoring.encoder import identity_of_folder
+
+        ranked_by = identity_of_folder(scorer)
+        asked["scorer"] = {**ranked_by.as_dict()} if ranked_by else {"model": scorer}
     generation = Generation(
         Settings(
             source=source,
@@ -133,6 +142,7 @@ def generate(
             resume=resume,
             recipe=recipe,
             sampling=sampling,
+            models=asked,
         )
     )
     if generation.done is None:
@@ -144,8 +154,6 @@ def generate(
 
             answerer = Endpoint(endpoint, model, api_key_env)
         else:
-            from dataset_tools.generate.local_model import LocalModel
-
             answerer = LocalModel(model, revision, device, dtype)
         models["answers"] = answerer.identity()
         make: Any
@@ -167,6 +175,11 @@ def generate(
         output.warn(
             f"{counts.cut_answers:,} of {2 * counts.pairs:,} answers were cut off at {max_new_tokens} "
             "tokens, in the middle of a sentence: a larger --max-new-tokens lets them end."
+        )
+    if counts.thoughts:
+        output.warn(
+            f"the model thought before {counts.thoughts:,} of {2 * counts.pairs:,} answers: the thoughts "
+            "were taken out of the pairs."
         )
 
 

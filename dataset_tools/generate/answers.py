@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -13,11 +14,42 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+# As Qwen, GLM and DeepSeek write them, and as Kimi does.
+_OPENS, _CLOSES = ("<think>", "◁think▷"), ("</think>", "◁/think▷")
+MARKS = _OPENS + _CLOSES
+_WRAPPED = re.compile(r"<answer>(.*?)(</answer>)?", re.DOTALL)
+
+
 class Answer(NamedTuple):
-    """A text, and whether it was cut off at the largest number of tokens."""
+    """A text without the thoughts before it, and whether it was cut off at the largest number of tokens.
+
+    `thoughts`: whether some were taken out; `unfinished`: the model was still thinking, and nothing is left.
+    """
 
     text: str
     cut: bool
+    thoughts: bool = False
+    unfinished: bool = False
+
+
+def answer_of(text: str, cut: bool, thinking: bool = False) -> Answer:
+    """What a model wrote as its answer. `thinking`: the prompt itself ended in the opening mark."""
+    text = text.strip()
+    end = max((text.rfind(mark) + len(mark) for mark in _CLOSES if mark in text), default=0)
+    rest = text[end:].strip()
+    if any(mark in rest for mark in _OPENS) or (thinking and not end):
+        return Answer("", cut, unfinished=True)
+    if end and (wrapped := _WRAPPED.fullmatch(rest)):  # GLM-4.1V-Thinking
+        rest = wrapped[1].strip()
+    before = text[:end]
+    for mark in MARKS:
+        before = before.replace(mark, "")
+    return Answer(rest, cut, thoughts=bool(before.strip()))
+
+
+def opens_thoughts(prompt: str) -> bool:
+    """Whether a prompt ends in the mark behind which a model thinks."""
+    return prompt.rstrip().endswith(_OPENS)
 
 
 @dataclass(frozen=True)

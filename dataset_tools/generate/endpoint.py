@@ -6,16 +6,16 @@ import base64
 import io
 import json
 import os
-import time
+import queue
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dataset_tools.errors import BadRow, DataError, UsageError
-from dataset_tools.generate.answers import Answer, Sampling
+from dataset_tools.generate.answers import Answer, Sampling, answer_of
 from dataset_tools.generate.distortions import noised_picture
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _TRIES = 4
 _ANSWER_SECONDS = 600
 _MOST_BYTES = 64 << 20
+_WITHOUT_THOUGHTS = {"chat_template_kwargs": {"enable_thinking": False}}
+"""vLLM, SGLang and llama.cpp hand it to the template; one that does not know it leaves it alone."""
 
 
 class Endpoint:
@@ -37,6 +39,7 @@ class Endpoint:
         if not address.startswith(("http://", "https://")):
             raise UsageError(f"--endpoint {address} is no address: http://127.0.0.1:8000/v1, for example.")
         self.address, self.model, self._pause = address.rstrip("/"), model, pause
+        self._switches = True
         self._headers = {"Content-Type": "application/json"}
         if key_variable:
             if not os.environ.get(key_variable):
@@ -73,12 +76,18 @@ class Endpoint:
         noise_step: int | None = None,
     ) -> list[list[Answer] | BadRow]:
         """See `Answerer.answer`. Every row has its own seed, which vLLM honours."""
-        with ThreadPoolExecutor(len(questions), thread_name_prefix="endpoint") as pool:
-            ask = partial(self._row, sampling=sampling, noise_step=noise_step)
-            return list(pool.map(ask, questions, pictures, seeds))
+        stop = threading.Event()
+        ask = partial(self._row, sampling=sampling, noise_step=noise_step, stop=stop)
+        return _side_by_side(ask, list(zip(questions, pictures, seeds, strict=True)), stop)
 
     def _row(
-        self, question: str, picture: Image, seed: int, sampling: Sampling, noise_step: int | None
+        self,
+        question: str,
+        picture: Image,
+        seed: int,
+        sampling: Sampling,
+        noise_step: int | None,
+        stop: threading.Event,
     ) -> list[Answer] | BadRow:
         if noise_step is not None:
             picture = noised_picture(picture, noise_step, seed)
@@ -99,11 +108,7 @@ class Endpoint:
             "seed": seed,
         }
         try:
-            found = self._ask("/chat/completions", request)
-            choices = [
-                Answer((choice["message"].get("content") or "").strip(), choice["finish_reason"] == "length")
-                for choice in found["choices"]
-            ]
+            choices = [_answer(choice) for choice in self._complete(request, stop)["choices"]]
         except BadRow as error:
             return error
         except (KeyError, TypeError, AttributeError):
@@ -114,10 +119,24 @@ class Endpoint:
             )
         return choices
 
-    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+    def _complete(self, request: dict[str, Any], stop: threading.Event) -> Any:
+        """The server's answer, without thoughts where its template can leave them out."""
+        if self._switches:
+            try:
+                return self._ask("/chat/completions", {**request, **_WITHOUT_THOUGHTS}, stop)
+            except BadRow as error:
+                if "chat_template" not in str(error):  # OpenAI's own and Mistral's know no such field
+                    raise
+                self._switches = False
+        return self._ask("/chat/completions", request, stop)
+
+    def _ask(self, path: str, body: dict[str, Any] | None, stop: threading.Event | None = None) -> Any:
         """The JSON answer. Raises `BadRow` where the server refuses the request, `DataError` if it fails."""
         data = None if body is None else json.dumps(body).encode()
+        problem = "no answer"
         for attempt in range(_TRIES):
+            if stop and stop.is_set():
+                break  # nobody waits for this answer any more
             request = urllib.request.Request(self.address + path, data, self._headers)
             try:
                 with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
@@ -132,8 +151,49 @@ class Endpoint:
             except (OSError, ValueError) as error:
                 problem = str(getattr(error, "reason", None) or error)
             if attempt < _TRIES - 1:
-                time.sleep(self._pause * 2**attempt)
+                (stop or threading.Event()).wait(self._pause * 2**attempt)
         raise DataError(
             f"{self.address}{path} failed {_TRIES} times, last with {problem}: see the server's log, then "
             "run the same command with --resume."
         )
+
+
+def _answer(choice: dict[str, Any]) -> Answer:
+    """A choice's text; a server with a reasoning parser gives the thoughts in a field of their own."""
+    message, cut = choice["message"], choice["finish_reason"] == "length"
+    answer = answer_of(message.get("content") or "", cut)
+    if message.get("reasoning_content") or message.get("reasoning"):
+        return answer._replace(thoughts=bool(answer.text), unfinished=not answer.text)
+    return answer
+
+
+def _side_by_side(
+    ask: Callable[..., list[Answer] | BadRow], rows: Sequence[tuple[Any, ...]], stop: threading.Event
+) -> list[list[Answer] | BadRow]:
+    """The answers of all rows, each asked in a thread of its own that neither an error nor Ctrl-C waits for.
+
+    Executors wait for their threads, and a server may take minutes. `stop` is set when it is over.
+    """
+    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+
+    def work(index: int, row: tuple[Any, ...]) -> None:
+        try:
+            done.put((index, ask(*row), None))
+        except BaseException as error:
+            done.put((index, None, error))
+
+    found: dict[int, list[Answer] | BadRow] = {}
+    try:
+        for index, row in enumerate(rows):
+            threading.Thread(target=work, args=(index, row), name="endpoint", daemon=True).start()
+        while len(found) < len(rows):
+            try:
+                index, answers, error = done.get(timeout=1)  # Windows hears no Ctrl-C in a wait without end
+            except queue.Empty:
+                continue
+            if error:
+                raise error
+            found[index] = answers
+    finally:
+        stop.set()
+    return [found[index] for index in range(len(rows))]

@@ -21,7 +21,7 @@ from dataset_tools.convert.locate import locate
 from dataset_tools.convert.readers import Reader
 from dataset_tools.convert.rows import Images
 from dataset_tools.convert.select import choose
-from dataset_tools.convert.source_identity import changed, file_digest, identity
+from dataset_tools.convert.source_identity import changed, content_of, file_digest, identity
 from dataset_tools.convert.tally import kind_of_reason
 from dataset_tools.dataset.folder import LEFT_OUT, LOGS, REJECTED
 from dataset_tools.dataset.workplace import settled
@@ -51,6 +51,8 @@ class Settings:
     resume: bool = False
     recipe: dict[str, Any] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What is known of each model before it is loaded, of the keys that its identity has."""
 
 
 @dataclass
@@ -62,6 +64,8 @@ class Counts:
     left_out: int = 0
     refused: int = 0
     cut_answers: int = 0
+    thoughts: int = 0
+    """Answers of the pairs before which the model thought, taken out."""
     reasons: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
 
@@ -126,7 +130,7 @@ class Generation:
         """The counts of an OUT that `--resume` finds whole."""
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             if self.settings.resume and (self.out / RECORD).is_file():
-                return Counts.from_dict(json.loads((self.out / RECORD).read_text("utf-8"))["counts"])
+                return self._finished(self.out, self.settings.models)
             raise UsageError(f"{self.out} exists already: choose another OUT, or remove it.")
         if self.place.exists() and not self.settings.resume:
             raise UsageError(
@@ -204,9 +208,9 @@ class Generation:
             return self.done
         with self.place, self._images() as images, ExitStack() as stack:
             if self.place.is_whole():
-                record = json.loads((self.place.folder / RECORD).read_text("utf-8"))
+                counts = self._finished(self.place.folder, models)
                 self.place.name_for_good()
-                return Counts.from_dict(record["counts"])
+                return counts
             self._begin(self._fingerprint(models), warn)
             advance(self._next_row)
             self._logs = {
@@ -237,7 +241,7 @@ class Generation:
         self._shard: list[dict[str, Any]] = []
         if self.place.exists():
             state = self.place.read_state()
-            self._check_state(state["fingerprint"], fingerprint)
+            self._check_state(state["fingerprint"], fingerprint, self.place.folder)
             if state.get("batch_size") != self.settings.batch_size:
                 warn(
                     f"--batch-size was {state.get('batch_size')} when this work began: the rows from here on "
@@ -253,19 +257,30 @@ class Generation:
                 )
         self._save()
 
-    def _check_state(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        for key, value in now.items():
-            if before.get(key) == value:
-                continue
-            if key == "files":
-                what = (
-                    f"{changed(before.get(key) or [], value)} of the source has changed since this work began"
-                )
-            else:
-                what = f"{key} is {value!r} now, but was {before.get(key)!r} when this work began"
-            raise UsageError(
-                f"--resume: {what}. Use the same settings and files, or remove {self.place.folder}."
-            )
+    def _finished(self, folder: Path, models: Mapping[str, Mapping[str, Any]]) -> Counts:
+        """The counts of a whole folder. Raises `UsageError` where it was made otherwise than is asked now."""
+        try:
+            before = json.loads((folder / RECORD).read_text("utf-8"))
+            made = before["models"]
+            counts = Counts.from_dict(before["counts"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder / RECORD} is damaged ({error!r}): choose another OUT.") from None
+        now = self._fingerprint({})
+        now["models"] = {
+            part: {**(made.get(part) or {}), **models[part]} if part in models else made[part]
+            for part in {**made, **models}
+        }
+        del now["version"]  # what is made is made, and an update asks for nothing else
+        if content_of(now["files"]) == content_of(before.get("files") or []):
+            now["files"] = before["files"]  # copied, or touched
+        self._check_state(before, now, folder)
+        return counts
+
+    def _check_state(self, before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+        different = {key: before.get(key) for key in now if before.get(key) != now[key]}
+        if different:
+            what = _difference("", different, {key: now[key] for key in different})
+            raise UsageError(f"--resume: {what}. Use the same settings and files, or remove {folder}.")
 
     def _pairs(self, rows: list[_Loaded], recipe: Callable[[list[Question]], list[Outcome]]) -> None:
         questions: list[Question] = []
@@ -306,6 +321,7 @@ class Generation:
         else:
             counts.pairs += 1
             counts.cut_answers += outcome.cut
+            counts.thoughts += outcome.thoughts
             self._shard.append(
                 {
                     "ds_name": self._located.location,
@@ -369,3 +385,14 @@ class Generation:
         record = {**self._fingerprint_now, "batch_size": self.settings.batch_size, "counts": counts.as_dict()}
         self.place.finish(len(self._digests), record)
         return counts
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """What differs first, in words; of settings within settings the innermost."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+        return _difference(f"{name}.{key}".lstrip("."), before.get(key), now.get(key))
+    if name.endswith("files"):
+        whose = "the source" if name == "files" else "the model"
+        return f"{changed(before or [], now or [])} of {whose} has changed since this work began"
+    return f"{name} is {now!r} now, but was {before!r} when this work began"

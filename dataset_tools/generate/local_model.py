@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_tools.convert.source_identity import identity
 from dataset_tools.errors import BadRow, DataError, UsageError
-from dataset_tools.generate.answers import Answer, Sampling
+from dataset_tools.generate.answers import MARKS, Answer, Sampling, answer_of, opens_thoughts
 from dataset_tools.generate.distortions import noise_level
 from dataset_tools.nearest import nearly_here, not_here
 from dataset_tools.own_code import refused_code
@@ -43,7 +43,7 @@ class LocalModel:
             raise UsageError(
                 f"revision {revision} goes with a Hub id, but {model} is a folder: leave it out."
             )
-        source = str(folder) if local else model
+        source, asked = str(folder) if local else model, revision
         self.device = torch.device(device or _default_device())
         self.dtype = _dtype(dtype, self.device)
         try:
@@ -68,18 +68,7 @@ class LocalModel:
             text = str(error).strip() or type(error).__name__
             raise DataError(f"the model {model} cannot be loaded: {text}{nearly_here(model)}") from None
         self._model = self._model.to(self.device).eval().requires_grad_(False)
-        self._identity: dict[str, Any] = {"model": folder.resolve().name if local else model}
-        if local:
-            self._identity["files"] = [
-                entry[:2] + entry[3:]  # a copy of the folder is the same model
-                for entry in identity(
-                    (path, path.name)
-                    for path in sorted(folder.iterdir())
-                    if path.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-                )
-            ]
-        else:
-            self._identity["revision"] = revision
+        self._identity: dict[str, Any] = {**named(model, asked), **({} if local else {"revision": revision})}
         self._identity["dtype"] = str(self.dtype).removeprefix("torch.")
 
     def _check_processor(self, model: str) -> None:
@@ -110,7 +99,9 @@ class LocalModel:
         """See `Answerer.answer`. What is drawn depends on the first seed and on the batch's rows."""
         import torch
 
-        batch = self._inputs(questions, pictures)
+        texts = self._texts(questions)
+        thinking = opens_thoughts(texts[0])
+        batch = self._inputs(texts, pictures)
         if noise_step is not None:
             self._add_noise(batch, noise_step, seeds[0])
         moved = {}
@@ -142,19 +133,24 @@ class LocalModel:
         answers = []
         for row in new.tolist():
             whole = len(row) < sampling.max_new_tokens or any(token in ends for token in row)
-            text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers.append(Answer(text, not whole))
+            answers.append(answer_of(self._decode(row), not whole, thinking))
         return [answers[at : at + sampling.count] for at in range(0, len(answers), sampling.count)]
 
-    def _inputs(self, questions: Sequence[str], pictures: Sequence[Image]) -> dict[str, Any]:
-        texts = [
+    def _texts(self, questions: Sequence[str]) -> list[str]:
+        """The prompts, behind which a model does not think where its template can say so."""
+        switch = "enable_thinking"
+        options = {switch: False} if switch in str(self._processor.chat_template) else {}
+        return [
             self._processor.apply_chat_template(
                 [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
                 add_generation_prompt=True,
                 tokenize=False,
+                **options,
             )
             for question in questions
         ]
+
+    def _inputs(self, texts: Sequence[str], pictures: Sequence[Image]) -> dict[str, Any]:
         start = self._processor.tokenizer.bos_token
         # A template that writes the first token itself would have it twice.
         written = bool(start) and texts[0].startswith(start)
@@ -185,13 +181,62 @@ class LocalModel:
         generator = torch.Generator().manual_seed(seed)
         for name in names:
             values = batch[name].float()
-            drawn = torch.randn(values.shape, generator=generator)
+            drawn = _drawn(values, self._frames(), generator)
             batch[name] = signal * values + noise * drawn
+
+    def _frames(self) -> int:
+        """How often each patch of a still picture holds it: a film's models read several frames at once."""
+        return int(getattr(self._processor.image_processor, "temporal_patch_size", None) or 1)
+
+    def _decode(self, row: list[int]) -> str:
+        """The text, with the marks around thoughts also where they are special tokens."""
+        tokenizer = self._processor.tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        marks = {
+            id_: token.content for id_, token in added.items() if token.special and token.content in MARKS
+        }
+        text, start = "", 0
+        for at, token in enumerate(row):
+            if token in marks:
+                text += tokenizer.decode(row[start:at], skip_special_tokens=True) + marks[token]
+                start = at + 1
+        return text + str(tokenizer.decode(row[start:], skip_special_tokens=True))
 
     def _ends(self) -> set[int]:
         ends: Any = self._model.generation_config.eos_token_id
         ends = self._processor.tokenizer.eos_token_id if ends is None else ends
         return set(ends) if isinstance(ends, list) else {ends}
+
+
+def _drawn(values: torch.Tensor, frames: int, generator: torch.Generator) -> torch.Tensor:
+    """Normal noise of the values' shape, the same for all copies of a pixel.
+
+    values: with `frames` > 1, (patches, channel x frames x pixels), frames before the channels or behind the
+    pixels in some models. The patch's convolution adds the frames up: noise of each one's own would be weaker
+    than the picture by the square root of their number.
+    """
+    import torch
+
+    size = values.shape[-1]
+    for outer in (3, 1, size // frames) if frames > 1 else ():
+        if values.ndim != 2 or size % (outer * frames):
+            continue
+        split = values.view(len(values), outer, frames, -1)
+        if torch.equal(split, split[:, :, :1].expand_as(split)):
+            one = torch.randn(split[:, :, :1].shape, generator=generator)
+            return one.expand_as(split).reshape(values.shape)
+    return torch.randn(values.shape, generator=generator)
+
+
+def named(model: str, revision: str | None) -> dict[str, Any]:
+    """What tells a model before it is loaded: name and revision asked for, or a folder's content."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return {"model": model, "asked_revision": revision}
+    kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+    files = identity((path, path.name) for path in sorted(folder.iterdir()) if path.suffix in kinds)
+    # A copy of the folder is the same model.
+    return {"model": folder.resolve().name, "files": [entry[:2] + entry[3:] for entry in files]}
 
 
 def _default_device() -> str:

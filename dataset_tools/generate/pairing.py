@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 IDENTICAL = "identical answers"
 EMPTY = "an answer is empty"
+UNFINISHED = "an answer is an unfinished thought"
 NO_SCORE = "fewer than two samples could be scored"
 
 
@@ -32,11 +33,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """A pair; `cut` of its two answers ended at the largest number of tokens."""
+    """A pair; `cut` of its two answers ended at the largest number of tokens, `thoughts` had thoughts."""
 
     chosen: str
     rejected: str
     cut: int
+    thoughts: int = 0
 
 
 Outcome: TypeAlias = "Answers | SkippedPair | BadRow"
@@ -115,7 +117,7 @@ def _ranked(answers: list[Answer], similarity: list[float | None]) -> Outcome:
         if own:
             means.append((sum(own) / len(own), answer))
     if len(means) < 2:
-        return SkippedPair(NO_SCORE)
+        return SkippedPair(UNFINISHED if any(answer.unfinished for answer in answers) else NO_SCORE)
     best, worst = max(means, key=lambda item: item[0]), min(means, key=lambda item: item[0])
     return _pair([best[1]], [worst[1]])
 
@@ -130,8 +132,10 @@ def _pair(chosen: list[Answer] | BadRow, rejected: list[Answer] | BadRow) -> Out
     if isinstance(rejected, BadRow):
         return rejected
     better, worse = chosen[0], rejected[0]
+    if better.unfinished or worse.unfinished:
+        return SkippedPair(UNFINISHED)
     if not better.text or not worse.text:
         return SkippedPair(EMPTY)
     if better.text == worse.text:
         return SkippedPair(IDENTICAL)
-    return Answers(better.text, worse.text, better.cut + worse.cut)
+    return Answers(better.text, worse.text, better.cut + worse.cut, better.thoughts + worse.thoughts)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from typer.testing import CliRunner
 from dataset_tools.cli import app
 from dataset_tools.dataset.schema import iter_rows
 from dataset_tools.errors import BadRow, SkippedPair, UsageError
-from dataset_tools.generate.answers import Answer, Sampling, seed_of
+from dataset_tools.generate.answers import Answer, Sampling, answer_of, seed_of
 from dataset_tools.generate.distortions import Distortion, distorted, noise_level, noised_picture
 from dataset_tools.generate.endpoint import Endpoint
 from dataset_tools.generate.folder import SCHEMA
@@ -35,6 +37,7 @@ from dataset_tools.generate.instructions import instruction_of
 from dataset_tools.generate.pairing import (
     EMPTY,
     IDENTICAL,
+    UNFINISHED,
     Answers,
     BestAgainstWorst,
     CleanAgainstDistorted,
@@ -161,6 +164,35 @@ def test_noise_is_on_the_values_that_the_model_reads(llava, monkeypatch):
     assert torch.equal(noised, again) and not torch.equal(noised, clean)
 
 
+def test_noise_of_a_still_picture_is_one_frames(tmp_path):
+    """Qwen's and GLM's patches hold a picture twice: noise of each copy's own would partly cancel out."""
+    from dataset_tools.generate.local_model import LocalModel, _drawn
+
+    model = LocalModel(str(backbones.build("qwen2_5_vl", tmp_path / "model")), device="cpu")
+    frames = model._processor.image_processor.temporal_patch_size
+    clean = model._inputs(model._texts(["What?"]), [picture(1)])["pixel_values"]
+    batch = {"pixel_values": clean}
+    model._add_noise(batch, 500, 3)
+    split = batch["pixel_values"].view(len(clean), 3, frames, -1)
+    assert frames == 2 and torch.equal(split[:, :, 0], split[:, :, 1])
+    signal_, noise = noise_level(500)
+    drawn = (batch["pixel_values"] - signal_ * clean) / noise
+    assert abs(drawn.std() - 1) < 0.05 and abs(drawn.mean()) < 0.05
+    single = drawn.view(len(clean), 3, frames, -1)[:, :, 0].flatten(1)
+    assert abs(np.corrcoef(single[:, :-1].flatten(), single[:, 1:].flatten())[0, 1]) < 0.05
+
+    # Frames before the channels, or behind the pixels; a film's frames are each a picture of their own.
+    picture_values = torch.rand(7, 3, 16)
+    for stacked, at in (
+        (picture_values[:, None].repeat(1, 2, 1, 1), 1),
+        (picture_values[..., None].repeat(1, 1, 1, 2), 3),
+    ):
+        found = _drawn(stacked.flatten(1), 2, torch.Generator()).view(stacked.shape)
+        assert torch.equal(found.select(at, 0), found.select(at, 1)) and abs(found.std() - 1) < 0.2
+    film = _drawn(torch.rand(7, 96), 2, torch.Generator()).view(7, 3, 2, 16)
+    assert not torch.equal(film[:, :, 0], film[:, :, 1])
+
+
 def test_the_schedule_is_sevas():
     """Written anew from its public description: variances along a sigmoid from 1e-5 to 5e-3 in 1000 steps."""
     betas = torch.sigmoid(torch.linspace(-6, 6, 1000, dtype=torch.float64)) * (0.005 - 0.00001) + 0.00001
@@ -281,6 +313,32 @@ def test_best_of_takes_the_best_against_the_worst(source, llava, encoder, tmp_pa
         assert means[0] > means[1]
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("--seed", 1), "seed is 1 now, but was 0"),
+        (("--distort", "blur"), "recipe.distort is 'blur' now, but was 'noise'"),
+        (("--limit", 3), "limit is 3 now"),
+        (("--dtype", "float16"), "models.answers.dtype is 'float16' now, but was 'float32'"),
+        (("--model", "other"), "models.answers.model is 'other' now, but was 'llava'"),
+    ],
+)
+def test_finished_work_is_not_taken_for_other_settings(change, message, whole, source, llava, tmp_path):
+    out, counts = whole
+    before = files(out)
+    options = ("--model", llava, "--noise-step", 999, "--resume")
+    refused = run(*arguments(source, out, *options, *change))
+    assert refused.exit_code == 2 and message in refused.stderr, refused.stderr
+    assert str(out) in refused.stderr.splitlines()[-1] and files(out) == before
+    # Killed before the last rename: nothing else is asked for there.
+    shutil.copytree(out, tmp_path / "pairs.incomplete")
+    if change[0] == "--seed":
+        refused = run(*arguments(source, tmp_path / "pairs", *options, *change))
+        assert refused.exit_code == 2 and message in refused.stderr, refused.stderr
+        assert generated(source, tmp_path / "pairs", *options) == {**counts, "out": str(tmp_path / "pairs")}
+        assert files(tmp_path / "pairs") == before
+
+
 class Said:
     """A model that says what it was told to, for each call."""
 
@@ -320,6 +378,68 @@ def test_what_becomes_of_a_pair():
     best = BestAgainstWorst(Said(samples), Sampling(1.0, count=5), Similar())  # type: ignore[arg-type]
     first, second = best([Question("What?", picture(0), 0)] * 2)
     assert first == Answers("A9. A1.", "A1. A2.", 0) and isinstance(second, BadRow)
+
+
+def test_thoughts_are_no_answers():
+    for written, text in (
+        ("<think>A dog? No.</think>\n\nA cat.", "A cat."),
+        ("A dog? No.</think>A cat.", "A cat."),  # the prompt opened it
+        ("<think>No.</think><answer>A cat.</answer>", "A cat."),
+        ("<think>No.</think><answer>A ca", "A ca"),
+        ("◁think▷No.◁/think▷A cat.", "A cat."),
+    ):
+        assert answer_of(written, False) == Answer(text, False, thoughts=True)
+    for written in ("A cat.", " A cat. ", "<think>\n\n</think>\n\nA cat."):
+        assert answer_of(written, True) == Answer("A cat.", True)
+    unfinished = Answer("", True, unfinished=True)
+    assert (
+        answer_of("<think>A dog? No, a", True) == unfinished == answer_of("A dog? No, a", True, thinking=True)
+    )
+    assert answer_of("<think>No.</think><think>A", True) == unfinished
+
+    recipe = CleanAgainstDistorted(
+        Said(
+            [[answer_of("<think>No.</think>A cat.", False)], [unfinished]],
+            [[answer_of("A dog.", False)], [answer_of("A dog.", False)]],
+        ),
+        Sampling(),
+        Distortion.BLANK,
+        500,
+    )
+    first, second = recipe([Question("What?", picture(0), 0)] * 2)
+    assert first == Answers("A cat.", "A dog.", 0, thoughts=1)
+    assert isinstance(second, SkippedPair) and str(second) == UNFINISHED
+
+
+_THINKS = (
+    "{% for turn in messages %}{% for part in turn.content %}{{ '<image>' if part.type == 'image' else "
+    "part.text }}{% endfor %}{% endfor %}{{ '<think></think>' if enable_thinking is defined and not "
+    "enable_thinking else '<think>' }}"
+)
+
+
+def test_a_model_is_told_not_to_think(llava, monkeypatch):
+    """And where its template cannot say so, its thoughts are taken out, special tokens or not."""
+    from dataset_tools.generate.local_model import LocalModel
+
+    model = LocalModel(str(llava), device="cpu")
+    tokenizer = model._processor.tokenizer
+    model._processor.chat_template = _THINKS
+    assert model._texts(["What?"]) == ["<image>What?<think></think>"]
+    model._processor.chat_template = _THINKS.replace("enable_thinking", "thinks")
+    assert model._texts(["What?"]) == ["<image>What?<think>"]
+
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    said = tokenizer("No.</think>A cat.", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    for end, expected in ((None, "A cat."), (-len(tokenizer.tokenize("</think>A cat.")), "")):
+        monkeypatch.setattr(
+            model._model,
+            "generate",
+            lambda end=end, **given: torch.cat([given["input_ids"], said[:, :end]], 1),
+        )
+        [[answer]] = model.answer(["What?"], [picture(0)], [1], Sampling())
+        assert answer.text.replace(" ", "") == expected.replace(" ", "")
+        assert (answer.thoughts, answer.unfinished) == (bool(expected), not expected)
 
 
 def test_layouts_of_questions():
@@ -366,6 +486,10 @@ class Stand(BaseHTTPRequestHandler):
             failing = server.failures.pop() if server.failures else None
         if failing:
             return self._send(failing, {"error": "busy"})
+        if server.hanging:
+            server.hanging.wait(120)
+        if "chat_template_kwargs" in body and not server.switches:
+            return self._send(400, {"error": "Unrecognized request argument: chat_template_kwargs"})
         image, text = body["messages"][0]["content"]
         if "picture 3" in text["text"]:
             return self._send(400, {"error": "the prompt is too long"})
@@ -380,15 +504,18 @@ class Stand(BaseHTTPRequestHandler):
         data = json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(ConnectionError):  # a client that was stopped
+            self.end_headers()
+            self.wfile.write(data)
 
 
 @pytest.fixture
 def server():
     stand: Any = ThreadingHTTPServer(("127.0.0.1", 0), Stand)
     stand.seen, stand.failures, stand.lock = [], [], threading.Lock()
+    stand.hanging, stand.switches = None, True
     stand.address = f"http://127.0.0.1:{stand.server_port}/v1"
+    stand.daemon_threads = True
     thread = threading.Thread(target=stand.serve_forever)
     thread.start()
     yield stand
@@ -445,6 +572,39 @@ def test_a_busy_endpoint_is_asked_again_and_a_dead_one_ends_the_run(server):
         endpoint.answer(["What?"], [picture(0)], [1], Sampling(), None)
     with pytest.raises(UsageError, match="serves tiny, not other"):
         Endpoint(server.address, "other")
+
+
+def test_a_served_model_is_told_not_to_think(server):
+    endpoint = Endpoint(server.address, "tiny", pause=0.0)
+    endpoint.answer(["What?"], [picture(0)], [1], Sampling(), None)
+    assert [body["chat_template_kwargs"] for _, body in server.seen] == [{"enable_thinking": False}]
+    server.switches = False  # OpenAI's own refuses what it does not know
+    endpoint = Endpoint(server.address, "tiny", pause=0.0)
+    for _ in range(2):
+        [[answer]] = endpoint.answer(["What?"], [picture(0)], [1], Sampling(), None)
+        assert answer.text.startswith("What?")
+    assert ["chat_template_kwargs" in body for _, body in server.seen[1:]] == [True, False, False]
+
+
+def test_ctrl_c_waits_for_no_server(server, source, tmp_path):
+    server.hanging = threading.Event()
+    options = ("--model", "tiny", "--endpoint", server.address, "--distort", "crop")
+    command = [sys.executable, "-m", "dataset_tools", *arguments(source, tmp_path / "out", *options)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        while not server.seen:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        server.hanging.set()
+    assert process.returncode == 130 and "Traceback" not in stderr, stderr
+    assert "with --resume to go on" in stderr.splitlines()[-1]
+    server.hanging = None
+    counts = generated(source, tmp_path / "out", *options, "--resume")
+    assert counts["read"] == ROWS and counts["pairs"]
 
 
 # --- mistakes
