@@ -17,6 +17,12 @@ from .shapes import SHAPES
 # Parts of parameter names outside the language model. Both hosts leave them alone by default.
 TOWERS = ("vision", "visual", "audio", "qformer", "query_tokens", "image_newline")
 PROJECTOR = ("multi_modal_projector", "language_projection", "connector", "merger")
+# Parts of towers whose names look like a projector's, and a projector's that look like a tower's.
+_OF_THE_TOWER, _OF_THE_PROJECTOR = ("deepstack_merger", "vision_tower"), ("embed_vision", "embed_audio")
+# What LLaMA-Factory's list of a frozen tower's parts leaves out, so that full training trains it.
+LEFT_TRAINABLE = {
+    "glm4v": ("visual.downsample", "visual.embeddings", "visual.post_conv_layernorm", "visual.post_layernorm")
+}
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,16 @@ def measure(config: Any, run: Run) -> Shape:
         if isinstance(module, nn.Linear) and not name.endswith("lm_head")
     ]
     if run.method == "full":
-        trainable = sum(value.numel() for name, value in model.named_parameters() if _is_trained(name, run))
+        left = LEFT_TRAINABLE.get(config.model_type, ()) if run.host == "llamafactory" else ()
+        trainable = sum(
+            value.numel()
+            for name, value in model.named_parameters()
+            if _is_trained(name, run) or _has(name, left)
+        )
     else:
         wanted = [module for name, module in model.named_modules() if _is_target(name, module, run)]
         trainable = sum(run.rank * (module.in_features + module.out_features) for module in wanted)
+        trainable += sum(value.numel() for value in _saved(model, run.extra))
     if not trainable:
         patterns = run.trained if run.method == "full" else run.targets
         raise ValueError(f"no part of {run.model} is trained by {patterns!r}.")
@@ -175,7 +187,26 @@ def _has(name: str, parts: tuple[str, ...]) -> bool:
 def _is_trained(name: str, run: Run) -> bool:
     if run.trained:
         return any(re.match(pattern, name) for pattern in run.trained)
-    return not _has(name, (*TOWERS, *PROJECTOR))
+    return part_of(name) in run.parts
+
+
+def part_of(name: str) -> str:
+    """Of a parameter or module: language, tower or projector."""
+    if _has(name, _OF_THE_PROJECTOR) or (_has(name, PROJECTOR) and not _has(name, _OF_THE_TOWER)):
+        return "projector"
+    return "tower" if _has(name, TOWERS) or _has(name, _OF_THE_TOWER) else "language"
+
+
+def _saved(model: Any, extra: tuple[str, ...]) -> list[Any]:
+    """The parameters of the modules that PEFT copies and trains whole. Raises `ValueError` for none."""
+    found = {}
+    for wanted in extra:
+        modules = [module for name, module in model.named_modules() if name.endswith(wanted)]
+        if not modules:
+            raise ValueError(f"the model has no module {wanted}, which is to be trained in full.")
+        for module in modules:
+            found.update({(wanted, id(value)): value for value in module.parameters()})
+    return list(found.values())
 
 
 def _is_target(name: str, module: Any, run: Run) -> bool:
@@ -184,8 +215,8 @@ def _is_target(name: str, module: Any, run: Run) -> bool:
 
     if not isinstance(module, nn.Linear):
         return False
-    if isinstance(run.targets, str) and run.targets != "all":
+    if isinstance(run.targets, str) and run.targets not in ("all", "linear"):
         return re.fullmatch(run.targets, name) is not None
-    if _has(name, (*TOWERS, *PROJECTOR, "lm_head")):
+    if "lm_head" in name or part_of(name) not in run.parts:
         return False
-    return run.targets == "all" or name.rpartition(".")[2] in run.targets
+    return run.targets in ("all", "linear") or name.rpartition(".")[2] in run.targets

@@ -12,6 +12,7 @@ import yaml
 from dataset_tools.nearest import nearest_path
 
 from .keys import TITLES, check_keys
+from .uncounted import notes, offloaded
 
 MODEL_KEYS = {"model_name_or_path": "llamafactory", "base_model": "axolotl"}
 ENDINGS = {"llamafactory": ".args", "axolotl": ".yaml"}
@@ -35,6 +36,10 @@ class Run:
     sharding: str  # none, zero0 to zero3, or fsdp
     checkpointing: bool
     reference_copy: bool
+    # Parts of the model that are trained or adapted: language, tower, projector.
+    parts: frozenset[str] = frozenset({"language"})
+    # Names of modules that are trained in full beside adapters.
+    extra: tuple[str, ...] = ()
 
 
 def read_run(
@@ -56,6 +61,10 @@ def read_run(
     given = {**(_laid_over(host, more, tell) if more is not None else {}), **_pairs(overrides)}
     check_keys(host, values, given, tell)
     values.update(given)
+    for note in notes(host, values):
+        tell(note)
+    for note in offloaded(_zero(values), values.get("fsdp_config")):
+        tell(note)
     return _llamafactory(values, gpus) if host == "llamafactory" else _axolotl(values, gpus)
 
 
@@ -116,16 +125,22 @@ def _whole(values: dict[str, Any], key: str, default: int) -> int:
 
 
 def _sharding(values: dict[str, Any], fsdp: Any) -> str:
+    if not values.get("deepspeed"):
+        return "fsdp" if fsdp else "none"
+    return f"zero{_zero(values).get('stage', 0)}"
+
+
+def _zero(values: dict[str, Any]) -> dict[str, Any]:
+    """The block zero_optimization of DeepSpeed's configuration, in a file or the recipe; else {}."""
     given = values.get("deepspeed")
     if not given:
-        return "fsdp" if fsdp else "none"
+        return {}
     if not isinstance(given, str | dict):
         raise ValueError(f"deepspeed is {given!r}: name a JSON file, or write its keys.")
     zero = (given if isinstance(given, dict) else _mapping(Path(given))).get("zero_optimization") or {}
-    stage = zero.get("stage", 0) if isinstance(zero, dict) else None
-    if stage not in (0, 1, 2, 3):
+    if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2, 3):
         raise ValueError(f"zero_optimization of deepspeed is {zero!r}: its stage is a number from 0 to 3.")
-    return f"zero{stage}"
+    return zero
 
 
 def _llamafactory(values: dict[str, Any], gpus: int) -> Run:
@@ -136,6 +151,11 @@ def _llamafactory(values: dict[str, Any], gpus: int) -> Run:
     if quantized not in (None, 4):
         raise ValueError(f"quantization_bit is {quantized!r}: aspo-plan knows 4.")
     targets = str(values.get("lora_target", "all"))
+    frozen = {
+        "tower": values.get("freeze_vision_tower", True),
+        "projector": values.get("freeze_multi_modal_projector", True),
+        "language": values.get("freeze_language_model", False),
+    }
     return Run(
         host="llamafactory",
         model=values["model_name_or_path"],
@@ -150,6 +170,8 @@ def _llamafactory(values: dict[str, Any], gpus: int) -> Run:
         checkpointing=not values.get("disable_gradient_checkpointing", False),
         reference_copy=(kind == "full" or bool(values.get("ref_model")))
         and not values.get("aspo_reference_cache"),
+        parts=frozenset(part for part, kept in frozen.items() if not kept),
+        extra=() if kind == "full" else _names(values.get("additional_target")),
     )
 
 
@@ -158,6 +180,8 @@ def _axolotl(values: dict[str, Any], gpus: int) -> Run:
     if adapter not in (None, "lora", "qlora"):
         raise ValueError(f"adapter is {adapter!r}: aspo-plan knows lora, qlora and none.")
     targets = values.get("lora_target_modules") or "all"
+    if values.get("lora_target_linear"):
+        targets = "linear"
     cache = (values.get("aspo") or {}).get("reference_cache")
     return Run(
         host="axolotl",
@@ -174,5 +198,14 @@ def _axolotl(values: dict[str, Any], gpus: int) -> Run:
             values.get("gradient_checkpointing")
             or (values.get("fsdp_config") or {}).get("activation_checkpointing")
         ),
-        reference_copy=adapter is None and not cache,
+        reference_copy=(adapter is None or bool(values.get("rl_adapter_ref_model"))) and not cache,
+        # A list of names is looked for in the whole model: towers have a q_proj, too.
+        parts=frozenset({"language", "tower", "projector"} if targets != "all" else {"language"}),
+        extra=() if adapter is None else _names(values.get("lora_modules_to_save")),
     )
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    """Names in a list, or in a text with commas."""
+    words = given.split(",") if isinstance(given, str) else given or ()
+    return tuple(str(word).strip() for word in words)

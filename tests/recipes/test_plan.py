@@ -557,3 +557,112 @@ def test_accelerate_casts_as_is_counted() -> None:
 
     whole = "model = model.to(torch.float32)" in inspect.getsource(fsdp2_prepare_model)
     assert whole == (hosts.installed_host() == "llamafactory")
+
+
+@pytest.mark.parametrize(
+    ("host", "words", "names"),
+    [
+        ("llamafactory", ["freeze_vision_tower=false"], "tower language"),
+        ("llamafactory", ["freeze_vision_tower=false", "freeze_language_model=true"], "tower"),
+        ("llamafactory", ["freeze_multi_modal_projector=false"], "projector language"),
+        ("axolotl", ["lora_target_linear=true"], "tower projector language"),
+    ],
+)
+def test_what_is_adapted_beside_the_language_model_counts(host: str, words: list[str], names: str) -> None:
+    from torch import nn
+
+    from aspo_plugin.plan.model import empty_model, shape_of
+    from aspo_plugin.plan.recipe import read_run
+
+    run = read_run(ROOT / LLAVA.format(host), words, None, 1)
+    model = empty_model(config_of(run.model))
+    parts = {"tower": "vision_tower", "projector": "multi_modal_projector", "language": "language_model"}
+    expected = sum(
+        run.rank * (module.in_features + module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(parts[part] in name for part in names.split())
+    )
+    assert shape_of(run).trainable == expected
+
+
+def test_axolotl_looks_for_names_of_a_list_in_the_tower_too(tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForImageTextToText
+
+    from aspo_plugin.plan.model import shape_of
+    from aspo_plugin.plan.recipe import read_run
+
+    folder = backbones.build("llava", tmp_path / "llava")
+    words = [f"base_model={folder}", "lora_r=4", "lora_target_modules=[q_proj, v_proj]"]
+    run = read_run(ROOT / LLAVA.format("axolotl"), [*words, "lora_modules_to_save=[lm_head]"], None, 1)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"])
+    adapted = peft.get_peft_model(AutoModelForImageTextToText.from_pretrained(folder), config)
+    assert shape_of(run).trainable == sum(v.numel() for v in adapted.parameters() if v.requires_grad)
+    assert any("vision_tower" in name for name, v in adapted.named_parameters() if v.requires_grad)
+    with pytest.raises(ValueError, match="no module nowhere"):
+        shape_of(read_run(ROOT / LLAVA.format("axolotl"), ["lora_modules_to_save=[nowhere]"], None, 1))
+
+
+@pytest.mark.parametrize(
+    ("host", "word", "told"),
+    [
+        ("llamafactory", "pure_bf16=true", "pure_bf16 is not counted: the run needs less"),
+        ("llamafactory", "optim=adafactor", "optim is not counted"),
+        ("llamafactory", "use_dora=true", "use_dora is not counted: the run needs more"),
+        ("llamafactory", "bf16=false", "bf16: false is not counted: the run needs more"),
+        ("axolotl", "load_in_8bit=true", "load_in_8bit is not counted"),
+        ("axolotl", "optimizer=adamw_8bit", "optimizer is not counted"),
+        ("axolotl", "gradient_checkpointing=offload", "gradient_checkpointing is counted as true"),
+        (
+            "axolotl",
+            "deepspeed={zero_optimization: {stage: 3, offload_param: {device: cpu}}}",
+            "offload_param is not counted",
+        ),
+        ("axolotl", "fsdp_config={offload_params: true}", "offload_params is not counted"),
+    ],
+)
+def test_keys_that_are_not_counted_are_told(host: str, word: str, told: str) -> None:
+    from aspo_plugin.plan.recipe import read_run
+
+    heard: list[str] = []
+    read_run(ROOT / LLAVA.format(host), [], None, 1, heard.append)
+    assert not heard
+    read_run(ROOT / LLAVA.format(host), [word], None, 1, heard.append)
+    # A host that is not installed cannot judge keys, which is told first.
+    assert [line for line in heard if line.startswith("note")] == heard[-1:]
+    assert heard[-1].startswith(f"note: {told}")
+
+
+def test_the_keys_that_are_told_are_the_hosts() -> None:
+    from aspo_plugin.plan.keys import known_keys
+    from aspo_plugin.plan.uncounted import KEYS
+
+    host = hosts.installed_host()
+    assert set(KEYS[host or ""]) <= (known_keys(host or "") or set())
+
+
+@pytest.mark.skipif(hosts.installed_host() != "llamafactory", reason="needs LLaMA-Factory")
+@pytest.mark.parametrize("name", sorted(catalog.TINY))
+def test_full_training_counts_what_the_host_leaves_trainable(name: str) -> None:
+    """All three parts by the host's own lists, on the names of the real model; GLM-4.1V's leaves some out."""
+    from llamafactory.hparams import FinetuningArguments
+    from llamafactory.model.model_utils.visual import get_forbidden_modules
+
+    from aspo_plugin.llamafactory.templates import register_composites
+    from aspo_plugin.plan.model import empty_model, shape_of
+    from aspo_plugin.plan.recipe import read_run
+
+    skip_without_class(name)
+    register_composites()
+    config = config_of(name)
+    model = empty_model(config)
+    for freeze in (True, False):
+        forbidden = get_forbidden_modules(config, FinetuningArguments(freeze_vision_tower=freeze))
+        trained = {
+            key: value.numel()
+            for key, value in model.named_parameters()
+            if not any(part in key for part in forbidden)
+        }
+        words = [f"model_name_or_path={name}", "finetuning_type=full", f"freeze_vision_tower={freeze}"]
+        counted = shape_of(read_run(ROOT / LLAVA.format("llamafactory"), words, None, 1)).trainable
+        assert counted == pytest.approx(sum(trained.values()), rel=1e-4)
