@@ -15,6 +15,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,8 @@ def run_all(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     kept: dict[str, Any] = {"date": date.today().isoformat(), "arguments": sys.argv[1:], "stages": {}}
+    if options.device == "cuda":  # a new machine reads torch from a cold disk: that is no stage's time
+        subprocess.run([sys.executable, "-c", "import torch, transformers"], check=False, timeout=120)
     environments = {host: _environment(options, host) for host in ("", "llamafactory")}
     with tempfile.TemporaryDirectory() as folder:
         for number, stage in enumerate(STAGES):
@@ -123,7 +126,9 @@ def _watch(
     began = time.monotonic()
     errors = results.with_suffix(".log")
     with errors.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
         status = "deadline"
         try:
             while time.monotonic() - began < seconds:
@@ -135,7 +140,9 @@ def _watch(
                     write()
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(
+                    process.pid, signal.SIGKILL
+                )  # and what it started: pytest would go on beside the next
             process.wait()
     _read(results, entry)
     entry.update(status=status, seconds=round(time.monotonic() - began, 1))

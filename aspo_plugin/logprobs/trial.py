@@ -125,15 +125,31 @@ def _kind(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*sorted(laid.items()),)
 
 
+def _float32_switches() -> list[tuple[Any, str, Any]]:
+    """Where torch is told to compute float32 by less: (place, attribute, value for all of it).
+
+    Torch has two interfaces for it, and the older one raises where a run has used the newer, which is there
+    from 2.9 on and the one that convolutions go by.
+    """
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
+    places = (backends, backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn)
+    return [(place, "fp32_precision", "ieee") for place in places]
+
+
+_FLOAT32 = _float32_switches()
+
+
 @contextmanager
 def _exactly(device: torch.device) -> Iterator[None]:
     """Float32 without shortcuts, gradients on, and the run's random numbers as they were."""
-    precision = torch.get_float32_matmul_precision()
-    default, convolutions = torch.get_default_dtype(), torch.backends.cudnn.allow_tf32
+    default = torch.get_default_dtype()
+    shortcuts = [(place, name, getattr(place, name)) for place, name, _ in _FLOAT32]
     devices = [device] if device.type == "cuda" else []
-    torch.set_float32_matmul_precision("highest")
+    for place, name, exact in _FLOAT32:
+        setattr(place, name, exact)
     torch.set_default_dtype(torch.float32)
-    torch.backends.cudnn.allow_tf32 = False
     try:
         with (
             torch.random.fork_rng(devices=devices),
@@ -143,9 +159,9 @@ def _exactly(device: torch.device) -> Iterator[None]:
         ):
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
         torch.set_default_dtype(default)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        for place, name, before in shortcuts:
+            setattr(place, name, before)
 
 
 def _differs(

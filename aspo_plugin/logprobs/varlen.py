@@ -66,6 +66,8 @@ def trusted(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_size:
     """
     try:
         worst = _error_of(kernel, device, dtype, head_size)
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the kernel
     except Exception as error:  # whatever a build of torch makes it raise, there is the other way
         reason = f"it fails ({type(error).__name__}: {error})"
     else:

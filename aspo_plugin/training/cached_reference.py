@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 from aspo_plugin.logprobs.self_check import any_rank
@@ -139,6 +140,10 @@ class CachedReference(TrainerCallback):
     def _batches(self, loader: Any, live: Live) -> Iterator[tuple[list[bytes], Tensor, Callable[[], Tensor]]]:
         """Raises `_OutOfMemory`, on every rank, where one of them may run out of memory and does."""
         trainer, may_run_out = self._trainer, live.read.may_run_out
+        model = trainer.model_wrapped
+        if isinstance(model, DistributedDataParallel):
+            # Its forward exchanges buffers: a rank without memory would leave the others waiting there.
+            model = model.module
         for batch in loader:
             keys = batch.pop(KEYS)
             inputs, mask = self._split(trainer._prepare_inputs(batch))
@@ -147,7 +152,7 @@ class CachedReference(TrainerCallback):
                 logps = None
                 try:
                     with trainer.compute_loss_context_manager():
-                        logps = live.logps(trainer.model_wrapped, inputs, mask)
+                        logps = live.logps(model, inputs, mask)
                 except torch.OutOfMemoryError:
                     if not may_run_out:
                         raise

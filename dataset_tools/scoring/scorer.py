@@ -315,7 +315,8 @@ class _Encoded:
         self._host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
         self._host.copy_(vectors, non_blocking=True)
         self._copied = torch.cuda.Event()
-        self._copied.record()
+        # Of the encoder's own card: without one, the event is the first card's, and over at once.
+        self._copied.record(torch.cuda.current_stream(vectors.device))
 
     def fill(self, name: str) -> None:
         """Wait for the vectors and put them in their slots."""

@@ -172,7 +172,10 @@ def run_fill_apart(folder, rank):
 
 
 def run_fill_without_memory(folder, rank):
-    """One rank has no memory for the self-check of a large batch: all fill with small ones."""
+    """One rank has no memory for the self-check of a large batch: all fill with small ones.
+
+    Under DDP, whose forward exchanges buffers: a rank that has left would be waited for there.
+    """
     model = language_model("Llama")
     args = SimpleNamespace(
         dataloader_drop_last=False, dataloader_persistent_workers=False, per_device_eval_batch_size=1,
@@ -195,7 +198,7 @@ def run_fill_without_memory(folder, rank):
 
     model.register_forward_pre_hook(limited)
     trainer = SimpleNamespace(
-        args=args, model=model, model_wrapped=model, _train_batch_size=1,
+        args=args, model=model, model_wrapped=DistributedDataParallel(model), _train_batch_size=1,
         train_dataset=[0] * 12, eval_dataset=None, get_train_dataloader=loader, _prepare_inputs=dict,
         compute_loss_context_manager=nullcontext,
         accelerator=SimpleNamespace(device=torch.device("cpu"), mixed_precision="no"),

@@ -162,21 +162,44 @@ def test_longer_rows_and_other_inputs_are_tried_anew(backbones, nothing_listed, 
     assert ["pixel_values" in given for given in tried] == [False, True]
 
 
-def test_training_goes_on_with_its_random_numbers_and_precision(nothing_listed):
-    model = odd(lambda model: None).to(torch.bfloat16)
-    torch.set_float32_matmul_precision("high")
-    try:
-        torch.manual_seed(3)
-        expected = torch.rand(4)
-        torch.manual_seed(3)
-        with torch.no_grad():
-            logps = ResponseLogProbs()
-            logps(model, *token_batch())
-        assert logps.report() == {"pairs/shared": 3}
-        assert torch.equal(torch.rand(4), expected) and torch.get_float32_matmul_precision() == "high"
-        assert all(parameter.grad is None for parameter in model.parameters())
-    finally:
+@pytest.fixture(params=["older", "newer"])
+def tensor_float_32(request):
+    """As a run with `tf32: true` asks for it, by either of torch's two interfaces, which do not mix."""
+    if request.param == "newer" and not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("torch before 2.9")
+    code = {
+        "older": "torch.set_float32_matmul_precision('high')",
+        "newer": "torch.backends.fp32_precision = 'tf32'",
+    }
+    exec(code[request.param])
+    yield
+    if request.param == "older":
         torch.set_float32_matmul_precision("highest")
+    else:
+        torch.backends.fp32_precision = "none"
+
+
+def precisions():
+    backends = torch.backends
+    return [
+        x.fp32_precision for x in (backends, backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    ]
+
+
+def test_training_goes_on_with_its_random_numbers_and_precision(nothing_listed, tensor_float_32):
+    model = odd(lambda model: None).to(torch.bfloat16)
+    before = precisions()
+    with trial._exactly(torch.device("cpu")):
+        assert precisions() == ["ieee"] * 4 != before
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        logps = ResponseLogProbs()
+        logps(model, *token_batch())
+    assert logps.report() == {"pairs/shared": 3}
+    assert torch.equal(torch.rand(4), expected) and precisions() == before
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_what_cannot_be_copied_goes_the_plain_way_and_says_so(nothing_listed, caplog):
