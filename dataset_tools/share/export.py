@@ -10,15 +10,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_tools.dataset.record import write_json
+from dataset_tools.dataset.record import read_record, write_json, write_text
 from dataset_tools.dataset.schema import IMAGE_MARKER, RESPONSES, count_markers, invariants, iter_rows
 from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.scoring.scored import check_scoring
+from dataset_tools.share.card import metadata
 
 LAYOUTS = ("llamafactory", "trl")
 _COLUMNS = ["id", "images", "prompt", "chosen", "rejected"]
-_WRITTEN = (r"images/\d{8,}-\d+\.\w+", r"data\.jsonl", r"dataset_info\.json", r"train\.parquet")
+_WRITTEN = (
+    r"images/\d{8,}-\d+\.\w+",
+    r"data\.jsonl",
+    r"dataset_info\.json",
+    r"train\.parquet",
+    r"README\.md",
+)
 _SUFFIX = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"RI": ".webp", b"BM": ".bmp"}
 
 
@@ -43,8 +50,21 @@ def export(
         rows = {"llamafactory": _llamafactory, "trl": _trl}[layout](folder, place.folder, advance)
         if layout != "llamafactory":
             (place.folder / "images").rmdir()
+        write_text(place.folder / "README.md", _card(read_record(folder)))
         place.name_for_good()
     return rows
+
+
+def _card(record: dict[str, Any]) -> str:
+    """A dataset card with the licence and the sources, which whatever is made of the files carries on."""
+    from huggingface_hub import DatasetCardData
+
+    source, header = record["source"], metadata(record, [])
+    stated: dict[str, Any] = {key: header[key] for key in ("license", "license_name") if key in header}
+    sources = [*header.get("source_datasets", []), *(source.get("source_datasets") or [])]
+    if sources:
+        stated["source_datasets"] = list(dict.fromkeys(sources))
+    return f"---\n{DatasetCardData(**stated).to_yaml()}\n---\n\nExported by aspo-data.\n"
 
 
 def _whole_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -101,3 +101,18 @@ def test_an_unscored_local_dataset():
     card = render({**bare, "scorer": None}, ["validation"], "me/pairs")
     assert "not scored" in card and "aspo_alpha: 0 " in card and "states no licence" in card
     assert "dataset: validation" in card and "source_datasets" not in card and card.count("bibtex") == 1
+
+
+@pytest.mark.parametrize("layout", ["llamafactory", "trl"])
+def test_an_export_keeps_the_licence_and_the_source(layout, tmp_path):
+    from dataset_tools.convert.conversion import Conversion, Settings
+    from dataset_tools.dataset.record import read_record
+    from dataset_tools.share.export import export
+    from tests.support import converted, data
+
+    whole = converted.write(tmp_path / "set", [data.rows(4)])
+    record = read_record(whole)
+    assert license_of(record) == "cc-by-nc-4.0"
+    export(whole, tmp_path / "plain", layout)
+    Conversion(Settings(str(tmp_path / "plain"), tmp_path / "again")).run()
+    assert license_of(read_record(tmp_path / "again")) == "cc-by-nc-4.0"
