@@ -43,6 +43,16 @@ def names() -> list[str]:
     return [f"{host}/{path.stem}" for host in HOSTS for path in sorted((folder / host).glob("*.yaml"))]
 
 
+def shared() -> dict[str, Path]:
+    """Files laid over a recipe, for several GPUs or a comparison: shared/host/name -> file."""
+    folder = root() / "shared"
+    return {
+        f"shared/{host}/{path.stem}": path
+        for host, ending in (("llamafactory", ".args"), ("axolotl", ".yaml"))
+        for path in sorted((folder / host).glob(f"*{ending}"))
+    }
+
+
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
     """Print every recipe: host, model, and its first line.
@@ -53,34 +63,41 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON lis
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    width = max(len(name) for name in found)
+    width = max(len(name) for name in [*found, *shared()])
     for name in found:
         first = (root() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
         typer.echo(f"{name:<{width}}  {first.lstrip('# ')}")
+    for name, path in shared().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        about = first.lstrip("# ").partition(":  ")[0] if path.suffix == ".yaml" else "laid over a recipe"
+        typer.echo(f"{name:<{width}}  {about}")
     typer.echo(f"\nnext: aspo recipes copy {found[0]}", err=True)
 
 
 @app.command()
 def copy(
-    name: Annotated[str, typer.Argument(help="host/model, as `aspo recipes list` prints it.")],
+    name: Annotated[
+        str, typer.Argument(help="host/model or shared/host/file, as `aspo recipes list` prints it.")
+    ],
     to: Annotated[Path, typer.Argument(help="File or folder to copy it to.")] = Path("."),
 ) -> None:
     """Copy a recipe, and the files that it names, to where you can change it. Nothing is overwritten.
 
     Example: aspo recipes copy llamafactory/llava-1.5-7b recipe.yaml
     """
-    found = names()
-    wanted = name.removesuffix(".yaml")
+    overlays = shared()
+    found = [*names(), *overlays]
+    wanted = name.removesuffix(".yaml").removesuffix(".args").removeprefix("recipes/")
     if wanted not in found:
         near = difflib.get_close_matches(wanted, found, n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`aspo recipes list` prints all."
         raise typer.BadParameter(f"there is no recipe {name}. {hint}")
-    source = root() / f"{wanted}.yaml"
+    source = overlays.get(wanted) or root() / f"{wanted}.yaml"
     target = to / source.name if to.is_dir() else to
     if target.exists():
         raise typer.BadParameter(f"{target} exists: give another name, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = source.read_text(encoding="utf-8").replace(f"recipes/{wanted}.yaml", str(target))
+    text = source.read_text(encoding="utf-8").replace(f"recipes/{wanted}{source.suffix}", str(target))
     for named in sorted(set(_SHARED.findall(text))):
         beside = target.parent / Path(named).name
         if not beside.exists():
@@ -90,5 +107,10 @@ def copy(
     target.write_text(text, encoding="utf-8")
     typer.echo(str(target))
     host = wanted.partition("/")[0]
+    if wanted in overlays:
+        laid = f"RECIPE $(cat {target})" if source.suffix == ".args" else f"RECIPE --sweep {target}"
+        command = "llamafactory-cli train" if source.suffix == ".args" else "axolotl train"
+        typer.echo(f"next: aspo plan RECIPE --with {target} --gpus 8, then {command} {laid}", err=True)
+        return
     command = "llamafactory-cli train" if host == "llamafactory" else "axolotl train"
     typer.echo(f"next: set your dataset in it, then aspo plan {target}, then {command} {target}", err=True)

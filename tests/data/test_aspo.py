@@ -81,6 +81,24 @@ def test_recipes_are_listed_and_copied_with_what_they_name(tmp_path):
     assert "exists" in aspo("recipes", "copy", "llamafactory/llava-1.5-7b-paper", str(target), code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("shared/llamafactory/full-zero3", "zero3.json"),
+        ("recipes/shared/llamafactory/full-fsdp2.args", "fsdp2.json"),
+        ("shared/axolotl/high-rank-zero3", "zero3.json"),
+    ],
+)
+def test_files_for_eight_gpus_are_copied_with_what_they_name(name, named, tmp_path):
+    done = aspo("recipes", "copy", name, str(tmp_path))
+    ending = ".args" if "llamafactory" in name else ".yaml"
+    copied = tmp_path / f"{Path(name).name.removesuffix('.args')}{ending}"
+    lines = [line for line in copied.read_text().splitlines() if not line.startswith("#")]
+    assert str(tmp_path / named) in "\n".join(lines) and "recipes/shared" not in copied.read_text()
+    assert (tmp_path / named).is_file() and f"--with {copied}" in " ".join(done.stderr.split())
+    assert name.removeprefix("recipes/").removesuffix(".args") in aspo("recipes", "list").stdout
+
+
 def test_doctor_tells_what_is_here():
     found = {item["about"]: item for item in json.loads(aspo("doctor", "--json").stdout)}
     assert found["dataset_tools"]["state"] == "ok" and "GiB free" in found["Hub cache"]["text"]
