@@ -155,7 +155,7 @@ def test_code_that_a_model_brings_is_never_run(encoder: Any, tmp_path: Path) -> 
     (model / "config.json").write_text(json.dumps({**config, "auto_map": classes}))
     DualEncoder(str(model))  # the library's own class of that type
     (model / "config.json").write_text(json.dumps({**config, "model_type": "evil", "auto_map": classes}))
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match="needs code from its own repository, which is never run here"):
         DualEncoder(str(model))
     assert not ran.exists()
 
