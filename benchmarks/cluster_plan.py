@@ -26,11 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset_tools.cluster import Cluster
 
-PARTS, SHARDS, SETTLED = (
-    446,
-    936,
-    43_265,
-)  # rows per second of a process, as `benchmarks.convert pieces` printed
+# Rows per second of a process, as `benchmarks.convert pieces` printed.
+PARTS, SHARDS, SETTLED = 446, 936, 43_265
 
 
 class _Error(Exception):

@@ -140,9 +140,8 @@ def _watch(
                     write()
         finally:
             if process.poll() is None:
-                os.killpg(
-                    process.pid, signal.SIGKILL
-                )  # and what it started: pytest would go on beside the next
+                # And what it started: pytest would go on beside the next stage.
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     _read(results, entry)
     entry.update(status=status, seconds=round(time.monotonic() - began, 1))

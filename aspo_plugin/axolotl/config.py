@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from aspo_plugin.training.files import CONFIG
+
 TRAINER = "aspo_plugin.axolotl.trainer.AxolotlAspoTrainer"
 PLUGIN = "aspo_plugin.axolotl.AspoPlugin"
 _EVALUATES = "aspo_evaluates"
@@ -45,5 +47,5 @@ def save_config(cfg: Any) -> None:
     )
     plain.pop("trainer_cls")
     Path(cfg.output_dir).mkdir(parents=True, exist_ok=True)
-    with open(Path(cfg.output_dir) / "aspo_config.yaml", "w", encoding="utf-8") as stream:
+    with open(Path(cfg.output_dir) / CONFIG, "w", encoding="utf-8") as stream:
         yaml.safe_dump({**plain, "rl": "aspo"}, stream)

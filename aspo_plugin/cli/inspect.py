@@ -65,12 +65,12 @@ def inspect(
                 f"{run} kept no samples ({SAMPLES}): name a converted dataset to look at, or train with "
                 "log_samples."
             )
+    prepare_page(html)
+    if dataset is None:
         from aspo_plugin.inspection.page import samples_page
 
-        prepare_page(html)
         page = samples_page(kept, rows)
     else:
-        prepare_page(html)
         page = _measured(run, dataset, rows, before, alpha, normalization, batch_size, device)
     write_text(html, page_of(page))
     found = {"path": str(html), "rows": len(page["rows"])}

@@ -8,11 +8,11 @@ from typing import Any
 
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
+from aspo_plugin.training.files import ARGS
 from aspo_plugin.training.model_card import RECORD, add_section, dataset_row, scorer_of
 from aspo_plugin.training.model_card import scorer_names as known_scorers
 
 TAGS = ["aspo"]
-ARGS_FILE = "aspo_args.json"
 
 
 def settings_rows(finetuning_args: Any, settings: AspoSettings) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def save_args(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=2, default=str, ensure_ascii=False)
-    (folder / ARGS_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / ARGS).write_text(text + "\n", encoding="utf-8")
 
 
 def describe(output_dir: str, finetuning_args: Any, settings: AspoSettings) -> None:
     """Add the ASPO section to the README.md that the trainer wrote; datasets as `save_args` kept them."""
-    record = json.loads((Path(output_dir) / ARGS_FILE).read_text(encoding="utf-8"))
+    record = json.loads((Path(output_dir) / ARGS).read_text(encoding="utf-8"))
     add_section(output_dir, settings_rows(finetuning_args, settings), record["datasets"])

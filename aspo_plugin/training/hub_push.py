@@ -6,14 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STAYS = (
-    "aspo_rejected.jsonl",
-    "aspo_samples.jsonl",
-    "aspo_run.json",
-    "aspo_args.json",
-    "aspo_config.yaml",
-    "aspo_rows.json",
-)
+from .files import ARGS, CONFIG, KEPT, REJECTED, RUN, SAMPLES
+
+STAYS = (REJECTED, SAMPLES, RUN, ARGS, CONFIG, KEPT)
 """Texts of rows, or paths. A checkpoint's `aspo_settings.json` goes: a run elsewhere resumes by it."""
 
 

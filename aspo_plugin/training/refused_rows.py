@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .files import KEPT, REJECTED
 from .refusals import RefusedRow, message
 
-FILE = "aspo_rejected.jsonl"
-KEPT = "aspo_rows.json"  # beside prepared data: what was refused while it was made
 EXCERPT = 120  # characters of a refused row's texts: enough to find it by
 FIELDS = ("split", "dataset", "row", "id", "reason", "message", "detail", "prompt", "chosen")
 """Of every line: `split` is training or evaluation, `row` the place in `dataset` from 0 (null in a stream
@@ -65,7 +64,7 @@ class RejectedRows:
     """
 
     def __init__(self, output_dir: str | Path) -> None:
-        self.path = Path(output_dir).absolute() / FILE
+        self.path = Path(output_dir).absolute() / REJECTED
         self._seen: set[bytes] = set()
         self._read = 0
 

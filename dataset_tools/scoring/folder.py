@@ -84,10 +84,10 @@ def score_dataset(
             pending = [path for path in paths if not _is_scored(path, wanted)]
             if record.get("scorer") and not _covers(record["scorer"], wanted):
                 # A model that cannot be loaded leaves the record as it was.
-                if pending and cluster is None:
-                    scorer = make()
-                elif pending and cluster is not None:
+                if pending and cluster:
                     list(cluster.spread(partial(_Loads, make), [model]))
+                elif pending:
+                    scorer = make()
                 # From here on the shards are of two kinds until all are done.
                 write_record(folder, {**record, "scorer": None})
             _clear(paths)

@@ -134,9 +134,9 @@ def _push(folder: Path, repo: str, private: bool, revision: str | None, overwrit
                 f"{repo} exists and is public, so --private cannot hold: make it private on its settings "
                 "page, or push to another name."
             )
-        there = _files(api, repo, revision)
+        met, there = _branch(api, repo, revision)
         if not overwrite:
-            _check_own(api, repo, revision, there)
+            _check_own(api, repo, met, there)
         if revision:
             api.create_branch(repo, repo_type="dataset", branch=revision, exist_ok=True)
         write_text(folder / CARD, planned.card)
@@ -165,22 +165,20 @@ def _push(folder: Path, repo: str, private: bool, revision: str | None, overwrit
     }
 
 
-def _files(api: Any, repo: str, revision: str | None) -> set[str]:
-    """The files of a branch; of one that is still to be made, those of the branch that it will begin as."""
+def _branch(api: Any, repo: str, revision: str | None) -> tuple[str | None, set[str]]:
+    """A branch (None: main) and its files; for one that is still to be made, the one it will begin as."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
-        return set(api.list_repo_files(repo, repo_type="dataset", revision=revision))
+        return revision, set(api.list_repo_files(repo, repo_type="dataset", revision=revision))
     except RevisionNotFoundError:
         if revision is None:
             raise
-        return set(api.list_repo_files(repo, repo_type="dataset"))
+        return _branch(api, repo, None)
 
 
 def _check_own(api: Any, repo: str, revision: str | None, there: set[str]) -> None:
     """Raise `UsageError` where a repository holds anything that no earlier push put there."""
-    from huggingface_hub.errors import RevisionNotFoundError
-
     held = sorted(there - {".gitattributes"})
     others = sorted(name for name in there if _DATA.fullmatch(name) and not _SHARD.fullmatch(name))
     what = ""
@@ -191,11 +189,7 @@ def _check_own(api: Any, repo: str, revision: str | None, there: set[str]) -> No
         what = f"holds {', '.join(others[:_NAMED])}, which aspo-data did not put there"
     elif CARD in there:
         with tempfile.TemporaryDirectory() as place:
-            asked: dict[str, Any] = {"repo_type": "dataset", "local_dir": place}
-            try:
-                card = api.hf_hub_download(repo, CARD, revision=revision, **asked)
-            except RevisionNotFoundError:
-                card = api.hf_hub_download(repo, CARD, **asked)
+            card = api.hf_hub_download(repo, CARD, repo_type="dataset", revision=revision, local_dir=place)
             if MARK not in Path(card).read_text(encoding="utf-8", errors="replace"):
                 what = f"has a {CARD} that aspo-data did not write"
     if what:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from aspo_plugin.training.files import KEPT
 from aspo_plugin.training.model_card import dataset_row, scorer_of
-from aspo_plugin.training.refused_rows import KEPT, kept
+from aspo_plugin.training.refused_rows import kept
 
 
 @pytest.mark.parametrize(
