@@ -174,7 +174,7 @@ def run_fill_apart(folder, rank):
 def run_fill_without_memory(folder, rank):
     """One rank has no memory for the self-check of a large batch: all fill with small ones.
 
-    Under DDP, whose forward exchanges buffers: a rank that has left would be waited for there.
+    Not through DDP, whose forward exchanges buffers: a rank that has left would be waited for there.
     """
     model = language_model("Llama")
     args = SimpleNamespace(
@@ -197,8 +197,11 @@ def run_fill_without_memory(folder, rank):
             raise torch.OutOfMemoryError
 
     model.register_forward_pre_hook(limited)
+    wrapped = DistributedDataParallel(model)
+    through_ddp = []
+    wrapped.register_forward_pre_hook(lambda *_: through_ddp.append(1))
     trainer = SimpleNamespace(
-        args=args, model=model, model_wrapped=DistributedDataParallel(model), _train_batch_size=1,
+        args=args, model=model, model_wrapped=wrapped, _train_batch_size=1,
         train_dataset=[0] * 12, eval_dataset=None, get_train_dataloader=loader, _prepare_inputs=dict,
         compute_loss_context_manager=nullcontext,
         accelerator=SimpleNamespace(device=torch.device("cpu"), mixed_precision="no"),
@@ -214,7 +217,7 @@ def run_fill_without_memory(folder, rank):
     )
     reference.on_train_begin(args, SimpleNamespace(global_step=0), None)
     assert sizes == [8, 1] and len(reference.cache) == 4 * 6
-    assert len(forwards) == 3 + 2  # the self-check's three, and one for each batch
+    assert len(forwards) == 3 + 2 and not through_ddp  # the self-check's three, and one for each batch
     assert read.verdict is not None and read.verdict.holds
 
 
