@@ -18,6 +18,7 @@ from dataset_tools.convert.files import AnyFile
 from dataset_tools.convert.ids import IdSet
 from dataset_tools.convert.image_places import given_roots, image_prefixes, image_store, images_to_fetch
 from dataset_tools.convert.locate import Located, locate
+from dataset_tools.convert.provenance import generated_by, known_origin, provenance
 from dataset_tools.convert.readers import Reader
 from dataset_tools.convert.recognise import recognise
 from dataset_tools.convert.rows import Images, refuse_repeated, rows_of, tally_row
@@ -30,7 +31,7 @@ from dataset_tools.dataset.workplace import settled
 from dataset_tools.errors import UsageError
 from dataset_tools.images.opening import MAX_PIXELS
 from dataset_tools.sources import Options, Source
-from dataset_tools.sources.origin import Origin, declared_licence, declared_sources, origin_of
+from dataset_tools.sources.origin import Origin
 
 if TYPE_CHECKING:
     from dataset_tools.cluster import Cluster
@@ -80,9 +81,8 @@ class Conversion:
             settings.files,
         )
         self.source: Source = self.recognised.source
-        self.origin: Origin | None = origin_of(
-            [self.located.location, *declared_sources(self.located.card)], self.located.sizes
-        )
+        self.generated = generated_by(self.located)
+        self.origin: Origin | None = known_origin(self.located, self.generated)
         self._prepared: tuple[Reader, Annotate] | None = None
 
     @property
@@ -134,7 +134,7 @@ class Conversion:
             self.source.name,
             self.source.options,
             self.settings.number_rows,
-            self.origin.name if self.origin else self.located.location,
+            self._name(),
             keep_repeated=self.settings.keep_repeated_ids,
         )
         if self.source.pictures_by:
@@ -198,21 +198,16 @@ class Conversion:
         from dataset_tools.sentences import SPLITTER_VERSION
 
         fingerprint = self.fingerprint()
-        card, origin = self.located.card, self.origin
         return {
             "format": FORMAT,
             "source": {
-                "name": origin.name if origin else self.located.location,
+                "name": self._name(),
                 "layout": self.source.name,
                 "location": self.located.location,
                 "revision": self.located.revision,
                 "split": self.settings.split,
                 "config": self.settings.config,
-                "license": declared_licence(card) or (origin.license if origin else None),
-                "origin_license": origin.license if origin else None,
-                "citation": origin.citation if origin else None,
-                "url": self._url(),
-                "source_datasets": declared_sources(card),
+                **provenance(self.located, self.origin, self.generated),
                 "files": list(self.files),
                 "content": content_of(fingerprint["files"]),
                 "files_not_read": self.left_files,
@@ -220,14 +215,14 @@ class Conversion:
             "tool": {"name": "aspo-plugin", "version": fingerprint["version"]},
             "splitter": {"name": "aspo-sentences", "version": SPLITTER_VERSION},
             "scorer": None,
+            "generated": self.generated,
             "options": {key: fingerprint[key] for key in _SHAPING},
             "counts": tally.as_dict(),
         }
 
-    def _url(self) -> str | None:
-        if self.located.revision and "/" in self.located.location:
-            return f"https://huggingface.co/datasets/{self.located.location}"
-        return self.origin.url if self.origin else None
+    def _name(self) -> str:
+        """What the rows are of: generated answers are not of the dataset whose prompts were asked."""
+        return self.origin.name if self.origin and not self.generated else self.located.location
 
     def preview(self, rows: int) -> tuple[Tally, dict[str, Any] | None]:
         """Convert the first `rows` rows without writing anything; the counts and an example."""

@@ -17,6 +17,8 @@ from dataset_tools.images.archives import ENDINGS
 from dataset_tools.nearest import nearly_here, not_here
 from dataset_tools.sources.origin import cached_repository, card_header
 
+GENERATED = "generate.json"
+"""The record of generated pairs, beside their `data`."""
 _PART = re.compile(r"(?P<whole>.+\.(?:zip|tar))(?:_|\.)(?P<part>[a-z]{1,3}|part[-_.]?\w+|\d{2,4})", re.I)
 
 
@@ -69,10 +71,9 @@ class Located:
         names = sorted({part.path for file in files for part in on_hub(file)})
         if names:
             assert self.repo and self.revision
-            card = (
-                ["README.md"] if "README.md" in self.sizes else []
-            )  # for the licence, where it is read offline
-            download(self.repo, self.revision, names + card)
+            # For the licence and the model that wrote the answers, where they are read offline.
+            beside = [name for name in ("README.md", GENERATED) if name in self.sizes]
+            download(self.repo, self.revision, names + beside)
 
     def archives(self, ending: str) -> list[AnyFile]:
         """Its zip (or tar) files; one that lies in parts (`images.zip_a`, `images.zip.001`) as one."""

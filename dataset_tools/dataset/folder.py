@@ -57,13 +57,16 @@ class Workplace(WorkFolder):
     writer = "convert"
     record = RECORD
     read_by_llamafactory = True
+    beside: tuple[str, ...] = ()
+    """What else the command writes into the folder."""
 
     def __init__(self, out: Path, split: str):
         name = re.escape(split)
         shard = rf"{name}-\d{{5}}(-of-\d{{5}})?\.parquet"
         self._shard = re.compile(rf"{name}-(?P<index>\d{{5}})(-of-\d{{5}})?\.parquet")
         self._begun_shard = re.compile(rf"\.{shard}\.partial")
-        known = (STATE, *LOGS, self.record, DATASET_INFO, f"data/{shard}", rf"data/\.{shard}\.partial", _PART)
+        files = (STATE, *LOGS, self.record, DATASET_INFO, *self.beside)
+        known = (*files, f"data/{shard}", rf"data/\.{shard}\.partial", _PART)
         super().__init__(out, self.writer, tuple(re.escape(n) if "/" not in n else n for n in known))
         self.split = split
         self.data = self.folder / "data"

@@ -9,6 +9,7 @@
 | `tool` | `name`, `version` |
 | `splitter` | `name`, `version` |
 | `scorer` | null, or `model`, `revision` and what `score` adds |
+| `generated` | null, or of generated pairs what generate.json says of source, models and recipe |
 | `options` | the settings that shaped the rows |
 | `counts` | `read`, `rows`, `rejected`, `reasons` (reason to count), `sentences` |
 """
@@ -118,11 +119,27 @@ def _wrong_part(record: dict[str, Any]) -> str | None:
             return f"counts.{name} is not a table of counts"
     if not isinstance(record.get("options", {}), dict):
         return "options is not an object"
+    datasets = record["source"].get("source_datasets") or []
+    if not isinstance(datasets, list) or not all(isinstance(name, str) for name in datasets):
+        return "source.source_datasets is not a list of texts"
+    if not _says_how_generated(record.get("generated")):
+        return "generated does not say by which model"
     if scorer is not None and (not isinstance(scorer, dict) or not isinstance(scorer.get("model"), str)):
         return "scorer has no model"
     if scorer and not isinstance(scorer.get("counts", {}), dict):
         return "scorer.counts is not an object"
     return None
+
+
+def _says_how_generated(made: Any) -> bool:
+    """Whether `generated` of a record is null, or as `convert` takes it from what `generate` wrote."""
+    if made is None:
+        return True
+    parts = isinstance(made, dict) and all(isinstance(made.get(name), dict) for name in ("models", "recipe"))
+    if not parts or not all(isinstance(model, dict) for model in made["models"].values()):
+        return False
+    named = isinstance(made["models"].get("answers", {}).get("model"), str)
+    return named and isinstance(made.get("sampling") or {}, dict)
 
 
 def write_record(folder: Path | str, record: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
     OUT/
       data/train-00000-of-00040.parquet   idx (row of the source), image, question, chosen, rejected, ...
       generate.json                       the model, how it was asked, what was counted
+      README.md                           the licence and the dataset of the prompts and images, for `convert`
       left_out.jsonl                      rows without a pair (identical or empty answers), if there are any
       rejected.jsonl                      rows that could not be used, with reasons, likewise
 
@@ -18,9 +19,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataset_tools.convert.locate import GENERATED, Located
+from dataset_tools.convert.provenance import generated_by, known_origin, provenance
 from dataset_tools.dataset.folder import Workplace
+from dataset_tools.share.card import source_card
 
-RECORD = "generate.json"
+RECORD = GENERATED
+CARD = "README.md"
 SPLIT = "train"
 SCHEMA = pa.schema(
     [
@@ -43,10 +48,19 @@ class PairsFolder(Workplace):
 
     writer = "generate"
     record = RECORD
+    beside = (CARD,)
     read_by_llamafactory = False
 
     def __init__(self, out: Path):
         super().__init__(out, SPLIT)
+
+
+def card_of(located: Located) -> str:
+    """A dataset card with the licence of the prompts and images, which a conversion carries on."""
+    made_by = generated_by(located)
+    told = provenance(located, known_origin(located, made_by), made_by)
+    text = "Pairs of a model's own answers, made by aspo-data generate: generate.json says how."
+    return source_card({"location": located.location, **told}, text)
 
 
 def write_shard(path: Path, rows: list[dict[str, Any]]) -> None:

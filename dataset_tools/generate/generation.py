@@ -24,10 +24,11 @@ from dataset_tools.convert.select import choose
 from dataset_tools.convert.source_identity import changed, content_of, file_digest, identity
 from dataset_tools.convert.tally import kind_of_reason
 from dataset_tools.dataset.folder import LEFT_OUT, LOGS, REJECTED
+from dataset_tools.dataset.record import write_text
 from dataset_tools.dataset.workplace import settled
 from dataset_tools.errors import BadRow, DataError, SkippedPair, UsageError
 from dataset_tools.generate.answers import Sampling, seed_of
-from dataset_tools.generate.folder import RECORD, SPLIT, PairsFolder, write_shard
+from dataset_tools.generate.folder import CARD, RECORD, SPLIT, PairsFolder, card_of, write_shard
 from dataset_tools.generate.instructions import instruction_of
 from dataset_tools.generate.pairing import Outcome, Question
 from dataset_tools.images.opening import MAX_PIXELS, open_image
@@ -383,6 +384,7 @@ class Generation:
         for log in self._logs.values():
             log.close()
         record = {**self._fingerprint_now, "batch_size": self.settings.batch_size, "counts": counts.as_dict()}
+        write_text(self.place.folder / CARD, card_of(self._located))
         self.place.finish(len(self._digests), record)
         return counts
 

@@ -23,6 +23,7 @@ _HUB_LICENSES = frozenset(
     "cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 "
     "cc-by-nc-sa-4.0 cc-by-nd-4.0 odc-by odbl pddl gpl-3.0 llama2 llama3 gemma openrail other unknown".split()
 )
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _URL = re.compile(r"https?://[\w.~:/?#@!$&*+,;=%-]+")
 _MOST_REASONS = 20
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -51,14 +52,11 @@ def _is_non_commercial(name: str) -> bool:
 
 def metadata(record: dict[str, Any], splits: list[str]) -> dict[str, Any]:
     """The card's YAML header as a mapping."""
-    name, rows = license_of(record), record["counts"]["rows"]
-    source = record["source"]
-    known = name.lower() in _HUB_LICENSES
-    found = {
-        "license": name.lower() if known else "other",
-        **({} if known else {"license_name": re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")}),
+    rows, synthetic = record["counts"]["rows"], ["synthetic"] if record.get("generated") else []
+    return {
+        **_licence_and_sources(record["source"]),
         "task_categories": ["image-text-to-text"],
-        "tags": ["aspo", "preference", "dpo", "vision-language", "sentence-annotated"],
+        "tags": ["aspo", "preference", "dpo", "vision-language", "sentence-annotated", *synthetic],
         "size_categories": [next((label for limit, label in _SIZES if rows < limit), "1M<n<10M")],
         "configs": [
             {
@@ -67,9 +65,24 @@ def metadata(record: dict[str, Any], splits: list[str]) -> dict[str, Any]:
             }
         ],
     }
-    if _on_hub(source):
-        found["source_datasets"] = [source["location"]]
-    return found
+
+
+def _licence_and_sources(source: dict[str, Any]) -> dict[str, Any]:
+    name = license_of({"source": source})
+    known = name.lower() in _HUB_LICENSES
+    found: dict[str, Any] = {"license": name.lower() if known else "other"}
+    if not known:
+        found["license_name"] = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    sources = [source["location"]] if _on_hub(source) else []
+    sources += [name for name in source.get("source_datasets") or [] if _HUB_ID.fullmatch(name)]
+    return {**found, **({"source_datasets": list(dict.fromkeys(sources))} if sources else {})}
+
+
+def source_card(source: dict[str, Any], text: str) -> str:
+    """A small card for files made of `source` (as in a record): whatever is made of them carries it on."""
+    from huggingface_hub import DatasetCardData
+
+    return f"---\n{DatasetCardData(**_licence_and_sources(source)).to_yaml()}\n---\n\n{text}\n"
 
 
 def render(record: dict[str, Any], splits: list[str], repo: str, picture: str | None = None) -> str:
@@ -92,31 +105,35 @@ def render(record: dict[str, Any], splits: list[str], repo: str, picture: str | 
 
 def _on_hub(source: dict[str, Any]) -> bool:
     """Whether the location is a Hub id (and not a folder's name)."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source.get("location") or "")) and str(
-        source.get("url") or ""
-    ).endswith(source["location"])
+    return bool(_HUB_ID.fullmatch(source.get("location") or "")) and str(source.get("url") or "").endswith(
+        source["location"]
+    )
 
 
-def _origin(source: dict[str, Any]) -> str:
-    name = _plain(source["location"] if _on_hub(source) else source["name"])
+def _origin(record: dict[str, Any]) -> str:
+    """Where the pairs, or the prompts and images of generated ones, are from."""
+    source, generated = record["source"], record.get("generated") or {}
+    name = _plain(source["location"] if _on_hub(source) else generated.get("source") or source["name"])
     url = str(source.get("url") or "")
     return f"[{name}]({url})" if _URL.fullmatch(url) else name
 
 
 def _about(record: dict[str, Any]) -> str:
-    counts = record["counts"]
+    rows, origin, generated = record["counts"]["rows"], _origin(record), record.get("generated")
+    pairs = f"preference pairs with images from {origin}"
+    if generated:
+        pairs = f"preference pairs of answers by {_model(generated)} to prompts and images from {origin}"
     return (
-        f"{counts['rows']:,} preference pairs with images from {_origin(record['source'])}, each response "
-        f"cut into sentences for ASPO ({METHOD}), Adaptive Sentence-level Preference Optimization.\n"
+        f"{rows:,} {pairs}, each response cut into sentences for ASPO ({METHOD}), Adaptive Sentence-level "
+        "Preference Optimization.\n"
     )
 
 
 def _making(record: dict[str, Any]) -> str:
-    source, tool, splitter = record["source"], record["tool"], record["splitter"]
+    tool, splitter, generated = record["tool"], record["splitter"], record.get("generated")
     scorer, counts = record.get("scorer"), record["counts"]
     rows = [
-        ("Source", _origin(source) + (f", split {_code(source['split'])}" if source.get("split") else "")),
-        ("Source revision", _code(source["revision"]) if source.get("revision") else "not known"),
+        *(_generated(record) if generated else _copied(record)),
         ("Tool", f"aspo-data of {_plain(tool['name'])} {_plain(tool['version'])}"),
         ("Sentence splitter", f"{_plain(splitter['name'])} {_plain(splitter['version'])}"),
         ("Similarity", _scorer(scorer)),
@@ -135,6 +152,39 @@ def _making(record: dict[str, Any]) -> str:
     if reasons:
         rows.append(("Refused because of", "; ".join(reasons)))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
+
+
+def _copied(record: dict[str, Any]) -> list[tuple[str, str]]:
+    source = record["source"]
+    return [
+        ("Source", _origin(record) + (f", split {_code(source['split'])}" if source.get("split") else "")),
+        ("Source revision", _code(source["revision"]) if source.get("revision") else "not known"),
+    ]
+
+
+def _model(generated: dict[str, Any], part: str = "answers") -> str:
+    return _code(generated["models"].get(part, {}).get("model"))
+
+
+def _generated(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Whose answers the pairs are, and what was done that one is worse than the other."""
+    made, revision = record["generated"], record["generated"].get("revision")
+    answers, recipe, sampling = made["models"]["answers"], made["recipe"], made.get("sampling") or {}
+    commit = answers.get("revision") or answers.get("asked_revision")
+    known = f" (revision {_code(commit)})" if commit else ""
+    if recipe.get("best_of"):
+        way = f"the best and the worst of {_plain(recipe['best_of'])} answers to an image, by the similarity "
+        way += f"of their sentences with it under {_model(made, 'scorer')}"
+    else:
+        step = f", step {_plain(recipe['noise_step'])} of 1000" if "noise_step" in recipe else ""
+        way = f"the answer to an image, and to the same image with {_plain(recipe.get('distort'))}{step}"
+    heat = sampling.get("temperature")
+    drawn = f"temperature {_plain(heat)}, top_p {_plain(sampling.get('top_p'))}" if heat else "greedy"
+    return [
+        ("Prompts and images", _origin(record) + (f", revision {_code(revision)}" if revision else "")),
+        ("Answers", f"generated by {_model(made)}{known}, {drawn}"),
+        ("Chosen and rejected", way),
+    ]
 
 
 def _scorer(scorer: dict[str, Any] | None) -> str:
@@ -208,9 +258,14 @@ datasets:
 
 def _licence(record: dict[str, Any]) -> str:
     name = license_of(record)
+    made = record.get("generated")
     if name == "unknown":
         return "The source states no licence: ask its authors before you use or share this copy.\n"
     text = f"{_code(name)}, carried over from the source; texts and images are the source's."
+    if made:
+        text = (
+            f"{_code(name)}, carried over from the source of prompts and images; answers by {_model(made)}."
+        )
     return text + (" No commercial use.\n" if _is_non_commercial(name) else "\n")
 
 

@@ -15,7 +15,7 @@ from dataset_tools.dataset.schema import IMAGE_MARKER, RESPONSES, count_markers,
 from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.scoring.scored import check_scoring
-from dataset_tools.share.card import metadata
+from dataset_tools.share.card import source_card
 
 LAYOUTS = ("llamafactory", "trl")
 _COLUMNS = ["id", "images", "prompt", "chosen", "rejected"]
@@ -50,21 +50,11 @@ def export(
         rows = {"llamafactory": _llamafactory, "trl": _trl}[layout](folder, place.folder, advance)
         if layout != "llamafactory":
             (place.folder / "images").rmdir()
-        write_text(place.folder / "README.md", _card(read_record(folder)))
+        write_text(
+            place.folder / "README.md", source_card(read_record(folder)["source"], "Exported by aspo-data.")
+        )
         place.name_for_good()
     return rows
-
-
-def _card(record: dict[str, Any]) -> str:
-    """A dataset card with the licence and the sources, which whatever is made of the files carries on."""
-    from huggingface_hub import DatasetCardData
-
-    source, header = record["source"], metadata(record, [])
-    stated: dict[str, Any] = {key: header[key] for key in ("license", "license_name") if key in header}
-    sources = [*header.get("source_datasets", []), *(source.get("source_datasets") or [])]
-    if sources:
-        stated["source_datasets"] = list(dict.fromkeys(sources))
-    return f"---\n{DatasetCardData(**stated).to_yaml()}\n---\n\nExported by aspo-data.\n"
 
 
 def _whole_rows(folder: Path) -> Iterator[dict[str, Any]]:
