@@ -66,7 +66,8 @@ class Pair:
         }  # fmt: skip
         rows = as_dataset(drawn("image"))
         pairs = rows.select_columns(["images", "prompt", "chosen", "rejected"])
-        out = tempfile.mkdtemp()
+        self._out = tempfile.TemporaryDirectory()  # removed with this object
+        out = self._out.name
         self.host = DPOTrainer(policy, reference, DPOConfig(f"{out}/dpo", **common), train_dataset=pairs)
         self.ours = AspoTrainer(
             policy, reference, AspoConfig(f"{out}/aspo", **common, **options), train_dataset=rows
