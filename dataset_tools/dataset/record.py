@@ -50,21 +50,33 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def prepare_page(path: Path) -> None:
-    """Make the folder of a file that is to be written. Raises `UsageError` where `path` is a folder."""
+    """Make the folder of a file that is to be written. Raises `UsageError` where `path` cannot be one."""
+    on_this_machine(path, made=True, command="cp")
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name the file to write.")
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def on_this_machine(folder: Path | str) -> None:
-    """Raise `UsageError` for an address (s3://bucket/out), which would become a folder of that name."""
-    kind, found, rest = str(folder).partition(":/")
-    if found and kind.isalnum() and len(kind) > 1:  # one letter is a drive
-        raise UsageError(
-            f"{kind}://{rest.lstrip('/')} is an address, and aspo-data works in folders: give a folder of "
-            "this machine, or the place where that store is mounted. A whole dataset is copied as it is, by "
-            "`aws s3 sync` and the like, or by `aspo-data push` to the Hub."
-        )
+def on_this_machine(path: Path | str, made: bool = False, command: str = "sync") -> None:
+    """Raise `UsageError` for an address (s3://bucket/out), which would become a folder of that name.
+
+    `made`: it is to be made, and not there already; `command`: the one of `aws s3` that copies it.
+    """
+    kind, found, rest = str(path).partition(":/")
+    if not found or not kind.isalnum() or len(kind) == 1:  # one letter is a drive
+        return
+    address = f"{kind}://{rest.lstrip('/')}"
+    here = address.rstrip("/").rpartition("/")[2]
+    copy = f"`aws s3 {command} {here} {address}`" if made else f"`aws s3 {command} {address} {here}`"
+    ways = {
+        "s3": f"by {copy}, or mount the bucket with s3fs (docs/scoring.md)",
+        "hf": "by `aspo-data push`" if made else "by `aspo-data pull`",
+    }
+    how = ways.get(kind, "by that store's own command")
+    raise UsageError(
+        f"{address} is an address, and aspo-data works on files and folders: "
+        + (f"give one here, and copy it when it is whole, {how}." if made else f"fetch it, {how}.")
+    )
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:

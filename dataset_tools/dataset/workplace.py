@@ -27,7 +27,7 @@ def settled(out: Path, source: Path | None = None) -> Path:
     Raises `UsageError` where nothing can be made there: it is the working folder, it holds something, or it
     lies where it would be read as part of SOURCE.
     """
-    on_this_machine(out)
+    on_this_machine(out, made=True)
     try:
         whole = Path(os.path.realpath(out.expanduser()))
     except (OSError, ValueError, RuntimeError) as error:

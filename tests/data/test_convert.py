@@ -29,6 +29,7 @@ from dataset_tools.dataset import folder, parquet
 from dataset_tools.dataset.schema import iter_rows, shards
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.sources import Options
+from tests.support import converted, data
 from tests.support.sources import rlaif_v, vlfeedback
 
 COMMAND = [sys.executable, "-c", "from dataset_tools.cli import main; main()"]
@@ -506,15 +507,30 @@ def test_the_datasets_library_reads_the_output(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("convert", "SOURCE", "s3://bucket/out"), ("stats", "s3://bucket/out")]
+    ("arguments", "way"),
+    [
+        (("convert", "SOURCE", "s3://bucket/a/out"), "`aws s3 sync out s3://bucket/a/out`"),
+        (("stats", "s3://bucket/a/out"), "`aws s3 sync s3://bucket/a/out out`"),
+        (("preview", "WHOLE", "--html", "s3://bucket/a/out"), "`aws s3 cp out s3://bucket/a/out`"),
+        (("stats", "WHOLE", "--picture", "s3://bucket/out.svg"), "`aws s3 cp out.svg s3://bucket/out.svg`"),
+        (("convert", "SOURCE", "hf://datasets/me/out"), "`aspo-data push`"),
+        (("stats", "hf://datasets/me/out"), "`aspo-data pull`"),
+        (("convert", "SOURCE", "gs://bucket/out"), "by that store's own command"),
+    ],
 )
-def test_an_address_is_no_folder(arguments, source, tmp_path, monkeypatch):
+def test_an_address_is_no_folder(arguments, way, source, tmp_path, monkeypatch):
     """It would become a folder named `s3:` here."""
     monkeypatch.chdir(tmp_path)
-    words = [str(source) if word == "SOURCE" else word for word in arguments]
+    whole = converted.write(tmp_path / "whole", [data.rows(1)]) if "WHOLE" in arguments else None
+    words = [{"SOURCE": str(source), "WHOLE": str(whole)}.get(word, word) for word in arguments]
     result = CliRunner().invoke(app, words)
-    assert result.exit_code == 2 and not list(tmp_path.glob("s3*"))
-    assert result.stderr.startswith("error: s3://bucket/out is an address, and aspo-data works in folders:")
+    address = next(word for word in words if "://" in word)
+    assert result.exit_code == 2 and not [path for path in tmp_path.iterdir() if ":" in path.name]
+    told = result.stderr.splitlines()[-1]
+    assert (
+        told.startswith(f"error: {address} is an address, and aspo-data works on files and folders:")
+        and way in told
+    )
 
 
 def test_no_folder_of_the_users_machine_is_published(tmp_path):

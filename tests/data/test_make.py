@@ -119,6 +119,7 @@ def test_scoring_is_done_where_it_is_wanted_and_missing(file, tmp_path):
         (("sources:", "sourcs:"), "did you mean sources?"),
         (("share: 0.25", "share: 0.5"), "together 1"),
         (("share: 0.25, ", ""), "every source has a `share`"),
+        (("out: ", "out: s3://bucket/"), "is an address"),
         (("first:", "a/b:"), "becomes a folder's"),
         (("source: ", "sauce: "), "needs a `source`"),
         (("limit: 8", "limitt: 8"), "limitt"),
