@@ -118,6 +118,7 @@ class PairBatch:
         self.inputs, self.architecture = inputs, architecture
         self.shape = (input_ids.shape[0], input_ids.shape[1])
         self.packs, self.packed = packed, False  # asked for, and so in one row
+        self.held = False  # goes the plain way until the self-check has seen its like
         host = _on_host(inputs, response_mask)
         wanted = host["response"].astype(bool)
         predictor, place = to_device(ordinary_rows(wanted), input_ids.device)

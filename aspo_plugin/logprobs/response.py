@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from aspo_plugin.logprobs import self_check as checks
 from aspo_plugin.logprobs.architectures import Architecture, Unlisted, describe
 from aspo_plugin.logprobs.attention import route
+from aspo_plugin.logprobs.checked import NOTHING, TEXT_ONLY, WITH_IMAGES, Checked
 from aspo_plugin.logprobs.output_layer import HeadReader, Rows, output_head, read_logps, unwrap
 from aspo_plugin.logprobs.pair_batch import PairBatch, has_images
 from aspo_plugin.logprobs.trial import Trials
@@ -29,8 +30,7 @@ from aspo_plugin.logprobs.vision_tower import frozen_without_gradients, vision_t
 
 logger = logging.getLogger(__name__)
 
-# Kinds of batches that the self-check looks at; the later one says all that the earlier says.
-TEXT_ONLY, WITH_IMAGES = 1, 2
+_WAITS = "it waits for the self-check, which all processes run together"
 
 
 class ResponseLogProbs:
@@ -58,8 +58,7 @@ class ResponseLogProbs:
         # Whether the caller goes on, on every rank, after a batch for which one of them has no memory. Not
         # with a sharded model, whose other ranks wait for one that gives up in the middle of a forward.
         self.may_run_out = False
-        # By whether pairs stand in one row: a model whose weights are float32 packs from the second batch on.
-        self._checked = dict.fromkeys((False, True), TEXT_ONLY - 1 if self_check else WITH_IMAGES)
+        self._checked = Checked(wanted=self_check)
         self._readers: weakref.WeakKeyDictionary[nn.Module, HeadReader] = weakref.WeakKeyDictionary()
         self._known: weakref.WeakKeyDictionary[nn.Module, Architecture | Unlisted | str] = (
             weakref.WeakKeyDictionary()
@@ -85,10 +84,20 @@ class ResponseLogProbs:
         Raises `ValueError` for inputs with labels, a row with no response token or with no token before
         it, and, with shared_prefix 'true', a model that cannot share; `SelfCheckError` (first batch).
         """
-        batch = self._prepare(model, inputs, response_mask)
-        if self._checked[batch.packs] < WITH_IMAGES:
-            self._check(model, batch)
-        return batch.scatter(self._read(model, batch, count=True, again=again))
+        batch: PairBatch | None = None
+        try:
+            batch = self._prepare(model, inputs, response_mask)
+        except torch.OutOfMemoryError:
+            if not self.may_run_out:
+                raise
+        # "Cannot share" is of the model, so the same on every rank.
+        if not isinstance(self._architecture(model), str) and self._checked.votes_now():
+            self._check(model, batch, response_mask.device)
+        if batch is None:
+            raise torch.OutOfMemoryError("no memory to lay out the batch")
+        # Once for all passes over a batch: what a tower gave in one way is not what it gives in the other.
+        batch.held = batch.held or not self._checked.covers(_kind(model, batch), batch.packs)
+        return batch.scatter(self._read(model, batch, count=True, plain=batch.held, again=again))
 
     def report(self) -> dict[str, int]:
         """Counts since the start: pairs by path taken, calls by reason not to take a faster one."""
@@ -121,7 +130,7 @@ class ResponseLogProbs:
     def _prepare(self, model: nn.Module, inputs: Mapping[str, Any], response_mask: Tensor) -> PairBatch:
         known = self._architecture(model)
         if isinstance(known, Unlisted):
-            architecture = self._trials.architecture(model, known, inputs, response_mask)
+            architecture = self._trials.architecture(model, known, inputs, response_mask, self.may_run_out)
             if reason := self._trials.refused(model):
                 self._insist(reason)
         else:
@@ -170,7 +179,7 @@ class ResponseLogProbs:
                 batch.tower_outputs.clear()
             self.shared = self.shared if again else shared
             self.pairs["shared" if shared else "plain"] += len(batch.inputs["input_ids"]) // 2
-            for text in (batch.reason, reason):
+            for text in (batch.reason, reason, _WAITS if batch.held else ""):
                 if text:
                     self._explain(text)
         return logps
@@ -189,30 +198,37 @@ class ResponseLogProbs:
             )
         self.fallbacks[reason] += 1
 
-    def _check(self, model: nn.Module, batch: PairBatch) -> None:
-        """Before the pass that is trained: ZeRO-3 takes no other forward between that and its backward."""
-        device = batch.inputs["input_ids"].device
-        if isinstance(self._architecture(model), str):  # of the model, so the same on every rank
-            self._checked = dict.fromkeys((False, True), WITH_IMAGES)
+    def _check(self, model: nn.Module, batch: PairBatch | None, device: torch.device) -> None:
+        """Before the pass that is trained: ZeRO-3 takes no other forward between that and its backward.
+
+        `batch`: None on a rank without memory for it. Every rank votes in the same order, so none leaves
+        before the others: raises `OutOfMemoryError` and `SelfCheckError` on all of them.
+        """
+        asked = self._checked.vote(
+            _kind(model, batch) if batch else NOTHING,
+            batch is not None and batch.packs,
+            shares=not self._trials.refused(model),
+            no_memory=batch is None,
+            device=device,
+        )
+        if asked is None:
+            raise torch.OutOfMemoryError("a rank has no memory to lay out a batch")
+        if not asked:
             return
-        kind = 0
-        if batch.layout is not None:
-            kind = WITH_IMAGES if has_images(batch.inputs) or not vision_towers(model) else TEXT_ONLY
-        kind = checks.most_of_ranks(kind, device)
-        if kind <= self._checked[batch.packs]:
-            return
+        assert batch is not None
         verdict = None
         try:
             verdict = self._judged(model, batch)
         except torch.OutOfMemoryError:
             if not self.may_run_out:
                 raise
-        # Every rank votes in the same order, so one without memory must not leave before the others' verdict.
-        if self.may_run_out and checks.any_rank(verdict is None, device):
+        fails = verdict is not None and not verdict.holds
+        without, failed = checks.most_of_each([int(verdict is None), int(fails)], device)
+        if without:
             raise torch.OutOfMemoryError("a rank has no memory for the self-check")
-        assert verdict is not None
-        self._checked[batch.packs], self.verdict = kind, verdict
-        if checks.any_rank(not verdict.holds, device):
+        self.verdict = verdict
+        self._checked.passed(asked)
+        if failed:
             raise checks.SelfCheckError(
                 f"the shared prefix does not give this model's own log-probs on the first batch "
                 f"({verdict}). Training would be wrong, so it stops here. Set {self._setting} to "
@@ -226,11 +242,20 @@ class ResponseLogProbs:
         plain = self._read(model, batch, plain=True)
         rows, given = batch.padded()
         towers = frozen_without_gradients(vision_towers(model))
-        other, _ = self._forward(model, given, rows, towers)
-        return checks.judge(logps, plain, other, self._precision(model))
+        precision = self._precision(model)
+        with checks.nudge(model, precision):
+            other, _ = self._forward(model, given, rows, towers)
+        return checks.judge(logps, plain, other, precision)
 
     def _precision(self, model: nn.Module) -> torch.dtype:
         """What the last forward computed in: the sums of products, not the weights they were made of."""
         head = output_head(model)
         seen = self._readers[head].precision if head in self._readers else None
         return seen or checks.weight_dtype(model)
+
+
+def _kind(model: nn.Module, batch: PairBatch) -> int:
+    """What the self-check would see in `batch`."""
+    if batch.layout is None:
+        return NOTHING
+    return WITH_IMAGES if has_images(batch.inputs) or not vision_towers(model) else TEXT_ONLY

@@ -46,9 +46,17 @@ class Trials:
         self._names: weakref.WeakKeyDictionary[nn.Module, tuple[Any, ...]] = weakref.WeakKeyDictionary()
 
     def architecture(
-        self, model: nn.Module, unlisted: Unlisted, inputs: Mapping[str, Any], response_mask: Tensor
+        self,
+        model: nn.Module,
+        unlisted: Unlisted,
+        inputs: Mapping[str, Any],
+        response_mask: Tensor,
+        may_run_out: bool = False,
     ) -> Architecture | str:
-        """How `model` shares the prefix of this batch, or why not. A refusal holds for all its batches."""
+        """How `model` shares the prefix of this batch, or why not. A refusal holds for all its batches.
+
+        `may_run_out`: the caller tries smaller batches where memory runs out, so that refuses nothing.
+        """
         of_model = self._name(model)
         key = (*of_model, _kind(inputs))
         longest = response_mask.shape[1]
@@ -57,7 +65,7 @@ class Trials:
             return refused.found
         tried = self._tried.get(key)
         if tried is None or tried.longest < longest:
-            found, reached = try_batch(model, unlisted.architecture, inputs, response_mask)
+            found, reached = try_batch(model, unlisted.architecture, inputs, response_mask, may_run_out)
             if reached == 0:  # this batch cannot share, whatever the model
                 return found
             if isinstance(found, str):
@@ -81,11 +89,16 @@ class Trials:
 
 
 def try_batch(
-    model: nn.Module, candidate: Architecture, inputs: Mapping[str, Any], response_mask: Tensor
+    model: nn.Module,
+    candidate: Architecture,
+    inputs: Mapping[str, Any],
+    response_mask: Tensor,
+    may_run_out: bool = False,
 ) -> tuple[Architecture | str, int]:
     """How a small copy of `model` gives this batch exactly, or why not; and the longest row tried.
 
-    Length 0: the batch itself cannot share, and nothing was tried.
+    Length 0: the batch itself cannot share, and nothing was tried. Raises `OutOfMemoryError` where
+    `may_run_out`.
     """
     length = response_mask.shape[1]
     first = PairBatch(model, inputs, response_mask, candidate)
@@ -107,6 +120,8 @@ def try_batch(
     except NoSmallCopy as error:
         return f"no small copy of it can be tried: {error}", length
     except Exception as error:  # whatever stops an unknown model says that it does not share
+        if may_run_out and isinstance(error, torch.OutOfMemoryError):
+            raise
         text = str(error).strip().splitlines() or [""]
         return failed or f"a small copy of it stops with {type(error).__name__}: {text[0][:120]}", length
     finally:

@@ -80,7 +80,8 @@ def _compare(
     assert stored is not None
     live, stored = logps[known][mask], stored[mask]
     difference = float((live - stored).square().mean().sqrt())
-    limit = 4 * ROUNDING_FACTOR * torch.finfo(precision).eps * max(1.0, float(live.square().mean().sqrt()))
+    # Other batches round otherwise, by up to half of this in bfloat16; other weights differ by far more.
+    limit = 8 * ROUNDING_FACTOR * torch.finfo(precision).eps * max(1.0, float(live.square().mean().sqrt()))
     if not difference <= limit:
         raise ReferenceCacheError(
             f"the reference cache in {cache.folder} is stale: it differs from the reference model by "
