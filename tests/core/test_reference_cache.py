@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import os
 import pathlib
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from aspo_plugin.reference_cache.fill import fill
-from aspo_plugin.reference_cache.fingerprint import settings_identity, weights_identity
 from aspo_plugin.reference_cache.keys import media_digest, row_keys
 from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
 from tests.core.test_shared_prefix import language_model, token_batch
@@ -122,6 +123,25 @@ def test_a_damaged_cache_is_not_complete(tmp_path):
     (file,) = tmp_path.glob("*.index")
     file.write_bytes(file.read_bytes()[:-40])  # a whole record: nothing but the count tells
     assert not ReferenceCache.open(tmp_path, MADE_WITH).is_complete("train")
+
+
+def test_damage_of_one_writer_leaves_the_others_rows(tmp_path, caplog):
+    """Also in a process that had seen the damaged rows before; no set is complete any more."""
+    filled = [(ReferenceCache.open(tmp_path, MADE_WITH), batch(seed)) for seed in range(2)]
+    for cache, (keys, values, wanted) in filled:
+        cache.store(keys, values, wanted)
+    (own, (mine, values, wanted)), (other, (theirs, *_)) = filled
+    own.refresh()
+    own.mark_complete("train")
+    damaged = tmp_path / f"{other._writer}.index"
+    _flip(damaged, 3)  # the key of its first row
+    own.refresh()
+    assert f"1 of 6 rows in {damaged} are damaged" in caplog.text and "damaged is no longer" in caplog.text
+    for cache in (own, ReferenceCache.open(tmp_path, MADE_WITH)):
+        assert len(cache) == 11 and theirs[0] not in cache
+        assert torch.equal(cache.lookup(mine, wanted), values)
+        assert all(key in cache for key in theirs[1:])
+        assert not cache.is_complete("train")
 
 
 def test_damage_while_a_run_reads_is_an_error(tmp_path):
@@ -291,6 +311,27 @@ def test_a_file_that_changes_is_read_again(tmp_path):
     assert media_digest(audios=[path]) != first
 
 
+@pytest.mark.parametrize("data, seconds", [(b"two", 5), (b"three", 0)])
+def test_a_file_of_the_same_size_or_the_same_time_is_read_again(tmp_path, data, seconds):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"one")
+    first, changed = media_digest(audios=[path]), path.stat().st_mtime_ns
+    path.write_bytes(data)
+    os.utime(path, ns=(changed, changed + seconds * 10**9))
+    assert media_digest(audios=[path]) != first
+
+
+def test_pictures_and_arrays_of_the_same_bytes_are_told_apart():
+    gray = [
+        Image.frombytes(mode, size, bytes(range(6)))
+        for mode, size in (("L", (2, 3)), ("L", (3, 2)), ("P", (2, 3)))
+    ]
+    array = np.arange(6, dtype=np.uint8)
+    items = [*gray, array, array.astype(np.int8), array.reshape(2, 3), array.tobytes(), [array], [[array]]]
+    assert len({media_digest([item]) for item in items}) == len(items)
+    assert media_digest([torch.from_numpy(array)]) == media_digest([array])
+
+
 # --- filling ------------------------------------------------------------------------------------------
 
 
@@ -358,42 +399,3 @@ def test_a_stale_cache_is_an_error(tmp_path):
     model.model.layers[1].mlp.down_proj.weight.data *= 1.01
     with pytest.raises(ReferenceCacheError, match="stale: it differs from the reference model"):
         fill_from(tmp_path, model)
-
-
-# --- fingerprints -------------------------------------------------------------------------------------
-
-
-def test_weights_identity(tmp_path):
-    model = language_model("Llama")
-    model.save_pretrained(tmp_path / "a")
-    model.save_pretrained(tmp_path / "b")
-    first = weights_identity(tmp_path / "a")
-    assert first == weights_identity(str(tmp_path / "b"))
-    model.lm_head.weight.data[3, 3] += 1
-    model.save_pretrained(tmp_path / "b")
-    assert weights_identity(tmp_path / "b") != first
-    assert weights_identity(None) == "none"
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError):
-        weights_identity(tmp_path / "empty")
-
-
-def test_large_files_are_sampled_all_over(tmp_path, monkeypatch):
-    from aspo_plugin.reference_cache import fingerprint
-
-    monkeypatch.setattr(fingerprint, "WHOLE_BELOW", 1000)
-    monkeypatch.setattr(fingerprint, "BLOCK", 100)
-    file = tmp_path / "model.safetensors"
-    data = np.random.default_rng(0).bytes(10_000)
-    file.write_bytes(data)
-    first = weights_identity(tmp_path)
-    for place in (0, 5_000, 9_999):
-        changed = bytearray(data)
-        changed[max(0, place - 200) : place + 200] = bytes(len(changed[max(0, place - 200) : place + 200]))
-        file.write_bytes(changed)
-        assert weights_identity(tmp_path) != first
-
-
-def test_settings_identity():
-    assert settings_identity({"a": 1, "b": [2]}) == settings_identity({"b": [2], "a": 1})
-    assert settings_identity({"a": 1}) != settings_identity({"a": 2})
