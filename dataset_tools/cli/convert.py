@@ -213,7 +213,9 @@ def _files(conversion: Any, most: int = 10) -> list[str]:
         )
     lines += [f"  not read  {name}: {reason}" for name, reason in list(left.items())[:most]]
     if len(left) > most:
-        lines.append(f"  not read  and {len(left) - most} more, listed in OUT/aspo.json")
+        lines.append(
+            f"  not read  and {len(left) - most} more, listed in {conversion.settings.out}/aspo.json"
+        )
     parts = conversion.settings.limit is not None
     how = "read in parts" if parts else "fetched whole if it holds images"
     lines += [

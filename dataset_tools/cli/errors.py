@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from shlex import quote
 from typing import Any
 
 import typer
@@ -92,7 +93,7 @@ def _after_stats(arguments: dict[str, Any]) -> str:
 
 
 NEXT: dict[str, str | Callable[[dict[str, Any]], str]] = {
-    "generate": "aspo-data convert {out} {out}-aspo, then aspo-data score {out}-aspo",
+    "generate": "aspo-data convert {out} {made}, then aspo-data score {made}",
     "convert": _SCORE,
     "score": "aspo-data stats {out}, then aspo-data preview {out} --html preview.html",
     "stats": _after_stats,
@@ -122,7 +123,9 @@ def _name_next_step(command: str, arguments: dict[str, Any]) -> None:
     first = not int(os.environ.get("RANK") or 0)
     if command in NEXT and first and not _within_another and not arguments.get("dry_run"):
         step = NEXT[command]
-        note("next: " + (step(arguments) if callable(step) else step).format(**arguments))
+        text = step(arguments) if callable(step) else step
+        named = {**arguments, "made": f"{arguments.get('out')}-aspo"}
+        note("next: " + text.format(**{name: quote(str(value)) for name, value in named.items()}))
 
 
 def describe(error: BaseException, command: str) -> tuple[int, str] | None:

@@ -42,26 +42,39 @@ def generate(
         str | None, typer.Option(help="Environment variable that holds the server's key.", metavar="NAME")
     ] = None,
     distort: Annotated[
-        Distort, typer.Option(help="What is done to the picture behind the rejected answer.")
+        Distort,
+        typer.Option(
+            metavar="WAY",
+            help="What is done to the picture behind the rejected answer: noise, blur, crop or blank.",
+        ),
     ] = Distort.NOISE,
     noise_step: Annotated[
-        int, typer.Option(min=0, max=999, help="Step of the diffusion noise, of 1000.")
+        int, typer.Option(metavar="N", min=0, max=999, help="Step of the diffusion noise, of 1000.")
     ] = 500,
     best_of: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Instead: best against worst of this many samples, by similarity with the picture."
+            metavar="N",
+            min=2,
+            help="Instead: best against worst of this many samples, by similarity with the picture.",
         ),
     ] = None,
     scorer: Annotated[
-        str, typer.Option(help="CLIP-like model that ranks the samples of --best-of.")
+        str,
+        typer.Option(
+            help="CLIP-like model that ranks the samples of --best-of.", show_default="that of score"
+        ),
     ] = DEFAULT_SCORER,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0.0, help="0 is greedy. Default: 0; with --best-of 1.", show_default=False),
+        typer.Option(
+            metavar="N", min=0.0, help="0 is greedy. Default: 0; with --best-of 1.", show_default=False
+        ),
     ] = None,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Where the temperature is above 0.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    top_p: Annotated[
+        float, typer.Option(metavar="N", min=0.01, max=1.0, help="Where the temperature is above 0.")
+    ] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")] = 512,
     image_root: Annotated[
         list[Path] | None,
         typer.Option(help="Folder, zip or tar file below which image paths are found. May be repeated."),
@@ -69,8 +82,10 @@ def generate(
     column: Annotated[
         list[str] | None, typer.Option(help="prompt=COLUMN or image=COLUMN. May be repeated.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read only this many rows.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per model call, or requests at once.")] = 8,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Read only this many rows.")] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Rows per model call, or requests at once.")
+    ] = 8,
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 on a GPU, else float32), float32, float16 or bfloat16.")
     ] = "auto",
@@ -79,7 +94,10 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of noise, crops and samples.")] = 0,
     shard_rows: Annotated[
-        int, typer.Option(min=1, help="Rows of the source per parquet file, done again after a stop.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Rows of the source per parquet file, done again after a stop."
+        ),
     ] = 500,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with unfinished work.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,

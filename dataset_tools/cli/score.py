@@ -23,7 +23,7 @@ def score(
     rejected: Annotated[
         bool, typer.Option("--rejected", help="Score the rejected responses too (training does not need it).")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per model call.")] = 32,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images per model call.")] = 32,
     dtype: Annotated[
         str, typer.Option(help="auto (float16 on a GPU, else float32), float32, float16 or bfloat16.")
     ] = "auto",

@@ -74,6 +74,7 @@ class Conversion:
         self.recognised = recognise(
             self.located,
             settings.source,
+            str(settings.out),
             settings.kind,
             settings.options,
             settings.split,

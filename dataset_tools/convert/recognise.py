@@ -55,6 +55,7 @@ class Recognised:
 def recognise(
     located: Located,
     source: str,
+    out: str,
     kind: str | None,
     options: Options,
     split: str,
@@ -93,7 +94,7 @@ def recognise(
     problems: list[UsageError] = []
     for choice in choices:
         try:
-            found = _of_choice(choice, files, source, wanted, options, strict=bool(patterns) or single)
+            found = _of_choice(choice, files, source, out, wanted, options, strict=bool(patterns) or single)
         except UsageError as error:
             problems.append(error)
             continue
@@ -142,6 +143,7 @@ def _of_choice(
     choice: Choice,
     files: Mapping[str, AnyFile],
     source: str,
+    out: str,
     wanted: str | None,
     options: Options,
     strict: bool,
@@ -162,7 +164,7 @@ def _of_choice(
     first = next((name for name, kind in kinds.items() if kind), None)
     if first is None:
         name = next(iter(filled))
-        raise unknown_layout(filled[name], name, source)
+        raise unknown_layout(filled[name], name, source, out)
     kind = kinds[first]
     assert kind is not None
     made = kind(_with_options_beside(kind, files[first], options))

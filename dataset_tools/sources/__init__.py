@@ -56,14 +56,14 @@ def recognised(columns: Mapping[str, Any]) -> type[Source] | None:
     return None
 
 
-def unknown_layout(columns: Mapping[str, Any], where: str, source: str) -> UsageError:
+def unknown_layout(columns: Mapping[str, Any], where: str, source: str, out: str) -> UsageError:
     """The error for rows of no known source, with the command that may read them."""
     names = sorted(columns)
     shown = ", ".join(names[:60]) + (f" and {len(names) - 60} more" if len(names) > 60 else "")
     return UsageError(
         f"{where} has the columns {shown}, which no known source has. If each row is one pair, name its "
         "columns:\n"
-        f"  {proposal(columns, source)}\n"
+        f"  {proposal(columns, source, out)}\n"
         f"Known sources (--from): {', '.join(REGISTRY)}; docs/data.md says what each reads.\n"
         f"{OTHER_SHAPES}"
     )

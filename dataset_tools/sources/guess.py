@@ -67,11 +67,11 @@ def guess_columns(columns: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def proposal(columns: Mapping[str, Any], source: str) -> str:
+def proposal(columns: Mapping[str, Any], source: str, out: str) -> str:
     """The command to try, with a placeholder in capitals for what could not be guessed."""
     found = guess_columns(columns)
     for role in ("prompt", "chosen", "rejected"):
         found.setdefault(role, role.upper())
     order = [role for role in ("prompt", "chosen", "rejected", "images", "id", "system") if role in found]
     mapping = " ".join(f"--column {role}={shlex.quote(found[role])}" for role in order if found[role] != role)
-    return f"aspo-data convert {shlex.quote(source)} OUT --from jsonl {mapping}".rstrip()
+    return f"aspo-data convert {shlex.quote(source)} {shlex.quote(out)} --from jsonl {mapping}".rstrip()

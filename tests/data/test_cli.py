@@ -35,6 +35,14 @@ def test_the_help_of_every_command_has_an_example(name):
     assert "Example" in shown.output and f"aspo-data {name} " in shown.output
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_help_is_cut_at_eighty_columns(name, monkeypatch):
+    """A model's name or an address that is cut cannot be typed."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run(name, "--help").output
+    assert max(map(len, shown.splitlines())) <= 80 and "\u2026" not in shown, shown
+
+
 def test_the_first_help_lists_every_command():
     shown = run("--help")
     assert all(f" {name} " in shown.output for name in COMMANDS)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -251,14 +252,15 @@ def test_an_unknown_layout_proposes_a_command_that_works(tmp_path):
     (tmp_path / "a.png").write_bytes(png(1))
     row = {"question": "What?", "good": PAIR["chosen"], "bad": PAIR["rejected"], "picture": "a.png"}
     write_lines(tmp_path / "rows.jsonl", [row])
-    refused = CliRunner().invoke(app, ["convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "out")])
+    refused = CliRunner().invoke(app, ["convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "new set")])
     assert refused.exit_code == 2
     [line] = [line for line in refused.stderr.splitlines() if line.strip().startswith("aspo-data convert")]
-    arguments = line.split()[1:]
-    arguments[arguments.index("OUT")] = str(tmp_path / "out")
+    arguments = shlex.split(line)[1:]
+    assert arguments[:3] == ["convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "new set")]
     done = CliRunner().invoke(app, [*arguments, "--workers", "1"])
     assert done.exit_code == 0, done.output
-    [made] = iter_rows(tmp_path / "out")
+    assert done.stderr.splitlines()[-1].startswith(f"next: aspo-data score '{tmp_path / 'new set'}' ")
+    [made] = iter_rows(tmp_path / "new set")
     assert made["images"][0]["bytes"] == png(1) and made["chosen"][0]["content"] == row["good"]
 
 

@@ -280,7 +280,13 @@ def test_licence_sources_and_model_reach_the_published_card(whole, llava, tmp_pa
 def test_stopped_before_the_last_rename(whole, source, llava, tmp_path):
     out, counts = whole
     shutil.copytree(out, tmp_path / "pairs.incomplete")
-    again = generated(source, tmp_path / "pairs", "--model", llava, "--noise-step", 999, "--resume")
+    shown = run(
+        *arguments(source, tmp_path / "pairs", "--json", "--resume"), "--model", llava, "--noise-step", 999
+    )
+    again = json.loads(shown.stdout)
+    assert shown.stderr.endswith(
+        f"convert {tmp_path}/pairs {tmp_path}/pairs-aspo, then aspo-data score {tmp_path}/pairs-aspo\n"
+    )
     assert {**again, "out": ""} == {**counts, "out": ""} and files(tmp_path / "pairs") == files(out)
 
 
