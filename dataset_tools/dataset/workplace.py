@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class WorkFolder:
         self.folder = working_folder(out)
         self._known = re.compile("|".join((MARK, r"\.[\w.-]+\.partial", *known)))
         self._held = ExitStack()
+        self._named = False
 
     def begun(self) -> bool:
         """Whether the same command began it. Raises `UsageError` where the folder is another's."""
@@ -75,9 +76,9 @@ class WorkFolder:
         if self.folder.is_symlink() or not self.folder.is_dir():
             raise UsageError(f"{self.folder} is in the way, which aspo-data would work in: move it away.")
         names = [path.name for path in self.folder.iterdir()]
-        if not names or (names == [MARK] and _is_empty(self.folder / MARK)):
-            return False  # killed before it said whose it is
         owner = self._owner()
+        if not names or (names == [MARK] and (owner or _is_empty(self.folder / MARK))):
+            return False  # killed before it did anything
         if owner is None and self.is_whole():
             owner = self.command
         if owner is None:
@@ -121,13 +122,23 @@ class WorkFolder:
         mark.touch()
         with ExitStack() as held:
             held.enter_context(locked(mark, f"another aspo-data is at work in {self.folder}."))
-            if _is_empty(mark):
+            if _is_empty(mark) or os.listdir(self.folder) == [MARK]:
                 mark.write_text(json.dumps({"aspo-data": self.command}), encoding="utf-8")
             self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._remove_unused()
         self._held.close()
+
+    def _remove_unused(self) -> None:
+        """Remove the folder where nothing was done in it, so that it is in no other command's way."""
+        if self._named or any(name != MARK for _, _, names in os.walk(self.folder) for name in names):
+            return
+        with suppress(OSError):  # a worker that was given up may still write
+            (self.folder / MARK).unlink(missing_ok=True)
+            for place, _, _ in os.walk(self.folder, topdown=False):
+                os.rmdir(place)
 
     def is_whole(self) -> bool:
         """Whether all is written and only the final name is missing."""
@@ -140,6 +151,7 @@ class WorkFolder:
         if self.out.is_dir():
             self.out.rmdir()  # it was found empty
         os.rename(self.folder, self.out)
+        self._named = True
         sync_folder(self.out.parent)
 
 

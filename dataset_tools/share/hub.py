@@ -242,10 +242,10 @@ def _pull(
             allow_patterns=sorted(wanted | (names & {RECORD, CARD, PICTURE})),
         )
     record = read_record(partial)
-    # Left from a pull of another revision that was cut off.
-    for path in shards(partial):
-        if f"data/{path.name}" not in wanted:
-            path.unlink()
+    # Left from a pull of another revision or repository that was cut off.
+    for path in [*shards(partial), partial / CARD, partial / PICTURE]:
+        if path.relative_to(partial).as_posix() not in names:
+            path.unlink(missing_ok=True)
     _check_whole(partial, shards(partial))
     problems = check(partial)
     if problems:

@@ -139,6 +139,38 @@ def test_a_download_cut_in_the_middle_is_taken_up_again(hub, out, tmp_path, aspo
     assert list(iter_rows(copy)) == list(iter_rows(out))
 
 
+def test_a_pull_that_failed_is_in_nobodys_way(hub, out, tmp_path, aspo_data):
+    from dataset_tools.dataset.workplace import MARK, working_folder
+
+    copy = tmp_path / "copy"
+    assert "no such dataset" in aspo_data("pull", "user/sett", copy, code=1).stderr
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "train.jsonl").write_text("{}")
+    hub.publish("user/plain", tmp_path / "plain")
+    assert "was not made by aspo-data" in aspo_data("pull", "user/plain", copy, code=2).stderr
+    assert not working_folder(copy).exists()
+    # One that was killed before anything arrived.
+    working_folder(copy).mkdir()
+    (working_folder(copy) / MARK).write_text('{"aspo-data": "pull"}')
+    aspo_data("export", out, copy, "--to", "trl")
+    assert (copy / "train.parquet").is_file() and not (copy / MARK).exists()
+
+
+def test_a_pull_of_another_dataset_keeps_nothing_of_the_one_that_was_cut(hub, out, tmp_path, aspo_data):
+    draw(collect(out), out / "stats.png")
+    aspo_data("push", out, "user/set")
+    hub.cut_next_download(after=4000, times=200)
+    copy = tmp_path / "copy"
+    aspo_data("pull", "user/set", copy, code=1)
+    hub.mend()
+    (copy.with_name("copy.incomplete") / "stats.png").write_bytes(b"of the first")
+    other = converted.write(tmp_path / "other", [data.rows(4)])
+    hub.publish("user/other", other)
+    aspo_data("pull", "user/other", copy)
+    assert list(iter_rows(copy)) == list(iter_rows(other))
+    assert sorted(path.name for path in copy.iterdir()) == ["aspo.json", "data", "dataset_info.json"]
+
+
 READ = """
 import sys
 from datasets import load_dataset
