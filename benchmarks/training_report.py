@@ -59,11 +59,12 @@ def _picture(found: list[dict[str, Any]], path: Path) -> None:
         (memory, ("aspo peak",), "peak memory over the weights"),
     )
     for axes, keys, title in bars:
-        for offset, key, colour in zip((-0.2, 0.2), keys, ("#3b6ea5", "#9ec5e8"), strict=False):
+        colours = (("#3b6ea5", "white"), ("#9ec5e8", "#222222"))
+        for offset, key, (colour, ink) in zip((-0.2, 0.2), keys, colours, strict=False):
             label = "cached reference" if "cached" in key else "live reference"
             values = [float(row[key]) for row in found]
             bar = axes.barh([place + offset for place in places], values, 0.38, color=colour, label=label)
-            axes.bar_label(bar, fmt="%.2f", padding=2, fontsize=8)
+            axes.bar_label(bar, fmt="%.2f", label_type="center", color=ink, fontsize=8)
         axes.axvline(1, color="#444444", linewidth=1)
         axes.set_xlim(0, 1.15)
         axes.set_title(f"{title}, host's DPO = 1")
@@ -72,6 +73,6 @@ def _picture(found: list[dict[str, Any]], path: Path) -> None:
         limits, [p - 0.2 for p in places], "|", color="#c0392b", markersize=14, label="token limit, live"
     )
     time.set_yticks(list(places), [f"{row['host']}\n{row['setting']}" for row in found], fontsize=8)
-    time.invert_yaxis()
+    time.set_ylim(len(found) - 0.5, -0.5)
     time.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
