@@ -27,11 +27,11 @@ def scored_by(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def check_scoring(folder: Path, then: str) -> None:
-    """Raise `UsageError` where `scoring_problem` finds one; `then` is what was asked for."""
+def check_scoring(folder: Path) -> None:
+    """Raise `UsageError` where `scoring_problem` finds one, for what is about to be pushed."""
     problem = scoring_problem(folder, read_record(folder), shards(folder))
     if problem:
-        raise UsageError(f"{problem}, then {then}.")
+        raise UsageError(f"{problem}, then push.")
 
 
 def scoring_problem(folder: Path, record: dict[str, Any], paths: list[Path]) -> str | None:

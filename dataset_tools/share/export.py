@@ -14,7 +14,6 @@ from dataset_tools.dataset.record import read_record, write_json, write_text
 from dataset_tools.dataset.schema import IMAGE_MARKER, RESPONSES, count_markers, invariants, iter_rows
 from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import DataError, UsageError
-from dataset_tools.scoring.scored import check_scoring
 from dataset_tools.share.card import source_card
 
 LAYOUTS = ("llamafactory", "trl")
@@ -41,7 +40,6 @@ def export(
     target = settled(target, folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists already: choose another folder, or remove it.")
-    check_scoring(folder, "export")
     with WorkFolder(target, "export", _WRITTEN) as place:
         # What a stopped export left is written anew; the same names are all that it can hold.
         (place.folder / "images").mkdir(exist_ok=True)

@@ -56,7 +56,7 @@ def plan(folder: Path | str, repo: str) -> Plan:
     _check_id(repo)
     record, paths = read_record(folder), shards(folder)
     _check_whole(folder, paths)
-    check_scoring(folder, "push")
+    check_scoring(folder)
     own = folder / CARD
     if own.exists() and MARK not in own.read_text(encoding="utf-8", errors="replace"):
         raise UsageError(
