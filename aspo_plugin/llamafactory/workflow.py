@@ -21,7 +21,7 @@ from .collator import SentencePairCollator
 from .contract import check_host, host_version, sentence_data
 from .datasets import SentenceData
 from .model_card import TAGS, dataset_sources, save_args, scorer_names, scorers
-from .reference_fingerprint import reference_fingerprint
+from .reference_fingerprint import reference_fingerprint, reference_name
 from .trainer import AspoTrainer
 
 
@@ -37,7 +37,11 @@ def run_aspo(
     settings = settings_of(finetuning_args)
     check_run(model_args, data_args, training_args, finetuning_args, settings)
     learns = objective(
-        settings, PREFIX + "{}", pref_beta=finetuning_args.pref_beta, scorer=scorers(data_args)
+        settings,
+        PREFIX + "{}",
+        **{key: getattr(finetuning_args, key) for key in ("pref_beta", "pref_ftx", "pref_bco_weight")},
+        reference=reference_name(model_args, finetuning_args),
+        scorer=scorers(data_args),
     )
     if training_args.do_train and training_args.resume_from_checkpoint:
         check_resumed(training_args.resume_from_checkpoint, learns)

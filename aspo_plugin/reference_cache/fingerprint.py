@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 WHOLE_BELOW = 2**28
 BLOCKS, BLOCK = 64, 2**18
+PER_TENSOR = 256
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
@@ -33,6 +36,27 @@ def weights_identity(
         if file.exists():
             digest.update(file.name.encode() + _sample(file))
     return digest.hexdigest()
+
+
+def loaded_identity(model: Any) -> str:
+    """Of the weights that a model holds in memory, which need not be those of the folder that its config
+    names: an adapter may have been merged into them.
+
+    About 256 numbers of each tensor count. What does not: an adapter on the model, quantised weights, and
+    parts that this process does not hold (ZeRO-3, FSDP). One answer on all ranks: that of the first.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    adapters = set(getattr(model, "peft_config", None) or ())
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in model.named_parameters():
+        weights = parameter.data
+        plain = type(weights) is torch.Tensor and weights.is_floating_point() and not weights.is_meta
+        if not plain or not weights.numel() or adapters & set(name.split(".")):
+            continue
+        sample = weights.flatten()[:: max(weights.numel() // PER_TENSOR, 1)]
+        digest.update(f"{list(weights.shape)} ".encode() + sample.float().cpu().numpy().tobytes())
+    return str(broadcast_object_list([digest.hexdigest()])[0])
 
 
 def settings_identity(settings: Any) -> str:

@@ -14,7 +14,11 @@ from trl.trainer import dpo_trainer
 from trl.trainer.utils import get_config_model_id, use_adapter
 
 from aspo_plugin.logprobs.response import ResponseLogProbs
-from aspo_plugin.reference_cache.fingerprint import settings_identity, weights_identity
+from aspo_plugin.reference_cache.fingerprint import (
+    loaded_identity,
+    settings_identity,
+    weights_identity,
+)
 from aspo_plugin.training.reference import Live, WithoutAdapter, live_reference
 
 # Keys of a config with a place of their own in the fingerprint, and keys that change no number: Transformers'
@@ -58,7 +62,8 @@ def fingerprint(trainer: Any) -> dict[str, str]:
     """What the reference's log-probs depend on, besides tokens and media."""
     peft = is_peft_model(trainer.model)
     model = trainer.ref_model if trainer.ref_model is not None else trainer.model
-    config, args = trainer.accelerator.unwrap_model(model).config, trainer.args
+    model = trainer.accelerator.unwrap_model(model)
+    config, args = model.config, trainer.args
     image_processor = getattr(trainer.processing_class, "image_processor", None)
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     quantization = getattr(config, "quantization_config", None)
@@ -68,6 +73,7 @@ def fingerprint(trainer: Any) -> dict[str, str]:
             getattr(config, "_commit_hash", None),
             (getattr(args, "model_init_kwargs", None) or {}).get("cache_dir"),
         ),
+        "weights in memory": loaded_identity(model),
         "adapter": _adapter(trainer.model) if peft and trainer.ref_model is None else "none",
         "config": settings_identity(_computing(config.to_dict())),
         "dtype": f"{config.dtype}, training in {precision}",

@@ -6,6 +6,7 @@ import logging
 import textwrap
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -157,7 +158,13 @@ class AspoMixin(
             fingerprint=fingerprint(self) if cached else None,
         )
         self._rewards = {mode: RunningMeans(REWARDS) for mode in ("train", "eval")}
-        self.follow(objective(self.aspo_settings, self._setting_name, beta=self.beta, **self._scored_by()))
+        more = {"beta": self.beta, "reference": self._reference_name(), **self._scored_by()}
+        self.follow(objective(self.aspo_settings, self._setting_name, **more))
+
+    def _reference_name(self) -> str:
+        """How a reader knows the reference, wherever its folder lies."""
+        model = self.model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
+        return Path(get_config_model_id(model.config)).name
 
     def _starts_from(self, ref_model: Any) -> str:
         """How sure it is that the policy begins as its reference: "sure", "likely" (two models of one name),

@@ -159,6 +159,7 @@ def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
     values: dict[str, Any] = {
         "model_name_or_path": str(models / "llava"),
         "adapter_name_or_path": None,
+        "create_new_adapter": False,
         "model_revision": "main",
         "quantization_bit": None,
         "quantization_method": "bnb",
@@ -188,7 +189,10 @@ def fingerprint(models: Path, **changes: Any) -> dict[str, str]:
     [
         ({"model_name_or_path": "reference"}, {"model"}),
         ({"ref_model": "reference"}, {"model"}),
-        ({"adapter_name_or_path": ["adapter"]}, {"adapter"}),
+        # One that is trained further is off in the reference, and one that is merged is part of it.
+        ({"adapter_name_or_path": ["adapter"]}, set()),
+        ({"adapter_name_or_path": ["adapter"], "create_new_adapter": True}, {"adapter"}),
+        ({"adapter_name_or_path": ["adapter", "other"]}, {"adapter"}),
         ({"ref_model": "llava", "ref_model_adapters": "adapter"}, {"adapter"}),
         ({"quantization_bit": 4}, {"quantisation"}),
         ({"ref_model": "llava", "ref_model_quantization_bit": 8}, {"quantisation"}),

@@ -181,6 +181,16 @@ def test_all_that_the_reference_depends_on_is_in_its_fingerprint(changes, differ
     assert {key for key in before if before[key] != after[key]} == differs
 
 
+def test_an_adapter_that_was_merged_before_is_in_the_fingerprint(model, fingerprint):
+    """The config of such a model still names the folder of the base, whose log-probs a cache may hold."""
+    merged = get_peft_model(
+        AutoModelForImageTextToText.from_pretrained(model("llava")),
+        LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False),
+    ).merge_and_unload()
+    before, after = fingerprint(), fingerprint(ref_model=merged)
+    assert {key for key in before if before[key] != after[key]} == {"weights in memory"}
+
+
 def test_the_weights_of_the_reference_are_in_its_fingerprint(model, fingerprint, tmp_path):
     copies = [fingerprint(adapters=["ref"], weights=weights)["adapter"] for weights in (1.0, 1.0, 2.0)]
     assert copies[0] == copies[1] != copies[2]
@@ -190,6 +200,6 @@ def test_the_weights_of_the_reference_are_in_its_fingerprint(model, fingerprint,
     other.save_pretrained(tmp_path)
     other = AutoModelForImageTextToText.from_pretrained(tmp_path)
     before, after = fingerprint(), fingerprint(ref_model=other)
-    assert {key for key in before if before[key] != after[key]} == {"model"}
+    assert {key for key in before if before[key] != after[key]} == {"model", "weights in memory"}
     # A model of its own counts alone, whatever adapter the policy has.
     assert fingerprint(ref_model=other, adapters=["ref"], weights=1.0) == after
