@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from . import report
-from .runs import job, run_jobs, search, world_at
+from .runs import SEARCHED, job, run_jobs, search, world_at
 from .teach import TAUGHT
 from .train import METHODS
 
@@ -31,8 +31,6 @@ BEYOND = (
 )
 # Share of captions with the habit.
 HABIT, PLAIN = 0.6, 0.0
-# The world that is searched in, which comes with the project: none of those that are tested in.
-SEARCHED = 200
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from .measure import TEMPERATURES
 from .picture import draw
-from .runs import done
+from .runs import SEARCHED, done
 from .sentences import SLOTS
 from .train import METHODS
 
@@ -32,11 +32,14 @@ Runs = dict[str, dict[Unit, dict[str, Any]]]
 
 
 def grouped(path: Path) -> dict[str, Runs]:
-    """Test runs by setting, method and unit (world, seed)."""
+    """Test runs by setting, method and unit (world, seed). Those in the world of the search (`--quick`) are
+    a setting of their own: they are no test of what was found there."""
     found: dict[str, Runs] = defaultdict(lambda: defaultdict(dict))
     for record in done(path).values():
         if record["split"] == "test":
             world = "habit world" if record["habit_world"] else "plain world"
+            if record["world"] == SEARCHED:
+                world += " of the search"
             unit = (record["world"], record["seed"])
             source = record["source"].replace("seva", "SeVa")
             found[f"{world}, {source} pairs"][record["method"]][unit] = record

@@ -20,6 +20,8 @@ from .train import METHODS, Budget, train
 
 PAIRS = 512
 HABITS_FROM = 200  # numbers of the worlds with a habit
+# The world that is searched in, which comes with the project: none of those that are tested in.
+SEARCHED = 200
 TEST_SCENES, VALIDATION_SCENES = 300, 400
 # Of the search: seed of its pairs, learning rates and betas.
 SEARCH_SEED = 90

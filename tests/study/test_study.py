@@ -18,7 +18,7 @@ from study import models, picture, report
 from study.answers import Answerer, features, pixels
 from study.measure import auc, told
 from study.pairs import World, detailed, load, noised, ranked, seva, similarities, swapped
-from study.runs import done, job, key
+from study.runs import SEARCHED, done, job, key
 from study.scenes import SIZE, Scene, Thing, draw, scene
 from study.sentences import HABIT, SLOTS, answer, describe, parse, slip, split, text, true_facts
 from study.teach import TAUGHT, Lessons, drawn, teach_habit
@@ -267,6 +267,15 @@ def test_tables_pair_by_unit_and_match_the_entropy(tmp_path: Path) -> None:
     # At the entropy .5, which DPO reaches cooled to a half, DPO errs less: the gain was sharpening.
     assert row["matched"][0] > 0
     assert "-3.9" in report.tables(path) and "*" in report.tables(path)
+
+
+def test_the_world_of_the_search_tests_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    records = [line("dpo", 0, 0.4, 1.0), {**line("dpo", 0, 0.9, 1.0), "world": SEARCHED}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = report.grouped(path)
+    assert [list(runs["dpo"]) for runs in found.values()] == [[(1, 0)], [(SEARCHED, 0)]]
+    assert list(found) == ["habit world, SeVa pairs", "habit world of the search, SeVa pairs"]
 
 
 def test_seeds_of_one_start_count_once() -> None:
