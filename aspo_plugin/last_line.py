@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import sys
 import tempfile
 import traceback
@@ -27,8 +28,9 @@ def settle() -> None:
     """
     owner, _, place = os.environ.get(VARIABLE, "").partition(":")
     if not place:
-        owner, place = str(os.getpid()), os.path.join(tempfile.gettempdir(), f"aspo-last-line-{os.getpid()}")
-        Path(place).unlink(missing_ok=True)
+        # A name that nobody has: on a shared machine a file of another user's run may have this process id.
+        name = f"aspo-last-line-{os.getpid()}-{secrets.token_hex(8)}"
+        owner, place = str(os.getpid()), os.path.join(tempfile.gettempdir(), name)
         os.environ[VARIABLE] = f"{owner}:{place}"
     if owner == str(os.getpid()):  # also where the launcher has become another program
         atexit.register(_print, Path(place))

@@ -15,6 +15,10 @@ BEGIN = "import subprocess, sys, os\nimport aspo_autoload\naspo_autoload.autoloa
 LAUNCHER = BEGIN + "subprocess.run([sys.executable, *sys.argv[1:]], check=True)\n"
 BECOMES = BEGIN + "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
 REFUSES = BEGIN + "from aspo_plugin.config import settings_from\nsettings_from({'alpha': 2})\n"
+# A file of another user's run, which had the same process id and was killed.
+TAKEN = (
+    "import os, tempfile\nleft = f'{tempfile.gettempdir()}/aspo-last-line-{os.getpid()}'\nos.mkdir(left)\n"
+)
 FAILS = BEGIN + "raise ValueError('not of this package')\n"
 
 
@@ -57,3 +61,10 @@ def test_an_error_of_another_package_stays_where_it_is(run):
 def test_without_other_processes_nothing_is_printed_twice(name, run):
     lines = run((name, REFUSES))
     assert sum(line.startswith("ValueError: aspo_alpha is 2") for line in lines) == 1
+
+
+def test_what_another_run_left_is_in_nobodys_way(run):
+    lines = run(("torchrun", TAKEN + BEGIN + "os.rmdir(left)\n" + REFUSES))
+    assert lines[-1].startswith("ValueError: aspo_alpha is 2") and not any(
+        "damaged" in line for line in lines
+    )
