@@ -86,7 +86,8 @@ class CachedReference(TrainerCallback):
         if live is None:  # filled and trained before
             return
         loaders = {"training": (trainer.train_dataset, trainer.get_train_dataloader)}
-        evaluation = trainer.eval_dataset if args.do_eval or args.eval_strategy != "no" else None
+        # Also where only a later `evaluate()` reads it: there may be no reference any more by then.
+        evaluation = trainer.eval_dataset
         if isinstance(evaluation, dict):
             for name in evaluation:
                 key = f"evaluation ({name})"
@@ -94,7 +95,8 @@ class CachedReference(TrainerCallback):
         elif evaluation is not None:
             loaders["evaluation"] = (evaluation, trainer.get_eval_dataloader)
         if state.global_step > 0 and not live.lasts:
-            self._check_complete(loaders)
+            evaluates = args.do_eval or args.eval_strategy != "no"
+            self._check_complete({n: part for n, part in loaders.items() if evaluates or n == "training"})
             self._live = None
             return
         for name, (dataset, loader) in loaders.items():

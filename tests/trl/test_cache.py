@@ -79,6 +79,14 @@ def test_rows_that_an_epoch_drops_are_in_the_cache(model, tmp_path):
     trainer.train()  # its policy is no reference any more, and the cache still is
 
 
+def test_the_evaluation_set_is_in_the_cache_for_later(model, tmp_path):
+    """As a script evaluates behind `train()`, with no strategy of evaluation, and no reference left."""
+    more = {"evaluated": as_dataset(data.rows(3, 9, sentences=(2, 4))), "max_steps": 2}
+    trainer, _ = run(model("llava"), tmp_path, "out", aspo_reference_cache=str(tmp_path / "cache"), **more)
+    live, _ = run(model("llava"), tmp_path, "live", **more)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(live.evaluate()["eval_loss"], abs=2e-5)
+
+
 @pytest.mark.parametrize("memory", [True, False])
 def test_the_cache_is_filled_with_larger_batches(model, tmp_path, monkeypatch, memory):
     """And with training's own where there is no memory for them."""
