@@ -24,10 +24,12 @@ STRATEGY_KEYS = ("field_messages", "field_chosen", "field_rejected")
 _SUPERVISED = "Axolotl reads it in supervised fine-tuning only, so it would change nothing"
 _SUPERVISED_ONLY: dict[str, tuple[Any, ...]] = {
     "balance_labels": (False,),
+    "curriculum_sampling": (False,),
     "do_bench_eval": (False,),
     "do_causal_lm_eval": (False,),
     "eval_table_size": (0,),
     "image_resize_algorithm": (),
+    "jagged_restart_steps": (0,),
     "lisa_step_interval": (0,),
     "loss_watchdog_threshold": (),
     "lr_quadratic_warmup": (False,),
@@ -58,6 +60,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dpo_loss_weights": ((), "ASPO is one loss"),
     "precompute_ref_log_probs": ((False,), "it keeps one sum per response; use `aspo: reference_cache`"),
     "beta": ((), "Axolotl's key for it is rl_beta"),
+    "orpo_alpha": ((), "it is ORPO's, and Axolotl would take it for rl_beta where that is not set"),
     **{key: (off, _SUPERVISED) for key, off in _SUPERVISED_ONLY.items()},
     "reward_model": ((False,), "ASPO trains a policy"),
     "process_reward_model": ((False,), "ASPO trains a policy"),
@@ -115,6 +118,12 @@ def refuse(cfg: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}: {value} does not work with rl: aspo, because {why}. Remove the key.")
     _check_reference(cfg)
     trl = cfg["trl"] if isinstance(cfg.get("trl"), Mapping) else {}
+    idle = sorted(key for key, value in trl.items() if key != "beta" and value not in (None, False))
+    if idle:
+        raise ValueError(
+            f"trl: {idle[0]} would change nothing with rl: aspo: of that block Axolotl reads beta alone, "
+            "but for GRPO. Remove the key."
+        )
     for key, beta in (("rl_beta", cfg.get("rl_beta")), ("trl: beta", trl.get("beta"))):
         if isinstance(beta, int | float):  # others, and a `trl` that is no block, are the schema's to refuse
             check_beta(beta, key)

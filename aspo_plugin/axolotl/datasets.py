@@ -78,6 +78,8 @@ def prepared_entry(
     dataset = pick_split(load(entry), entry)
     if entry.get("type"):
         dataset = transform(entry["type"], index)(dataset)
+    if cfg.chat_template_kwargs:
+        dataset = with_template_options(dataset, dict(cfg.chat_template_kwargs), entry)
     settings = settings_of(cfg)
     model = settings.similarity_model
     return prepare_dataset(
@@ -92,3 +94,20 @@ def prepared_entry(
         setting_name=NAME,
         weight_rejected=settings.weight_rejected,
     )
+
+
+def with_template_options(dataset: Dataset, options: dict[str, Any], entry: Mapping[str, Any]) -> Dataset:
+    """The rows with `chat_template_kwargs` of the config for their chat template, where they have none of
+    their own by that name. Raises `ValueError` for a `type` that has rendered them already, without."""
+    if entry.get("type") and isinstance(next(iter(dataset), {}).get("prompt"), str):
+        raise ValueError(
+            f"chat_template_kwargs: {options} would change nothing in {name_of(entry)}, for `type: "
+            f"{entry['type']}` of Axolotl renders its texts without them. Remove one of the two."
+        )
+    name = "chat_template_kwargs"
+    given: list[Any] = [None] * len(dataset)
+    if name in dataset.column_names:
+        given = dataset.select_columns([name])[:][name]
+        dataset = dataset.remove_columns(name)
+    own = ({key: value for key, value in (row or {}).items() if value is not None} for row in given)
+    return dataset.add_column(name, [{**options, **row} for row in own])

@@ -117,7 +117,11 @@ def save_adapter_alone(cfg: Any, trainer: Any) -> None:
     """Keep Axolotl from writing the base model beside the adapter, with layers of both inside.
 
     Relies on: `axolotl.train.save_trained_model` saves the adapter, then the model below it, whose layers
-    then have names that nothing can load. Can go when: Axolotl saves adapters of preference runs once.
+    then have names that nothing can load; and on Ctrl-C Axolotl saves the latter alone. It writes the adapter
+    both times. Can go when: Axolotl saves adapters of preference runs once.
     """
     if cfg.adapter and not cfg.rl_adapter_ref_model and hasattr(trainer.model, "get_base_model"):
-        trainer.model.get_base_model().save_pretrained = lambda *args, **kwargs: None
+        adapted = trainer.model
+        adapted.get_base_model().save_pretrained = lambda folder, *args, **kwargs: adapted.save_pretrained(
+            folder
+        )

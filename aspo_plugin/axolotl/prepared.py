@@ -124,17 +124,19 @@ def _split(cfg: Any, processing: Any, key: str, refused: list[dict[str, Any]]) -
 
 
 def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
-    """Folder of the prepared rows: changes with all they depend on, also with the files of a local set."""
+    """Folder of the prepared rows: changes with all they depend on, also with the files of a local set and
+    of a local scorer."""
     from axolotl.utils.data.shared import generate_dataset_hash_from_config
     from datasets.fingerprint import Hasher
 
     from aspo_plugin.trl.datasets import prepare_version, processing_fingerprint
 
     settings = settings_of(cfg)
+    roots = [path for entry in cfg[key] for path in (entry["path"], *_listed_files(entry.get("data_files")))]
+    roots += [settings.similarity_model] if settings.similarity_model else []  # which may be a folder, too
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
-        for entry in cfg[key]
-        for root in map(Path, [entry["path"], *_listed_files(entry.get("data_files"))])
+        for root in map(Path, roots)
         if root.exists()
         for path in sorted([root, *root.rglob("*")])
         if path.is_file()
@@ -150,6 +152,7 @@ def _prepared_name(cfg: Any, processing: Any, key: str) -> str:
                 settings.alpha > 0,
                 settings.similarity_model,
                 settings.weight_rejected,
+                dict(cfg.chat_template_kwargs or {}),
                 (cfg.seed, cfg.shuffle_merged_datasets, cfg.shuffle_before_merging_datasets),
                 files,
             )

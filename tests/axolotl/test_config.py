@@ -93,6 +93,7 @@ def test_the_config_becomes_what_axolotl_runs_and_a_second_call_changes_nothing(
         ),
         ({"rl_beta": 0}, "rl_beta is 0, but it scales the margin: set a number above 0"),
         ({"trl": {"beta": -0.1}}, "trl: beta is -0.1"),
+        ({"trl": {"beta": 0.1, "sync_ref_model": True}}, "trl: sync_ref_model would change nothing"),
         ({"test_datasets": [{"split": "b"}]}, "test_datasets: .* has no path"),
     ],
 )
@@ -107,6 +108,7 @@ def test_values_that_say_no_are_fine() -> None:
     )
     files = (("a.jsonl", "json"), ("a.parquet", "parquet"))
     register(datasets=[{"path": path, "ds_type": kind} for path, kind in files], rl_beta="1e-1")
+    register(trl={"beta": 0.1, "sync_ref_model": False})
     register(trl=0.1)  # not ours to judge: the schema refuses it
 
 
@@ -114,7 +116,8 @@ def test_values_that_say_no_are_fine() -> None:
 BAD = {
     **dict.fromkeys(
         (
-            "balance_labels context_parallel_size dpo_label_smoothing dpo_ld_alpha do_bench_eval "
+            "balance_labels context_parallel_size curriculum_sampling orpo_alpha jagged_restart_steps "
+            "dpo_label_smoothing dpo_ld_alpha do_bench_eval "
             "do_causal_lm_eval dpo_padding_free "
             "dpo_use_liger_kernel dpo_use_weighting eval_sample_packing eval_table_size group_by_length "
             "lisa_step_interval loss_watchdog_threshold lr_quadratic_warmup min_sample_len "

@@ -121,6 +121,7 @@ def test_a_share_of_the_training_set_evaluates(command: Any, splits: list[Any], 
         {"aspo": {"alpha": 0.5, "similarity_model": "clip"}},
         {"seed": 7},
         {"shuffle_merged_datasets": False},
+        {"chat_template_kwargs": {"enable_thinking": False}},
         {"datasets": [{"path": "many", "split": "train[:5]"}]},
     ],
     ids=str,
@@ -152,7 +153,7 @@ def test_prepared_rows_are_kept_by_all_they_depend_on(
 
 
 def test_files_named_apart_are_watched_too(models: Path, datasets: Path, tmp_path: Path) -> None:
-    """`path: json` with `data_files`: a changed file is prepared anew."""
+    """`path: json` with `data_files`, and a scorer in a folder: with a changed file data is prepared anew."""
     from axolotl.utils.dict import DictDefault
     from transformers import AutoProcessor
 
@@ -165,6 +166,13 @@ def test_files_named_apart_are_watched_too(models: Path, datasets: Path, tmp_pat
             cfg = {"datasets": [{"path": "json", "data_files": files}], "sequence_len": 9, "aspo": {}}
             names.append(prepared._prepared_name(DictDefault(cfg), processing, "datasets"))
     assert not set(names[:3]) & set(names[3:])
+    scorer = tmp_path / "scorer"
+    scorer.mkdir()
+    for weights in ("a", "ab"):
+        (scorer / "model.safetensors").write_text(weights)
+        cfg |= {"aspo": {"similarity_model": str(scorer)}}
+        names.append(prepared._prepared_name(DictDefault(cfg), processing, "datasets"))
+    assert names[-1] != names[-2]
 
 
 def test_pairs_that_are_left_out_are_listed(
@@ -201,6 +209,35 @@ def test_pairs_that_are_left_out_are_listed(
     with pytest.raises(ValueError, match="no pair of .*c can be trained: 12 × a response is empty"):
         command("preprocess", output_dir=str(tmp_path / "none"), **changes)
     assert len((tmp_path / "none" / "aspo_rejected.jsonl").read_text().splitlines()) == 12
+
+
+def test_options_of_the_config_reach_the_chat_template(
+    command: Any, splits: list[Any], models: Path, datasets: Path, tmp_path: Path
+) -> None:
+    """Axolotl gives them to its own renderer of supervised fine-tuning alone."""
+    template = "{{ opening }}{{ closing }}" + (models / "llava" / "chat_template.jinja").read_text()
+    texts = [
+        {"prompt": [{"role": "user", "content": "And?"}], "chosen": CHOSEN, "rejected": "No."}
+        | {"chat_template_kwargs": own}
+        for own in ({"closing": "<mine>"}, None)
+    ]
+    options: dict[str, Any] = {
+        "chat_template": "jinja",
+        "chat_template_jinja": template,
+        "chat_template_kwargs": {"opening": "<open>", "closing": "<close>"},
+        "shuffle_merged_datasets": False,
+        "aspo": {"alpha": 0.0},
+    }
+    files = [{"path": str(datasets / "trl")}, {"path": write_rows(tmp_path / "texts.jsonl", texts)}]
+    command("preprocess", **options, datasets=files)
+    [(train, _)] = splits
+    begins = [row["prompt"].partition(">")[2].partition(">")[0] + ">" for row in train]
+    assert all(row["prompt"].startswith("<open>") for row in train)
+    assert begins == ["<close>"] * (len(train) - 2) + ["<mine>", "<close>"]
+    intel = [{"system": "", "question": "Why?", "chosen": CHOSEN, "rejected": "No."}]
+    written = {"path": write_rows(tmp_path / "intel.jsonl", intel), "type": "chatml.intel"}
+    with pytest.raises(ValueError, match="chat_template_kwargs: .* would change nothing in .*intel"):
+        command("preprocess", **options, datasets=[written])
 
 
 def test_a_strategy_that_axolotl_does_not_have_is_named(command: Any, datasets: Path) -> None:

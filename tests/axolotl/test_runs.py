@@ -357,6 +357,33 @@ def test_other_ways_to_hold_the_models(option: str, train: Any) -> None:
     assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3) and log[1]["loss"] != log[0]["loss"]
 
 
+def test_what_was_learned_is_saved_on_ctrl_c(command: Any, config: dict[str, Any], monkeypatch: Any) -> None:
+    """Axolotl saves the model it loaded, below the adapter that was trained."""
+    import os
+    import signal
+
+    from safetensors.torch import load_file
+
+    from aspo_plugin.axolotl.trainer import AxolotlAspoTrainer
+
+    log = AxolotlAspoTrainer.log
+
+    def interrupted(self: Any, *args: Any, **options: Any) -> None:
+        log(self, *args, **options)
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(AxolotlAspoTrainer, "log", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            command("train")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    adapter = load_file(f"{config['output_dir']}/adapter_model.safetensors")
+    assert any("lora_B" in name and weight.any() for name, weight in adapter.items())
+
+
 def test_a_run_keeps_samples_where_it_is_told_to(train: Any, datasets: Path, tmp_path: Path) -> None:
     train(aspo={"alpha": 0.3, "log_samples": 2})
     rows = samples.read(tmp_path / "out")
