@@ -66,7 +66,7 @@ def check_stage_fields(args: Any) -> None:
 NO_EFFECT = {
     "data": ("packing",),
     "model": ("shift_attn", "moe_aux_loss_coef"),
-    "training": ("fp8", "label_smoothing_factor"),
+    "training": ("fp8", "label_smoothing_factor", "do_predict"),
     "finetuning": (
         "use_dft_loss",
         "use_asft_loss",
@@ -144,6 +144,12 @@ def check_run(
                 not data_args.ignore_pad_token_for_loss,
                 "`ignore_pad_token_for_loss: false` trains on padding, which belongs to no sentence: "
                 "remove it.",
+            ),
+            (
+                getattr(training_args, "train_sampling_strategy", None) == "group_by_length"
+                or bool(getattr(training_args, "group_by_length", False)),
+                "rows cannot be grouped by length (`train_sampling_strategy: group_by_length`, in earlier "
+                "versions `group_by_length: true`): a pair has two lengths. Remove it.",
             ),
             (
                 data_args.streaming and settings.similarity_model is not None and settings.alpha > 0,

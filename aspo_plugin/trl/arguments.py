@@ -22,6 +22,7 @@ _FIXED: dict[str, tuple[Any, str]] = {
     "ld_alpha": (None, "ASPO weights tokens by their sentence, not by their position"),
     "f_divergence_type": ("reverse_kl", "the margin of ASPO is defined with log-ratios"),
     "label_smoothing": (0.0, "the loss of ASPO has no label smoothing"),
+    "label_smoothing_factor": (0.0, "the loss of ASPO has no label smoothing"),
     "use_weighting": (False, "ASPO brings its own weights"),
     "use_liger_kernel": (False, "Liger's fused loss gives no per-token log-probs"),
     "padding_free": (False, "the sentences of a pair are found by its row"),
@@ -41,6 +42,18 @@ def refuse_options(args: TrainingArguments) -> None:
             raise ValueError(
                 f"{option} is {value!r}, which ASPO cannot use: {why}. "
                 f"Leave it out, or set it to {allowed!r}."
+            )
+    if getattr(args, "train_sampling_strategy", None) == "group_by_length":
+        raise ValueError(
+            "train_sampling_strategy is 'group_by_length', but the length of a row with images is known only "
+            "when it is collated: leave it out."
+        )
+    spread = getattr(args, "parallelism_config", None)
+    for size in ("cp_size", "sp_size"):
+        if (number := getattr(spread, size, None) or 1) > 1:
+            raise ValueError(
+                f"{size} of parallelism_config is {number}: a sentence's log-probs would be spread over "
+                "processes. Set it to 1, and shard the model (FSDP, DeepSpeed) where memory is short."
             )
     if getattr(args, "sync_ref_model", False) and getattr(args, "aspo_reference_cache", None):
         raise ValueError(

@@ -117,6 +117,15 @@ def test_paths_around_our_trainer(option: str, train: Any, monkeypatch: pytest.M
         train(**{option: True})
 
 
+def test_rows_are_not_grouped_by_length(train: Any) -> None:
+    from transformers import TrainingArguments
+
+    old = "group_by_length" in TrainingArguments.__dataclass_fields__
+    grouped = {"group_by_length": True} if old else {"train_sampling_strategy": "group_by_length"}
+    with pytest.raises(ValueError, match="rows cannot be grouped by length"):
+        train(**grouped)
+
+
 def test_unscored_images(train: Any) -> None:
     message = r"dataset unscored.* has images but no .*similarities.*aspo-data score.*" + (
         r"aspo_similarity_model: .*aspo_alpha: 0`"
@@ -233,10 +242,11 @@ def test_keys_that_change_nothing_are_named_once(train: Any, warnings: list[str]
         "use_dft_loss": True,
         "compute_accuracy": True,
         "label_smoothing_factor": 0.1,
+        "do_predict": True,
         "kto_chosen_weight": 2.0,
     }
     with pytest.raises(AssertionError, match="a model was loaded"):
-        train(**idle)
+        train(**idle, eval_dataset="many")  # which `do_predict` asks for
     [warning] = [text for text in warnings if "changes nothing with `stage: aspo`" in text]
     assert all(f"`{key}`" in warning for key in idle)
     warnings.clear()
@@ -348,18 +358,23 @@ def test_an_adapter_that_is_trained_further_is_told(
         assert all("create_new_adapter: true" in text and "ref_model_adapters" in text for text in found)
 
 
-def test_resuming_with_another_objective(train: Any, tmp_path: Path) -> None:
+def test_resuming_with_another_objective(train: Any, models: Path, tmp_path: Path) -> None:
     from aspo_plugin.training.resume import remember
 
     checkpoint = tmp_path / "checkpoint-1"
     checkpoint.mkdir()
-    remember(checkpoint, {"aspo_alpha": 0.5, "aspo_normalization": "weight", "pref_beta": 0.1})
+    begun = {"aspo_alpha": 0.5, "aspo_normalization": "weight", "pref_beta": 0.1, "pref_ftx": 0.0}
+    remember(checkpoint, {**begun, "pref_bco_weight": 0.0, "reference": "llava"})
     resumed = {"resume_from_checkpoint": str(checkpoint)}
     with pytest.raises(AssertionError, match="a model was loaded"):
         train(**resumed)
     for changes, message in (
         ({"aspo_alpha": 0.6}, r"aspo_alpha was 0\.5, now 0\.6"),
         ({"pref_beta": 0.2}, r"pref_beta was 0\.1, now 0\.2"),
+        ({"pref_ftx": 0.5}, r"pref_ftx was 0\.0, now 0\.5"),
+        ({"pref_bco_weight": 1.0}, r"pref_bco_weight was 0\.0, now 1\.0"),
+        ({"ref_model": str(models / "reference")}, "reference was llava, now reference"),
+        ({"adapter_name_or_path": "a", "create_new_adapter": True}, r"reference was llava, now llava \+ a"),
     ):
         with pytest.raises(ValueError, match=message):
             train(**resumed, **changes)

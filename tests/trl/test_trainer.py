@@ -13,6 +13,7 @@ from trl import DPOTrainer
 
 from aspo_plugin.training.reference import Live
 from aspo_plugin.trl import AspoConfig, AspoTrainer
+from aspo_plugin.trl.arguments import refuse_options
 from tests.support import data
 
 from .conftest import as_dataset
@@ -240,6 +241,7 @@ BYPASSES = {
     "ld_alpha": 0.5,
     "f_divergence_type": "forward_kl",
     "label_smoothing": 0.1,
+    "label_smoothing_factor": 0.1,
     "use_weighting": True,
     "use_liger_kernel": True,
     "padding_free": True,
@@ -260,6 +262,19 @@ def test_every_option_that_would_bypass_aspo_is_refused(model: Any, tmp_path: Pa
         setattr(args, option, value)
         with pytest.raises(ValueError, match=f"{option} is .*which ASPO cannot use"):
             AspoTrainer(str(model("text")), args=args, train_dataset=as_dataset(data.rows(2, text_only=True)))
+
+
+def test_rows_are_not_grouped_by_length_nor_cut_over_processes(tmp_path: Path) -> None:
+    from accelerate import ParallelismConfig
+
+    AspoConfig(str(tmp_path), **COMMON, train_sampling_strategy="sequential")
+    with pytest.raises(ValueError, match="'group_by_length', but the length of a row with images"):
+        AspoConfig(str(tmp_path), **COMMON, train_sampling_strategy="group_by_length")
+    for size in ("cp_size", "sp_size"):
+        args = AspoConfig(str(tmp_path), **COMMON)
+        args.parallelism_config = ParallelismConfig(**{size: 2})
+        with pytest.raises(ValueError, match=f"{size} of parallelism_config is 2"):
+            refuse_options(args)
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -377,6 +392,20 @@ def test_the_best_model_is_loaded_at_the_end(run: Any, tmp_path: Path) -> None:
     final, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "final", best))
     assert final.keys() == expected.keys()
     assert all(torch.equal(final[name], expected[name]) for name in expected)
+
+
+def test_a_checkpoint_is_no_reference_of_the_run_that_resumes_it(run: Any, tmp_path: Path) -> None:
+    """Given as the model, it would be: full training then has a copy of it beside the policy."""
+    rows = data.rows(4, sentences=(2, 4))
+    saved = {"keep": True, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    run(rows, **saved).train()
+    checkpoint = tmp_path / "aspo" / "checkpoint-1"
+    with pytest.raises(ValueError, match="another objective: reference was llava, now checkpoint-1"):
+        AspoTrainer(
+            str(checkpoint),
+            args=AspoConfig(str(tmp_path / "aspo"), **COMMON),
+            train_dataset=as_dataset(rows),
+        ).train(resume_from_checkpoint=str(checkpoint))
 
 
 def test_the_example_runs(model: Any, tmp_path: Path, monkeypatch: Any) -> None:
