@@ -99,7 +99,8 @@ def prepared_entry(
 def with_template_options(dataset: Dataset, options: dict[str, Any], entry: Mapping[str, Any]) -> Dataset:
     """The rows with `chat_template_kwargs` of the config for their chat template, where they have none of
     their own by that name. Raises `ValueError` for a `type` that has rendered them already, without."""
-    if entry.get("type") and isinstance(next(iter(dataset), {}).get("prompt"), str):
+    first: dict[str, Any] = next(iter(dataset), {})
+    if entry.get("type") and isinstance(first.get("prompt"), str):
         raise ValueError(
             f"chat_template_kwargs: {options} would change nothing in {name_of(entry)}, for `type: "
             f"{entry['type']}` of Axolotl renders its texts without them. Remove one of the two."
