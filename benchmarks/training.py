@@ -133,7 +133,7 @@ def _trl_loss(trainer_class: Any, config_class: Any, model: Any, folder: str) ->
 def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]], Any]:
     import torch
 
-    from aspo_plugin.logprobs.pair_batch import images_once
+    from aspo_plugin.logprobs.pair_batch import IMAGE_INPUTS, IMAGES_ONCE
     from aspo_plugin.logprobs.response import ResponseLogProbs
     from aspo_plugin.method.loss import aspo_loss
     from aspo_plugin.method.metrics import AspoMetrics
@@ -143,11 +143,11 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
 
     logps, metrics = ResponseLogProbs(shared_prefix="true", self_check=False), AspoMetrics()
     cache = ReferenceCache.open(f"{folder}/cache", {}) if cached else None
+    collated: dict[str, Any] = {}
 
     def step(batch: dict[str, Any]) -> Any:
         mask = batch["labels"] != -100
-        inputs = images_once({key: value for key, value in batch.items() if key != "labels"})
-        keys = [key for key in step.keys] if cached else []  # type: ignore[attr-defined]
+        inputs, keys = collated["inputs"], collated["keys"] if cached else []
         reference = None if cache is None else cache.lookup(keys, mask)
         if reference is None:
             with torch.no_grad(), checkpointing_off(model), adapter_off(model):
@@ -155,22 +155,29 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
             if cache is not None:
                 cache.store(keys, reference, mask)
         policy = logps(model, inputs, mask)
-        pairs = len(mask) // 2
-        first = mask[:pairs].long().argmax(1, keepdim=True)
-        columns = torch.arange(mask.shape[1], device=mask.device)
-        sentences = torch.where(mask[:pairs], (columns - first) // 25, -1)
-        similarity = torch.linspace(0.2, 0.3, int(mask[:pairs].sum(1).max()) // 25 + 1, device=mask.device)
         output = aspo_loss(
-            *policy.chunk(2), *reference.chunk(2), sentences, similarity.expand(pairs, -1),
+            *policy.chunk(2), *reference.chunk(2), collated["sentences"], collated["similarity"],
             beta=0.1, alpha=0.5, normalization="weight",
         )  # fmt: skip
         metrics.update(output)
         return output.losses.mean()
 
     def prepare(batch: dict[str, Any]) -> None:
-        # The collator's work, in loader processes: not a part of the step.
-        tensors = [batch["input_ids"].cpu(), batch["attention_mask"].cpu(), (batch["labels"] != -100).cpu()]
-        step.keys = row_keys(*tensors, [media_digest()] * len(tensors[0]))  # type: ignore[attr-defined]
+        """The collator's work, in loader processes and before the copy to a GPU: not a part of the step."""
+        mask = batch["labels"] != -100
+        pairs = len(mask) // 2
+        tensors = [x.cpu() for x in (batch["input_ids"], batch["attention_mask"], mask)]
+        once = {key: batch[key][: len(batch[key]) // 2] for key in IMAGE_INPUTS & batch.keys()}
+        rest = {key: value for key, value in batch.items() if key != "labels"}
+        first = mask[:pairs].long().argmax(1, keepdim=True)
+        columns = torch.arange(mask.shape[1], device=mask.device)
+        similarity = torch.linspace(0.2, 0.3, int(mask[:pairs].sum(1).max()) // 25 + 1, device=mask.device)
+        collated.update(
+            inputs={**rest, **once, IMAGES_ONCE: True},
+            keys=row_keys(*tensors, [media_digest()] * len(mask)),
+            sentences=torch.where(mask[:pairs], (columns - first) // 25, -1),
+            similarity=similarity.expand(pairs, -1),
+        )
 
     step.prepare = prepare  # type: ignore[attr-defined]
     return step

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from aspo_plugin.logprobs import varlen
 from aspo_plugin.logprobs.architectures import Architecture
 from aspo_plugin.logprobs.pair_layout import CHOSEN, PADDING, REJECTED, Layout
-from aspo_plugin.logprobs.varlen import Problems
+from aspo_plugin.logprobs.varlen import Kernel, Problems
 
 
 def attention_masks(
@@ -93,6 +93,23 @@ class SharedPrefix:
     problems: list[Problems]
     window: int | None
     _mask: Tensor | None = field(default=None, repr=False)
+    # Chosen once: a layer that is computed again in the backward pass must go the same way, whatever torch
+    # was told in between, and asking the driver in each layer takes time.
+    _kernels: dict[tuple[Any, ...], Kernel | None] = field(default_factory=dict, repr=False)
+    _elsewhere: dict[torch.device, SharedPrefix] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.layout.segment.device
+
+    def on(self, device: torch.device) -> SharedPrefix:
+        """The same on another device, for the layers of a model that is spread over several; moved once."""
+        if device == self.device:
+            return self
+        if device not in self._elsewhere:
+            problems = [problem.to(device) for problem in self.problems]
+            self._elsewhere[device] = SharedPrefix(self.layout.to(device), problems, self.window)
+        return self._elsewhere[device]
 
     @property
     def mask(self) -> Tensor:
@@ -104,6 +121,8 @@ class SharedPrefix:
         self, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, scale: float | None = None
     ) -> Tensor:
         """Attention [B, H, S, D] of queries [B, H, S, D] over keys and values [B, h, S, D], h dividing H."""
+        if query.device != self.device:
+            return self.on(query.device).attend(query, key, value, dropout, scale)
         kind = query.device.type
         if torch.is_autocast_enabled(kind):  # torch casts for its own function, which is not called here
             query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
@@ -113,7 +132,7 @@ class SharedPrefix:
             query, key = query.to(value.dtype), key.to(value.dtype)
         whole = query.shape[-2] == key.shape[-2] == self.layout.segment.shape[1]
         fits = whole and not dropout and query.shape[-1] == value.shape[-1]
-        kernel = varlen.kernel_for(query.device, query.dtype, query.shape[-1]) if fits else None
+        kernel = self._kernel(query.device, query.dtype, query.shape[-1]) if fits else None
         if kernel is None:
             return self._attend_masked(query, key, value, dropout, scale)
         scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -129,6 +148,11 @@ class SharedPrefix:
             found = out
         assert found is not None
         return found.unflatten(0, (rows, size)).transpose(1, 2)
+
+    def _kernel(self, *of: Any) -> Kernel | None:
+        if of not in self._kernels:
+            self._kernels[of] = varlen.kernel_for(*of)
+        return self._kernels[of]
 
     def _attend_masked(
         self, query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None
@@ -159,17 +183,16 @@ class PrefixMask(Tensor):
     """Stands for a boolean mask [B, 1, S, S] that is made only where something asks for its values.
 
     `scaled_dot_product_attention` does not: a call with this as its `attn_mask` comes here, as with torch's
-    own `CausalBias`. Detached, copied or sliced as a whole it stays what it is.
+    own `CausalBias`. Detached, copied, moved or sliced as a whole it stays what it is.
     """
 
     attention: SharedPrefix
 
     @staticmethod
     def __new__(cls, attention: SharedPrefix) -> PrefixMask:
-        segment = attention.layout.segment
-        rows, size = segment.shape
-        shape = (rows, 1, size, size)
-        self: PrefixMask = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=segment.device)
+        rows, size = attention.layout.segment.shape
+        shape, device = (rows, 1, size, size), attention.device
+        self: PrefixMask = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
         self.attention = attention
         return self
 
@@ -193,7 +216,8 @@ class PrefixMask(Tensor):
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if args and isinstance(args[0], cls) and _stays(function, args, kwargs):
-            return cls(args[0].attention)
+            device = _device(kwargs.get("device")) or args[0].device
+            return cls(args[0].attention.on(device))
         args, kwargs = tree_map(lambda x: x.attention.mask if isinstance(x, cls) else x, (args, kwargs))
         return function(*args, **kwargs)
 
@@ -214,9 +238,18 @@ def _stays(function: Any, args: Any, kwargs: Any) -> bool:
         axis, start, end, step = tuple(args[1:]) + (0, None, None, 1)[len(args) - 1 :]
         return not start and (end is None or end >= mask.shape[axis]) and step == 1
     if function is torch.ops.aten._to_copy.default:
-        device, dtype = kwargs.get("device") or mask.device, kwargs.get("dtype") or mask.dtype
-        return bool(torch.device(device) == mask.device and dtype == mask.dtype)
+        return bool((kwargs.get("dtype") or mask.dtype) == mask.dtype)
     return False
+
+
+def _device(given: Any) -> torch.device | None:
+    """With its number: `cuda` is the current one."""
+    if given is None:
+        return None
+    device = torch.device(given)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _attend(

@@ -20,7 +20,7 @@ def chunk_rows(vocabulary: int) -> int:
 
 def gather_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """`log softmax(logits)[targets]` in float32: [N] of [N, V] and [N]."""
-    logits = logits.float()
+    logits, targets = logits.float(), targets.to(logits.device)
     return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
 
 

@@ -236,7 +236,7 @@ def read_logps(
 def _from_logits(logits: Tensor, rows: Rows) -> Tensor:
     count = len(rows.index)
     if tuple(logits.shape[:2]) == rows.shape:
-        return gather_logps(logits.flatten(0, 1)[rows.index], rows.targets)
+        return gather_logps(logits.flatten(0, 1)[rows.index.to(logits.device)], rows.targets)
     if tuple(logits.shape[:2]) == (1, count):
         return gather_logps(logits[0], rows.targets)
     raise ValueError(f"the model returned logits of {tuple(logits.shape)} for tokens of {rows.shape}")

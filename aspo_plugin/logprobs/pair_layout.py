@@ -7,7 +7,7 @@ have the log-probs they have alone; image and prompt pass through the model once
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,10 @@ class Layout:
     predictor: Tensor
     place: Tensor
     pieces: list[Piece] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> Layout:
+        tensors = ("source", "segment", "ordinal", "predictor", "place")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
     def rows(self, input_ids: Tensor) -> Rows:
         shape = (self.source.shape[0], self.source.shape[1])

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from aspo_plugin.logprobs import varlen
 from aspo_plugin.logprobs.varlen import trusted
@@ -74,3 +75,33 @@ def test_a_distrusted_kernel_is_not_handed_out(monkeypatch):
     assert varlen.kernel_for(*given) is None
     monkeypatch.setattr(varlen, "trusted", lambda *_: True)
     assert varlen.kernel_for(*given) is varlen.flash
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_trial_may_fall_into_a_layer_that_is_computed_again(reentrant):
+    """Gradient checkpointing counts what a layer keeps for its backward; the trial happens once only."""
+    trusted.cache_clear()
+    weight = torch.randn(3, requires_grad=True)
+
+    def layer(hidden):
+        assert trusted(one_by_one, CPU, torch.bfloat16, 32)
+        return (hidden * weight).sin()
+
+    hidden = torch.randn(3, requires_grad=True)
+    checkpoint(layer, hidden, use_reentrant=reentrant).sum().backward()
+    expected = torch.autograd.grad((hidden * weight).sin().sum(), (hidden, weight))
+    assert torch.equal(hidden.grad, expected[0]) and torch.equal(weight.grad, expected[1])
+
+
+def test_a_pass_that_is_computed_again_takes_the_same_kernel(monkeypatch):
+    """Whatever is switched in between: it must keep the same tensors for its backward."""
+    from tests.core.test_attention import shared_prefix
+
+    shared, layout = shared_prefix()
+    rows, size = layout.segment.shape
+    tensors = torch.randn(3, rows, 2, size, 8)
+    calls = []
+    monkeypatch.setattr(varlen, "kernel_for", lambda *_: lambda *given: calls.append(1) or one_by_one(*given))
+    first = shared.attend(*tensors)
+    monkeypatch.setattr(varlen, "kernel_for", lambda *_: None)
+    assert torch.equal(shared.attend(*tensors), first) and len(calls) == 2 * len(shared.problems)
