@@ -7,9 +7,9 @@ ends here), False (none does) or None, which leaves the answer to syntok.
 from __future__ import annotations
 
 import re
-from functools import cache
 
 from dataset_tools.sentences import words
+from dataset_tools.sentences.inline_lists import InlineLists
 from dataset_tools.sentences.international import (
     QUOTES,
     Candidate,
@@ -20,6 +20,7 @@ from dataset_tools.sentences.international import (
 )
 from dataset_tools.sentences.languages import Language, Languages, language
 from dataset_tools.sentences.masks import EMOJI, mask
+from dataset_tools.sentences.proposals import propose
 
 # Besides the stops of European and East Asian scripts: Unicode's Sentence_Terminal of those in use today.
 _OTHER_STOPS = "।॥۔؟؞։܀܁܂።፧፨។៕။᠃᠉᙮꓿꘎꘏꛳꛷꣎꣏꧈꧉꩝꩞꩟꫰꫱꯫᱾᱿᭚᭛᭞᭟߹"
@@ -44,8 +45,6 @@ _BARE_MARKER = re.compile(
     r"[*_\s]*\(?(?:[A-Za-z]?\d{1,3}|[A-Za-z]|[ivxIVX]{1,4}|[图圖表例题題]\s?\d{1,3})\)?\Z"
 )
 _NUMBERED = re.compile(r"[*_\s]*([A-Za-z]+)\s+(?:\d{1,3}|[A-Z]|[IVX]{1,4})\Z")
-_INLINE_MARKER = re.compile(r"(?<!\S)\(?(\d{1,2}|[A-Za-z])[.)](?=\s)")
-_BEFORE_LIST = re.compile(r"(?:\A|[.!?…:;。！？：；।؟\n][\"'”’»)*_⟩]*)\s*\Z")
 _DOTTED = re.compile(r"(?:[^\W\d_]{1,3}\.)+[^\W\d_]{1,2}\Z")
 _CONTRACTED = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*\Z")
 _SAYING = re.compile(r"[^，。！？,.!?\s]{0,10}(?:说|道|问|喊|叫|答|笑)[道着]?[。，：:！]")
@@ -107,13 +106,11 @@ class _Cutter:
 
     def __init__(self, masked: str, languages: Languages, marker: str = ""):
         self.text = masked
-        self.marker = marker
         self.languages = languages
         self.sentence = 0
         self._proposals: frozenset[int] | None = None
         self._has_stops: bool | None = None
-        self._inline: dict[str, tuple[int, int]] | None = None
-        self._members: set[int] = set()
+        self._lists = InlineLists(masked, marker)
 
     def cuts(self) -> list[int]:
         found = []
@@ -191,7 +188,7 @@ class _Cutter:
         next_word = following[1] or "" if following else ""
         is_marker = (
             word.isdecimal() and len(word) < 3 or word in tuple("abcdeABCDEабвгд")
-        ) and self._is_inline_marker(word, start)
+        ) and self._lists.is_marker(word, start)
         candidate = Candidate(
             self.text, self.sentence, start, after, stops, closers, word, next_word, is_marker
         )
@@ -312,7 +309,7 @@ class _Cutter:
 
     def _single(self, start: int, word: str, next_word: str, char: str) -> bool | None:
         """A single letter or digit: an initial, the marker of an inline list, an option, or a plain value."""
-        if len(word) < 3 and self._is_inline_marker(word, start):
+        if len(word) < 3 and self._lists.is_marker(word, start):
             return False
         if not word.isalpha():
             if next_word in words.MONTHS:
@@ -340,34 +337,6 @@ class _Cutter:
             return next_word not in ("of", "or", "per")
         return (word[-1:].isdigit() or len(word) > 3) and self._starts_in_lower_case(next_word)
 
-    def _is_inline_marker(self, word: str, start: int) -> bool:
-        """Whether "2." has its "1." before it, or "1." its "2." after it: "1. A lamp 2. A desk"."""
-        if self._inline is None:
-            self._inline, self._members = self._inline_lists()
-        previous, following = _neighbours(word)
-        if previous in self._inline:
-            return self._inline[previous][0] < start
-        return start in self._members and following in self._inline and self._inline[following][1] > start
-
-    def _inline_lists(self) -> tuple[dict[str, tuple[int, int]], set[int]]:
-        """First and last place of each marker of an inline list, and where markers end.
-
-        A list begins where a marker could: at the start, behind a stop or a colon, or with the marker of the
-        block itself. "Number 7. ... number 8." is no list.
-        """
-        found: dict[str, tuple[int, int]] = {}
-        ends = set()
-        own = _INLINE_MARKER.search(self.marker)
-        second = _neighbours(own[1])[1] if own else None
-        for match in _INLINE_MARKER.finditer(self.text):
-            marker = match[1]
-            known = marker == second or _neighbours(marker)[0] in found
-            if known or _BEFORE_LIST.search(self.text, max(0, match.start() - 8), match.start()):
-                first, _ = found.get(marker, (match.start(), 0))
-                found[marker] = (first, match.start())
-                ends.add(match.end(1))
-        return found, ends
-
     def _word(self, end: int) -> str:
         """The word that ends at `end`, without the marks around it."""
         words_before = self.text[max(0, end - 40) : end].split()
@@ -381,17 +350,8 @@ class _Cutter:
 
     def _syntok(self) -> frozenset[int]:
         if self._proposals is None:
-            self._proposals = _propose(self.text)
+            self._proposals = propose(self.text)
         return self._proposals
-
-
-def _neighbours(marker: str) -> tuple[str, str]:
-    """The markers before and after one in a list; a marker itself where it has none."""
-    if marker.isdecimal():
-        return str(int(marker) - 1), str(int(marker) + 1)
-    if len(marker) == 1:
-        return chr(max(0, ord(marker) - 1)), chr(min(ord(marker) + 1, 0x10FFFF))
-    return marker, marker
 
 
 def _past_openers(text: str, index: int) -> int:
@@ -408,26 +368,3 @@ def _is_east_asian(char: str) -> bool:
 def _is_cjk(char: str) -> bool:
     """Whether `char` is from a script written without spaces, Hangul included."""
     return "\u2e80" <= char <= "\u9fff" or "\uac00" <= char <= "\ud7af" or "\uf900" <= char <= "\uffef"
-
-
-_UNREAD = '¿¡()[]{}（）【】"“”「」『』⟨⟩*_~`#\u200b\x1c\x1d\x1e\x1f'
-# syntok looks for the end of every bracket it meets and takes a semicolon for a stop.
-_ENGINE_TABLE = str.maketrans(dict.fromkeys(_UNREAD, " ") | {";": ","})
-# Lower-case words that touch no stop say nothing to syntok: a run of them is read as one word.
-_PLAIN_RUN = re.compile(r"(?<= )[a-z]+(?: [a-z]+)* (?=[a-z]+[ ,])")
-
-
-@cache
-def _analyze():  # type: ignore[no-untyped-def]
-    # Imported when first needed: syntok's patterns take longer to compile than a command line to answer.
-    from syntok.segmenter import analyze
-
-    return analyze
-
-
-def _propose(masked: str) -> frozenset[int]:
-    """The offsets at which syntok starts a sentence in a masked block."""
-    text = _PLAIN_RUN.sub(lambda match: "x" * len(match[0]), masked.translate(_ENGINE_TABLE))
-    return frozenset(
-        sentence[0].offset for paragraph in _analyze()(text) for sentence in paragraph if sentence[0].value
-    )

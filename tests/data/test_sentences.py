@@ -285,7 +285,7 @@ def test_plain_prose_is_left_to_syntok(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(pieces(text)) == 3
     from dataset_tools.sentences import rules
 
-    monkeypatch.setattr(rules, "_propose", lambda masked: frozenset())
+    monkeypatch.setattr(rules, "propose", lambda masked: frozenset())
     assert len(pieces(text)) == 1
 
 

@@ -15,6 +15,7 @@ from tests.support.backbones.pixtral import IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
+LLAVA = "recipes/{}/llava-1.5-7b.yaml"
 HOSTS = ("llamafactory", "axolotl")
 
 # Model of a recipe -> the tiny model of the same architecture, processor and template family.
@@ -73,6 +74,18 @@ class Recipe:
     def missing(self) -> str:
         """Why the transformers that is installed here cannot build the model; empty where it can."""
         return missing(self.model)
+
+
+def skip_without_class(model: str) -> None:
+    """Skip a test whose `model` the transformers of this environment cannot build, seeing that it is told."""
+    import pytest
+
+    from aspo_plugin.plan.model import config_of
+
+    if reason := missing(model):
+        with pytest.raises(ValueError, match=f"has no class of {model}"):
+            config_of(model)
+        pytest.skip(reason)
 
 
 def missing(model: str) -> str:
