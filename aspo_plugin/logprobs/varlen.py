@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ def _error_of(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_siz
     return worst if worst == worst else float("inf")
 
 
-def _kept_as_it_is() -> AbstractContextManager[None]:
+def _kept_as_it_is() -> Any:
     """For what a backward needs: a checkpointed layer around it would count that, and compute it again."""
     return torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept)
 
