@@ -75,6 +75,7 @@ def nudge(model: nn.Module, precision: torch.dtype) -> Iterator[None]:
     embedding = base.get_input_embeddings()
     own, forward = embedding.__dict__.get("forward"), embedding.forward
 
+    @torch.compiler.disable  # which knows no generator, and there is nothing to gain for one forward
     def nudged(*args: Any, **kwargs: Any) -> Any:
         found = forward(*args, **kwargs)
         random = torch.Generator(found.device).manual_seed(0)
