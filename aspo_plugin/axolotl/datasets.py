@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from aspo_plugin.training.refused_rows import RejectedRows
+from aspo_plugin.training.refused_rows import RefusedRows
 from aspo_plugin.trl.rows import LengthLimit
 
 from .arguments import NAME, settings_of
@@ -32,11 +32,11 @@ def listed(cfg: Any) -> Iterator[list[dict[str, Any]]]:
     try:
         yield rows
     finally:
-        rejected = RejectedRows(cfg.output_dir)
-        rejected.clear()
-        rejected.add(rows)
+        refused_rows = RefusedRows(cfg.output_dir)
+        refused_rows.clear()
+        refused_rows.add(rows)
         if rows and cfg.local_rank == 0:
-            logger.warning("%d pairs are left out, each listed in %s", len(rows), rejected.path)
+            logger.warning("%d pairs are left out, each listed in %s", len(rows), refused_rows.path)
 
 
 def name_of(entry: Mapping[str, Any]) -> str:

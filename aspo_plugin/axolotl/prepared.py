@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aspo_plugin.training.refusals import dataset_faults
-from aspo_plugin.training.refused_rows import keep, kept, rejection
+from aspo_plugin.training.refused_rows import keep, kept, refused_line
 
 from . import contract
 from .arguments import DATASET_KEYS, NAME, settings_of
@@ -110,7 +110,7 @@ def _split(cfg: Any, processing: Any, key: str, refused: list[dict[str, Any]]) -
                 transform=transform(cfg, key),
                 score=dataset_scorer,
                 refused=lambda rows: refused.extend(
-                    rejection(row, split, limit_of(cfg).name) for row in rows
+                    refused_line(row, split, limit_of(cfg).name) for row in rows
                 ),
             )
             for index, entry in enumerate(cfg[key])

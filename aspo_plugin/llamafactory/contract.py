@@ -21,7 +21,8 @@ FORMATTING = "aspo"  # of the sets that `aspo-data` writes, in dataset_info.json
 # Adjustments that did not find what they rely on: module -> what was missing.
 problems: dict[str, str] = {}
 
-# Every place that a run relies on, beyond what `adjust` checks: module, attribute, parameters it must take.
+# What runs and adjustments rely on: module, attribute, parameters it must take. `adjust` looks them up when
+# the module is imported, `check_host` before a run. What an adjustment alone needs, it finds or fails with.
 PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("hparams.finetuning_args", "FinetuningArguments.__post_init__", ()),
     ("hparams.finetuning_args", "FinetuningArguments.to_dict", ()),

@@ -19,7 +19,7 @@ from llamafactory.data.parser import get_dataset_list
 from aspo_plugin import __version__
 from aspo_plugin.config import AspoSettings
 from aspo_plugin.training.refusals import RefusedRow, dataset_faults, explained, message, read_row
-from aspo_plugin.training.refused_rows import RejectedRows, keep, kept, kept_scorers, rejection
+from aspo_plugin.training.refused_rows import RefusedRows, keep, kept, kept_scorers, refused_line
 from dataset_tools.sentences import SPLITTER_VERSION
 
 from .columns import check_columns
@@ -182,13 +182,15 @@ class SentenceData:
     """Stands in for the host's `align_dataset` and `_get_preprocessed_dataset` during one run, and around its
     `_load_single_dataset`.
 
-    `counts` holds, per split, how many rows were read and how many refused for which reason; `rejected` takes
-    the refused rows themselves.
+    `counts` holds, per split, how many rows were read and how many refused for which reason; `refused_rows`
+    takes the rows themselves.
     """
 
-    def __init__(self, settings: AspoSettings, rejected: RejectedRows, cache_dir: str | None = None) -> None:
+    def __init__(
+        self, settings: AspoSettings, refused_rows: RefusedRows, cache_dir: str | None = None
+    ) -> None:
         self.settings = settings
-        self.rejected = rejected
+        self.refused_rows = refused_rows
         self.cache_dir = cache_dir
         self.counts: dict[str, dict[str, int]] = {}
 
@@ -261,13 +263,13 @@ class SentenceData:
             **options,
         )
         if data_args.streaming:
-            dataset = dataset.filter(StreamingFilter(what, self.rejected))
+            dataset = dataset.filter(StreamingFilter(what, self.refused_rows))
         else:
             dataset = self._drop(dataset, what, write=training_args.process_index == 0)
         dataset = dataset.remove_columns("refused")
         first = next(iter(dataset), None)
         if first is None:
-            raise ValueError(f"no {what} row is left to train on: see {self.rejected.path}.")
+            raise ValueError(f"no {what} row is left to train on: see {self.refused_rows.path}.")
         if training_args.should_log:
             print(f"{what} example:")
             encoder.print_data_example(first)
@@ -293,13 +295,13 @@ class SentenceData:
         """Keep with data that was just tokenized what was refused and what scored it, or report what was
         refused where the data was read."""
         if self.counts:
-            keep(tokenized_path, self.counts, self.rejected.records(), scorers)
+            keep(tokenized_path, self.counts, self.refused_rows.records(), scorers)
             return
         self.counts, records = kept(tokenized_path)
-        self.rejected.add(records)
+        self.refused_rows.add(records)
         for what, counted in self.counts.items():
             refused = {reason: count for reason, count in counted.items() if reason != "rows"}
-            report(refused, counted["rows"], what, self.rejected.path)
+            report(refused, counted["rows"], what, self.refused_rows.path)
 
     def _drop(self, dataset: Any, what: str, write: bool) -> Any:
         rows = dataset.data.column("refused").to_pylist()
@@ -309,13 +311,13 @@ class SentenceData:
         for reason, count in refused.items():
             counted[reason] = counted.get(reason, 0) + count
         if write:
-            self.rejected.add(rejection(row, what, LIMIT) for row in rows if row is not None)
-        report(refused, len(rows), what, self.rejected.path)
+            self.refused_rows.add(refused_line(row, what, LIMIT) for row in rows if row is not None)
+        report(refused, len(rows), what, self.refused_rows.path)
         kept = [i for i, row in enumerate(rows) if row is None]
         if not kept:
             raise ValueError(
                 f"no {what} row is left to train on: {explained(rows, LIMIT)}. Each row is listed in "
-                f"{self.rejected.path}."
+                f"{self.refused_rows.path}."
             )
         return dataset.select(kept) if refused else dataset
 
@@ -345,22 +347,22 @@ def report(refused: Mapping[str, int], total: int, what: str, path: Path) -> Non
 class StreamingFilter:
     """Keeps rows that were not refused; lists the others, and counts them in the log, as they are read."""
 
-    def __init__(self, what: str, rejected: RejectedRows) -> None:
+    def __init__(self, what: str, refused_rows: RefusedRows) -> None:
         self.what = what
-        self.rejected = rejected
+        self.refused_rows = refused_rows
         self.refused: Counter[str] = Counter()
 
     def __call__(self, row: dict[str, Any]) -> bool:
         refused = row["refused"]
         if refused is None:
             return True
-        self.rejected.add([rejection(refused, self.what, LIMIT)])
+        self.refused_rows.add([refused_line(refused, self.what, LIMIT)])
         reason = refused["reason"]
         self.refused[reason] += 1
         count = self.refused[reason]
         if count & (count - 1) == 0:  # 1, 2, 4, 8, ...: enough to notice, without a line for every row
             logger.warning_rank0(
                 f"ASPO refused {count} {self.what} rows so far: {message(reason, LIMIT)}. "
-                f"See {self.rejected.path}."
+                f"See {self.refused_rows.path}."
             )
         return False

@@ -12,7 +12,7 @@ from llamafactory.model import load_config, load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_ref_model
 
 from aspo_plugin.training.model_needs import name_missing_packages, refuse_broken
-from aspo_plugin.training.refused_rows import RejectedRows
+from aspo_plugin.training.refused_rows import RefusedRows
 from aspo_plugin.training.resume import check_resumed, objective
 
 from .arguments import PREFIX, settings_of
@@ -58,9 +58,9 @@ def run_aspo(
         name_missing_packages(model_args.model_name_or_path, trust_remote_code=model_args.trust_remote_code)
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
     main = training_args.process_index == 0
-    sentences = SentenceData(settings, RejectedRows(training_args.output_dir), model_args.cache_dir)
+    sentences = SentenceData(settings, RefusedRows(training_args.output_dir), model_args.cache_dir)
     if main:
-        sentences.rejected.clear()
+        sentences.refused_rows.clear()
     with sentence_data(sentences):
         dataset_module = get_dataset(
             template, model_args, data_args, training_args, stage="rm", **tokenizer_module
@@ -123,7 +123,7 @@ def run_aspo(
         _evaluate(trainer, rewards=not same)
     if data_args.streaming and data_args.tokenized_path is None and main:
         # Only now are the stream's refused rows known.
-        counts = sentences.rejected.counts()
+        counts = sentences.refused_rows.counts()
         save_args(training_args.output_dir, finetuning_args, host_version(), counts, sources)
     _write_card(trainer, model_args, data_args, training_args, finetuning_args)
 

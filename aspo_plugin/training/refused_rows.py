@@ -37,7 +37,7 @@ def refused_row(
     }
 
 
-def rejection(row: Mapping[str, Any], split: str, limit: str) -> dict[str, Any]:
+def refused_line(row: Mapping[str, Any], split: str, limit: str) -> dict[str, Any]:
     """A line of the file, of what `refused_row` kept; `limit` is what the host calls its limit of tokens."""
     values = {**{name: row[name] for name in _OF_ROW}, "split": split}
     values["message"] = message(row["reason"], limit)
@@ -56,7 +56,7 @@ def excerpt(value: Any) -> str:
     return value[:EXCERPT] if isinstance(value, str) else ""
 
 
-class RejectedRows:
+class RefusedRows:
     """`<output_dir>/aspo_rejected.jsonl`: one JSON object a row, each row once.
 
     Any process of a run may add to it: a streamed dataset is read in every rank, in their loaders' workers,

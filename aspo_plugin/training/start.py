@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from aspo_plugin.config import AspoSettings
 
 from .files import RUN as FILE
-from .refused_rows import RejectedRows
+from .refused_rows import RefusedRows
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ class StartLine(TrainerCallback):
         dataset = self._trainer.train_dataset
         whole = hasattr(dataset, "data")
         counts = sentence_counts(dataset, self._column) if whole else _peek(dataset, self._column)
-        rejected = RejectedRows(args.output_dir)
-        refused = sum(sum(reasons.values()) for reasons in rejected.counts().values())
+        refused_rows = RefusedRows(args.output_dir)
+        refused = sum(sum(reasons.values()) for reasons in refused_rows.counts().values())
         parts = [settings_told(self._settings, self._scorers), sentences_told(counts, whole)]
-        parts.append(f"{refused:,} rows refused" + (f", listed in {rejected.path}" if refused else ""))
+        parts.append(f"{refused:,} rows refused" + (f", listed in {refused_rows.path}" if refused else ""))
         tqdm.write(f"ASPO: {'; '.join(parts)}.", file=sys.stderr)
         self._record(Path(args.output_dir))
         if share_of_one(counts) > MOSTLY:

@@ -23,7 +23,7 @@ from aspo_plugin.training.dropout import disable_attention_dropout
 from aspo_plugin.training.first_step import FirstStep
 from aspo_plugin.training.hub_push import PrivateFilesStay
 from aspo_plugin.training.model_needs import missing_packages_named
-from aspo_plugin.training.refused_rows import RejectedRows, rejection
+from aspo_plugin.training.refused_rows import RefusedRows, refused_line
 from aspo_plugin.training.resume import SameObjective, objective
 from aspo_plugin.training.rewritten_base import rewrites_base, wrong_reference
 from aspo_plugin.training.start import StartLine
@@ -118,10 +118,10 @@ class AspoMixin(
                     revision=named.get("revision", "main"),
                 )
         self._aspo_limit = LengthLimit(args.max_length)
-        self._rejected = RejectedRows(args.output_dir)
+        self._refused = RefusedRows(args.output_dir)
         datasets = {"train": train_dataset, "eval": eval_dataset}
         if args.process_index == 0 and not all(map(is_prepared, _parts(*datasets.values()))):
-            self._rejected.clear()
+            self._refused.clear()
         with args.main_process_first(desc="preparing the pairs"):
             train, evaluation = (self._prepare(datasets[k], processing_class, args, k) for k in datasets)
         refuse_plain_dpo(train, self.aspo_settings.alpha, self._setting_name)
@@ -209,8 +209,8 @@ class AspoMixin(
             )
 
     def _refuse(self, split: str, rows: list[dict[str, Any]]) -> None:
-        self._rejected.add(rejection(row, split, self._aspo_limit.name) for row in rows)
-        logger.warning("each pair that is left out is listed in %s", self._rejected.path)
+        self._refused.add(refused_line(row, split, self._aspo_limit.name) for row in rows)
+        logger.warning("each pair that is left out is listed in %s", self._refused.path)
 
     def _expect_images(self, *datasets: Any) -> None:
         """Where processes must all run the vision tower, or none, a batch without images gets a blank one.

@@ -1,7 +1,6 @@
 """The sources that `aspo-data convert` reads, one file each.
 
-To add one, write a subclass of `Source` in a new file (see `rlaif_v.py`), add its name
-below, and a fixture of its exact layout in `tests/support/sources/`.
+docs/data.md, "Add a source", says what a new one needs.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Options:
 
 
 class Source:
-    """One kind of source dataset. A new one is a subclass in its own file and a line in the registry."""
+    """One kind of source dataset. docs/data.md, "Add a source", says what a new one needs."""
 
     name: ClassVar[str]
     about: ClassVar[str]

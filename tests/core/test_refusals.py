@@ -19,7 +19,7 @@ from aspo_plugin.training.refusals import (
     printable,
     read_row,
 )
-from aspo_plugin.training.refused_rows import FIELDS, excerpt, refused_row, rejection
+from aspo_plugin.training.refused_rows import FIELDS, excerpt, refused_line, refused_row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +65,7 @@ def test_a_refused_row_is_one_line_whatever_it_holds() -> None:
         "x" * 999,
     ):
         row = refused_row(RefusedRow("empty"), "set", 3, True, value, value)
-        line = rejection(row, "training", "cutoff_len")
+        line = refused_line(row, "training", "cutoff_len")
         assert tuple(line) == FIELDS and line["id"] is None and len(line["prompt"]) <= 120
     assert excerpt([{"content": "a"}, {"content": [{"text": "b"}, {"type": "image"}]}]) == "b"
     assert printable("one\x1b[31m \ud800\ntwo") == "one\ufffd[31m \ufffd"

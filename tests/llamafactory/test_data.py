@@ -29,7 +29,7 @@ def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
         from aspo_plugin.llamafactory.arguments import settings_of
         from aspo_plugin.llamafactory.contract import sentence_data
         from aspo_plugin.llamafactory.datasets import SentenceData
-        from aspo_plugin.training.refused_rows import RejectedRows
+        from aspo_plugin.training.refused_rows import RefusedRows
 
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(
             {
@@ -48,14 +48,14 @@ def load(models: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
         )
         tokenizer_module = load_tokenizer(model_args)
         made = get_template_and_fix_tokenizer(tokenizer_module["tokenizer"], data_args)
-        rejected = RejectedRows(training_args.output_dir)
-        sentences = SentenceData(settings_of(finetuning_args), rejected, model_args.cache_dir)
+        refused_rows = RefusedRows(training_args.output_dir)
+        sentences = SentenceData(settings_of(finetuning_args), refused_rows, model_args.cache_dir)
         with sentence_data(sentences):
             module = get_dataset(made, model_args, data_args, training_args, stage="rm", **tokenizer_module)
         return {
             **module,
             "counts": sentences.counts,
-            "rejected": rejected,
+            "refused_rows": refused_rows,
             **tokenizer_module,
             "template": made,
         }
@@ -164,7 +164,7 @@ def test_images_by_path_are_not_opened(load: Any, tmp_path: Path) -> None:
     write_sets(tmp_path, {"paths": rows})
     module = load(tmp_path, "paths", media_dir=str(tmp_path / "pictures"))
     assert len(module["train_dataset"]) == 1
-    assert [record["id"] for record in module["rejected"].records()] == [row["id"] for row in rows[:2]]
+    assert [record["id"] for record in module["refused_rows"].records()] == [row["id"] for row in rows[:2]]
 
 
 def spoiled() -> list[dict[str, Any]]:
@@ -200,9 +200,9 @@ def test_refused_rows_are_counted_and_listed(load: Any, tmp_path: Path, warnings
             "training": {"rows": 11, "empty": 1, "markers": 1, "similarity": 1, "image": 1}
         }
         assert len(module["train_dataset"]) == 7
-        records = module["rejected"].records()
+        records = module["refused_rows"].records()
         assert told_of(records) == REFUSED
-        assert module["rejected"].counts() == {"training": {reason: 1 for _, reason in REFUSED}}
+        assert module["refused_rows"].counts() == {"training": {reason: 1 for _, reason in REFUSED}}
         for record in records:
             assert (record["split"], record["dataset"]) == ("training", "bad")
             assert rows[record["row"]]["id"] == record["id"]
@@ -212,7 +212,7 @@ def test_refused_rows_are_counted_and_listed(load: Any, tmp_path: Path, warnings
         assert found["markers"]["detail"] == "2 <image> markers, 1 images"
         assert "values for" in found["similarity"]["detail"] and found["image"]["detail"]
         assert sum("refused 1 of 11 training rows" in warning for warning in warnings) == 4
-        assert sum(str(module["rejected"].path) in warning for warning in warnings) == 1
+        assert sum(str(module["refused_rows"].path) in warning for warning in warnings) == 1
         warnings.clear()
 
     info = json.loads((tmp_path / "dataset_info.json").read_text())
@@ -220,8 +220,8 @@ def test_refused_rows_are_counted_and_listed(load: Any, tmp_path: Path, warnings
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     drawn = load(tmp_path, "bad", val_size=0.25)
     assert sum(counted["rows"] for counted in drawn["counts"].values()) == 24
-    assert {(r["id"], r["reason"]) for r in drawn["rejected"].records()} == set(REFUSED)
-    assert all(rows[record["row"]]["id"] == record["id"] for record in drawn["rejected"].records())
+    assert {(r["id"], r["reason"]) for r in drawn["refused_rows"].records()} == set(REFUSED)
+    assert all(rows[record["row"]]["id"] == record["id"] for record in drawn["refused_rows"].records())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -235,12 +235,12 @@ def test_refused_rows_of_a_stream(workers: int, load: Any, tmp_path: Path, warni
     loader = DataLoader(module["train_dataset"], num_workers=workers, collate_fn=list, batch_size=2)
     for _ in range(2):
         assert sum(map(len, loader)) == 4
-        assert told_of(module["rejected"].records()) == REFUSED
+        assert told_of(module["refused_rows"].records()) == REFUSED
     if workers == 1:
-        assert all(rows[record["row"]]["id"] == record["id"] for record in module["rejected"].records())
+        assert all(rows[record["row"]]["id"] == record["id"] for record in module["refused_rows"].records())
     assert len(list(module["train_dataset"])) == 4
     assert sum("ASPO refused 1 training rows so far" in warning for warning in warnings) == 4
-    assert all(str(module["rejected"].path) in warning for warning in warnings)
+    assert all(str(module["refused_rows"].path) in warning for warning in warnings)
 
 
 def test_a_stream_of_refused_rows_alone(load: Any, tmp_path: Path) -> None:
@@ -284,7 +284,9 @@ def test_odd_rows_are_refused_one_by_one(load: Any, tmp_path: Path) -> None:
     write_sets(tmp_path, {"odd": rows})
     module = load(tmp_path, "odd")
     reasons = ["turns", "turns", "markers", "similarity", "image"]
-    assert told_of(module["rejected"].records()) == [(f"drawn-17-{i + 1}", r) for i, r in enumerate(reasons)]
+    assert told_of(module["refused_rows"].records()) == [
+        (f"drawn-17-{i + 1}", r) for i, r in enumerate(reasons)
+    ]
     assert len(module["train_dataset"]) == 3
 
 
@@ -472,7 +474,7 @@ def test_media_of_a_video_set(load: Any, tmp_path: Path) -> None:
     module = load(tmp_path, "video", **options)
     [trained] = module["train_dataset"]
     assert trained["videos"] == [frames]
-    records = {record["row"]: record for record in module["rejected"].records()}
+    records = {record["row"]: record for record in module["refused_rows"].records()}
     assert [records[number]["reason"] for number in (1, 2, 3)] == ["markers", "markers", "media"]
     assert records[1]["detail"] == "0 <video> markers, 1 videos"
     assert records[2]["detail"] == "1 <video> markers, 0 videos"

@@ -57,13 +57,13 @@ def encoded_rows(values: dict[str, Any]) -> tuple[Any, Any, list[dict[str, Any]]
     from aspo_plugin.llamafactory.arguments import settings_of
     from aspo_plugin.llamafactory.contract import sentence_data
     from aspo_plugin.llamafactory.datasets import SentenceData
-    from aspo_plugin.training.refused_rows import RejectedRows
+    from aspo_plugin.training.refused_rows import RefusedRows
 
     model, arguments, training, method, _ = get_train_args({**values, "stage": "aspo"})
     module = load_tokenizer(model)
     template = get_template_and_fix_tokenizer(module["tokenizer"], arguments)
-    rejected = RejectedRows(training.output_dir)
-    with sentence_data(SentenceData(settings_of(method), rejected, model.cache_dir)):
+    refused_rows = RefusedRows(training.output_dir)
+    with sentence_data(SentenceData(settings_of(method), refused_rows, model.cache_dir)):
         rows = get_dataset(template, model, arguments, training, stage="rm", **module)["train_dataset"]
     return module["tokenizer"], module["processor"], list(rows)
 
