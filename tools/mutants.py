@@ -13,6 +13,8 @@ import json
 import re
 import sys
 from collections import Counter
+from datetime import date
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,10 +49,15 @@ def survivors(source: Path, meta: dict[str, int | None]) -> list[tuple[str, str]
 
 
 def _body(text: str, name: str) -> list[str]:
-    match = re.search(
-        rf"^( *)def {re.escape(name)}\(.*?(?=^\1(?:def|@|class|[A-Za-z_])|\Z)", text, re.M | re.S
+    """The lines of a function below its first one: all that are indented more than that."""
+    start = re.search(rf"^( *)def {re.escape(name)}\(", text, re.M)
+    if start is None:
+        return []
+    lines = text[start.end() :].splitlines()[1:]
+    inside = takewhile(
+        lambda line: not line.strip() or line.startswith(start[1] + " ") or line[:1] == ")", lines
     )
-    return match.group(0).splitlines()[1:] if match else []
+    return [line for line in inside if line.strip()]
 
 
 def page() -> str:
@@ -68,12 +75,23 @@ def page() -> str:
             (name, len(meta), *(counts[kind] for kind in ("caught", "survived", "untested", "not run")))
         )
         alive = survivors(source, meta)
-        if alive:
+        telling = [(function, change) for function, change in alive if not _of_a_text(change)]
+        if telling:
             listed.append(f"\n## `{name}`\n")
-            listed += [f"`{function}`\n\n```diff\n{change}\n```\n" for function, change in alive]
+            if len(alive) > len(telling):
+                listed.append(f"Besides, {len(alive) - len(telling)} that change the words of a text.\n")
+            blocks = [f"@@ {function}\n{change}" for function, change in telling]
+            listed.append("```diff\n" + "\n".join(blocks) + "\n```\n")
     table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
     header = "| file | changes | caught | survived | no test runs it | not run |\n|---|---|---|---|---|---|"
-    return f"{HEAD}\n{header}\n{table}\n" + "\n".join(listed)
+    told = f"Last run: {date.today()}. Tests that came since are not in it.\n"
+    return f"{HEAD}\n{told}\n{header}\n{table}\n" + "\n".join(listed)
+
+
+def _of_a_text(change: str) -> bool:
+    """Whether a change is of the words of a message alone: in `XX`, or of their case."""
+    before, after = ("".join(line[2:] for line in change.splitlines() if line[:1] == sign) for sign in "-+")
+    return bool(before) and (after.replace("XX", "") == before or after.lower() == before.lower())
 
 
 def main() -> None:
