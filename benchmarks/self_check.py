@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from aspo_plugin.logprobs import pair_batch, pair_layout, response, varlen
 from aspo_plugin.logprobs import self_check as checks
 from aspo_plugin.logprobs.response import ResponseLogProbs
+from tests.support.pairs import padded_rows
 
 EPS = torch.finfo(torch.bfloat16).eps
 MODELS: dict[str, dict[str, Any]] = {
@@ -79,13 +80,7 @@ def batch(
             eos_token_id=None,
         )
         rows.append(made[0].numpy())
-    width = max(map(len, rows))
-    ids, seen, wanted = (torch.zeros(2 * pairs, width, dtype=torch.long) for _ in range(3))
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.from_numpy(row)
-        seen[number, : len(row)] = 1
-        wanted[number, len(prompts[number % pairs]) : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": seen}, wanted.bool()
+    return padded_rows(prompts, rows)
 
 
 def split_linear(self: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:

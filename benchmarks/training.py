@@ -133,7 +133,7 @@ def _trl_loss(trainer_class: Any, config_class: Any, model: Any, folder: str) ->
 def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]], Any]:
     import torch
 
-    from aspo_plugin.logprobs.pair_batch import IMAGE_INPUTS, IMAGES_ONCE
+    from aspo_plugin.logprobs.pair_batch import images_once
     from aspo_plugin.logprobs.response import ResponseLogProbs
     from aspo_plugin.method.loss import aspo_loss
     from aspo_plugin.method.metrics import AspoMetrics
@@ -167,13 +167,11 @@ def aspo_step(model: Any, folder: str, cached: bool) -> Callable[[dict[str, Any]
         mask = batch["labels"] != -100
         pairs = len(mask) // 2
         tensors = [x.cpu() for x in (batch["input_ids"], batch["attention_mask"], mask)]
-        once = {key: batch[key][: len(batch[key]) // 2] for key in IMAGE_INPUTS & batch.keys()}
-        rest = {key: value for key, value in batch.items() if key != "labels"}
         first = mask[:pairs].long().argmax(1, keepdim=True)
         columns = torch.arange(mask.shape[1], device=mask.device)
         similarity = torch.linspace(0.2, 0.3, int(mask[:pairs].sum(1).max()) // 25 + 1, device=mask.device)
         collated.update(
-            inputs={**rest, **once, IMAGES_ONCE: True},
+            inputs=images_once({key: value for key, value in batch.items() if key != "labels"}),
             keys=row_keys(*tensors, [media_digest()] * len(mask)),
             sentences=torch.where(mask[:pairs], (columns - first) // 25, -1),
             similarity=similarity.expand(pairs, -1),

@@ -66,9 +66,9 @@ def _from_cache(repo: str, revision: str | None) -> Listing:
                 f"the cache holds {count} of the {int(match['count'])} files {match['stem']}-*: without the "
                 "Hub the others cannot be had. Unset HF_HUB_OFFLINE once, to fetch them."
             )
-    from dataset_tools.sources.origin import card_header
+    from dataset_tools.sources.origin import CARD, card_header
 
-    return Listing(repo, folder.name, sizes, card_header(folder / "README.md"), folder)
+    return Listing(repo, folder.name, sizes, card_header(folder / CARD), folder)
 
 
 def _snapshot(repo: str, revision: str | None) -> Path:

@@ -15,7 +15,7 @@ from dataset_tools.convert.hub import cached, download, look_up, parse_address
 from dataset_tools.errors import UsageError
 from dataset_tools.images.archives import ENDINGS
 from dataset_tools.nearest import nearly_here, not_here
-from dataset_tools.sources.origin import cached_repository, card_header
+from dataset_tools.sources.origin import CARD, cached_repository, card_header
 
 GENERATED = "generate.json"
 """The record of generated pairs, beside their `data`."""
@@ -72,7 +72,7 @@ class Located:
         if names:
             assert self.repo and self.revision
             # For the licence and the model that wrote the answers, where they are read offline.
-            beside = [name for name in ("README.md", GENERATED) if name in self.sizes]
+            beside = [name for name in (CARD, GENERATED) if name in self.sizes]
             download(self.repo, self.revision, names + beside)
 
     def archives(self, ending: str) -> list[AnyFile]:
@@ -165,7 +165,7 @@ def _local(path: Path) -> Located:
         sizes=sizes,
         folder=folder,
         revision=cached_as[1] if cached_as else None,
-        card=card_header(folder / "README.md"),
+        card=card_header(folder / CARD),
         patterns=() if path.is_dir() else (path.name,),
         stale=_stale(folder, sizes),
         pictures=_pictures(found) if path.is_dir() else ("", ""),

@@ -23,9 +23,9 @@ from dataset_tools.convert.locate import GENERATED, Located
 from dataset_tools.convert.provenance import generated_by, known_origin, provenance
 from dataset_tools.dataset.folder import Workplace
 from dataset_tools.share.card import source_card
+from dataset_tools.sources.origin import CARD
 
 RECORD = GENERATED
-CARD = "README.md"
 SPLIT = "train"
 SCHEMA = pa.schema(
     [

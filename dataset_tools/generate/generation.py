@@ -28,10 +28,11 @@ from dataset_tools.dataset.record import write_text
 from dataset_tools.dataset.workplace import settled
 from dataset_tools.errors import BadRow, DataError, SkippedPair, UsageError
 from dataset_tools.generate.answers import Sampling, seed_of
-from dataset_tools.generate.folder import CARD, RECORD, SPLIT, PairsFolder, card_of, write_shard
+from dataset_tools.generate.folder import RECORD, SPLIT, PairsFolder, card_of, write_shard
 from dataset_tools.generate.instructions import instruction_of
 from dataset_tools.generate.pairing import Outcome, Question
 from dataset_tools.images.opening import MAX_PIXELS, open_image
+from dataset_tools.sources.origin import CARD
 
 _TRIED = 50
 """Rows read before the model is loaded: where none of them can be used, the source is a wrong one."""

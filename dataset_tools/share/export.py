@@ -15,6 +15,7 @@ from dataset_tools.dataset.schema import IMAGE_MARKER, RESPONSES, count_markers,
 from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.share.card import source_card
+from dataset_tools.sources.origin import CARD
 
 LAYOUTS = ("llamafactory", "trl")
 _COLUMNS = ["id", "images", "prompt", "chosen", "rejected"]
@@ -48,9 +49,7 @@ def export(
         rows = {"llamafactory": _llamafactory, "trl": _trl}[layout](folder, place.folder, advance)
         if layout != "llamafactory":
             (place.folder / "images").rmdir()
-        write_text(
-            place.folder / "README.md", source_card(read_record(folder)["source"], "Exported by aspo-data.")
-        )
+        write_text(place.folder / CARD, source_card(read_record(folder)["source"], "Exported by aspo-data."))
         place.name_for_good()
     return rows
 

@@ -18,8 +18,8 @@ from dataset_tools.dataset.workplace import WorkFolder, settled
 from dataset_tools.errors import DataError, UsageError
 from dataset_tools.scoring.scored import check_scoring
 from dataset_tools.share.card import MARK, license_of, render
+from dataset_tools.sources.origin import CARD
 
-CARD = "README.md"
 PICTURE = "stats.png"
 """A chart of the statistics, which the card shows where the dataset's folder holds it."""
 # What belongs to a dataset, here and there. The list of refused rows stays at home: it may quote the source.

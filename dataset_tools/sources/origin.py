@@ -13,6 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+CARD = "README.md"
+"""A dataset's card, whose header states its licence and sources."""
 _CACHED = re.compile(
     r"datasets--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<revision>[0-9a-f]{40})(?:/|$)"
 )

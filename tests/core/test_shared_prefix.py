@@ -11,7 +11,7 @@ from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE, PairBatch, images_once,
 from aspo_plugin.logprobs.pair_layout import plan, to_layout
 from aspo_plugin.logprobs.response import ResponseLogProbs
 from tests.support.backbones import SHARES, VISION_LANGUAGE, today
-from tests.support.pairs import pair_batch, plain_logps
+from tests.support.pairs import padded_rows, pair_batch, plain_logps
 
 TOLERANCE = 1e-5
 
@@ -120,13 +120,7 @@ def token_batch(pairs=3, seed=0, prompt=(5, 12), response=(2, 9)):
     random = np.random.default_rng(seed)
     prompts = [random.integers(3, 64, random.integers(*prompt)) for _ in range(pairs)]
     rows = [np.concatenate([p, random.integers(3, 64, random.integers(*response))]) for p in prompts * 2]
-    width = max(map(len, rows))
-    ids, seen, wanted = (torch.zeros(2 * pairs, width, dtype=torch.long) for _ in range(3))
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.from_numpy(row)
-        seen[number, : len(row)] = 1
-        wanted[number, len(prompts[number % pairs]) : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": seen}, wanted.bool()
+    return padded_rows(prompts, rows)
 
 
 class Batch:

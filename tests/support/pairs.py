@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,20 @@ def pair_batch(
     inputs = {key: torch.stack([_pad(row[key], width) for row in rows]) for key in rows[0]}
     inputs |= {key: torch.cat([value, value]) for key, value in prompts.items() if torch.is_tensor(value)}
     return PairBatch(inputs, torch.stack([_pad(row, width) for row in wanted]))
+
+
+def padded_rows(
+    prompts: Sequence[np.ndarray], rows: Sequence[np.ndarray]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Rows of tokens `[chosen..., rejected...]`, each its pair's prompt and a response, padded on the right:
+    inputs of a language model, and the response tokens [2B, L]."""
+    width = max(map(len, rows))
+    ids, seen, wanted = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(3))
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.from_numpy(row)
+        seen[number, : len(row)] = 1
+        wanted[number, len(prompts[number % len(prompts)]) : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": seen}, wanted.bool()
 
 
 def _prompts(model: Any, processor: Any, pairs: int, seed: int, images: bool) -> dict[str, Any]:
