@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,8 +68,15 @@ TARGETS = {
 _printing = threading.Lock()
 
 
-def run_suite(name: str) -> tuple[str, str, float]:
-    """Run one suite, echo its lines under its name, and return (name, closing line or failure, seconds)."""
+class Result(NamedTuple):
+    name: str
+    status: str  # pytest's closing line, or what failed
+    seconds: float
+    failures: list[str]  # pytest's lines of the tests that failed or could not run
+
+
+def run_suite(name: str) -> Result:
+    """Run one suite and echo its lines under its name."""
     env_name, arguments = SUITES[name]
     bin_dir = ROOT / ".venv" / env_name / "bin"
     environment = dict(os.environ, OMP_NUM_THREADS="1", PATH=f"{bin_dir}{os.pathsep}{os.environ['PATH']}")
@@ -78,7 +86,7 @@ def run_suite(name: str) -> tuple[str, str, float]:
     environment.pop("PYTHONPATH", None)
     began = time.monotonic()
     if not (bin_dir / "python").exists():
-        return name, f"FAILED: .venv/{env_name} could not be made", 0.0
+        return Result(name, f"FAILED: .venv/{env_name} could not be made", 0.0, [])
     process = subprocess.Popen(
         [str(bin_dir / "python"), "-m", "pytest", "--durations=5", *arguments],
         cwd=ROOT,
@@ -88,22 +96,24 @@ def run_suite(name: str) -> tuple[str, str, float]:
         text=True,
         errors="replace",
     )
-    closing = "no output"
+    closing, failures = "no output", []
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip():
             closing = line.strip(" =\n")
+        if line.startswith(("FAILED ", "ERROR ")):
+            failures.append(line.strip())
         with _printing:
             print(f"[{name}] {line}", end="", flush=True)
     code = process.wait()
     status = closing if code == 0 else f"FAILED (exit code {code}): {closing}"
-    return name, status, time.monotonic() - began
+    return Result(name, status, time.monotonic() - began, failures)
 
 
 def main(target: str) -> int:
     # A job that a shell starts in the background ignores Ctrl-C, and so would programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    results: list[tuple[str, str, float]] = []
+    results: list[Result] = []
 
     def lane(names: list[str]) -> None:
         for name in names:
@@ -115,9 +125,13 @@ def main(target: str) -> int:
     for thread in threads:
         thread.join()
     print("\nsuite                  seconds  result")
-    for name, status, seconds in results:
-        print(f"{name:<22} {seconds:7.0f}  {status}")
-    failed = sum(status.startswith("FAILED") for _, status, _ in results)
+    for result in results:
+        print(f"{result.name:<22} {result.seconds:7.0f}  {result.status}")
+    # Named again here: where only a log's end is kept, this is what is left of it.
+    for result in results:
+        for line in result.failures:
+            print(f"[{result.name}] {line}")
+    failed = sum(result.status.startswith("FAILED") for result in results)
     print(f"{len(results) - failed} suites passed, {failed} failed")
     return 1 if failed else 0
 

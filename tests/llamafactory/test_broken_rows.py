@@ -20,7 +20,7 @@ def test_broken_rows_are_refused_as_in_every_host(load: Any, tmp_path: Path) -> 
     write_sets(tmp_path, {"broken": rows})
     module = load(tmp_path, "broken")
     assert len(module["train_dataset"]) == len(rows) - len(expected)
-    broken.check("llamafactory", module["rejected"].path, rows, expected)
+    broken.check("llamafactory", module["refused_rows"].path, rows, expected)
 
     file = tmp_path / "broken" / "data" / "train-00000.parquet"
     file.write_bytes(file.read_bytes()[:3000])
