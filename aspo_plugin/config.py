@@ -11,7 +11,7 @@ from typing import Any
 
 NORMALIZATIONS = ("weight", "reward", "none")
 SHARED_PREFIX = ("auto", "true", "false")
-WEIGHTINGS = ("paper", "centred", "centred_bounded")
+WEIGHTINGS = ("paper", "centred", "centred_bounded", "given")
 WEIGHT_SCALES = (1.0, 2.0)
 
 
@@ -44,8 +44,9 @@ class AspoSettings:
         default="paper",
         metadata={
             "help": "What a sentence is multiplied by: 'paper' (1 + weight, normalised), 'centred' (1 + "
-            "weight_scale x (weight - mean weight), which can be negative) or 'centred_bounded' (never "
-            "negative). The last two are beyond the paper.",
+            "weight_scale x (weight - mean weight), which can be negative), 'centred_bounded' (never "
+            "negative) or 'given' (the dataset's own numbers in place of similarities, as they are). All "
+            "but the first are beyond the paper.",
             "choices": WEIGHTINGS,
         },
     )
@@ -130,12 +131,14 @@ class AspoSettings:
         if self.weight_scale is not None:
             if not _is_number(self.weight_scale) or self.weight_scale not in WEIGHT_SCALES:
                 raise ValueError(f"{scale} is {self.weight_scale!r}: choose 1 or 2, or leave the key out.")
-            if self.weighting == "paper":
+            if self.weighting in ("paper", "given"):
                 raise ValueError(
-                    f"{scale} is {self.weight_scale}, which {weighting} paper does not read: "
+                    f"{scale} is {self.weight_scale}, which {weighting} {self.weighting} does not read: "
                     f"set {weighting} to centred or centred_bounded, or leave {scale} out."
                 )
-        if self.weighting != "paper" and self.normalization != "weight":
+        if self.weighting == "given":
+            self._check_given(name)
+        elif self.weighting != "paper" and self.normalization != "weight":
             raise ValueError(
                 f"{name.format('normalization')} is {self.normalization!r}, which {weighting} "
                 f"{self.weighting} does not read: it keeps the total token weight by itself. "
@@ -147,6 +150,25 @@ class AspoSettings:
             raise ValueError(
                 f"{rejected} weights rejected sentences by their similarity, and {name.format('alpha')} is "
                 f"0, which ignores similarities: set {name.format('alpha')} above 0, or {rejected} to false."
+            )
+
+    def _check_given(self, name: str) -> None:
+        """Every setting that given weights leave no place for."""
+        alpha, scorer, way = (name.format(key) for key in ("alpha", "similarity_model", "normalization"))
+        given = f"{name.format('weighting')} given takes the dataset's own numbers"
+        if self.alpha != 1:
+            raise ValueError(
+                f"{alpha} is {self.alpha:g}, but {given} and reads no perplexity: set {alpha} to 1."
+            )
+        if self.similarity_model is not None:
+            raise ValueError(
+                f"{scorer} is {self.similarity_model}, but {given}, and a CLIP's cosines are no weights: "
+                f"remove {scorer}, or choose another {name.format('weighting')}."
+            )
+        if self.normalization == "reward":
+            raise ValueError(
+                f"{way} is 'reward', but {given}: choose weight (total token weight unchanged) or none "
+                "(each number as it is)."
             )
 
     def told(self, name: str = "aspo_{}") -> dict[str, Any]:

@@ -23,8 +23,9 @@ from .pairs import Pairs, World
 
 @dataclass(frozen=True)
 class Method:
-    """One column of the study. `signal`: what stands for the similarity, `clip`, `truth`, `random`, or `none`
-    (which is DPO)."""
+    """One row of the study. `signal`: what stands for the similarity, `clip`, `truth`, `random`, or `none`
+    (which is DPO); for given weights `mask`, 1 for the true sentences of the chosen and the false ones of the
+    rejected answer, else 0, and `pair`, see `pair_weights`."""
 
     name: str
     signal: str = "clip"
@@ -51,6 +52,9 @@ METHODS = {
         Method("rejected weighted 0.5", alpha=0.5, weight_rejected=True),
         Method("rejected weighted 1", weight_rejected=True),
         Method("centred 1, rejected weighted", weighting="centred", weight_rejected=True),
+        Method("pairs weighted", "pair", normalization="none", weighting="given", weight_rejected=True),
+        Method("true mask", "mask", weighting="given"),
+        Method("true mask, both answers", "mask", weighting="given", weight_rejected=True),
     )
 }
 
@@ -75,11 +79,28 @@ def signals(pairs: Pairs, method: Method, seed: int) -> dict[str, list[list[floa
             found[side] = pairs.similarity[side]
         elif method.signal == "truth":
             found[side] = [[float(true) for true in row] for row in pairs.truth[side]]
+        elif method.signal == "mask":
+            found[side] = [[float(true == (side == "chosen")) for true in row] for row in pairs.truth[side]]
+        elif method.signal == "pair":
+            by_pair = pair_weights(pairs)
+            found[side] = [[w] * len(row) for w, row in zip(by_pair, pairs.truth[side], strict=True)]
         elif method.signal == "random":
             found[side] = [[rng.random() for _ in row] for row in pairs.truth[side]]
         else:
             found[side] = [[0.0] * len(row) for row in pairs.truth[side]]
     return found
+
+
+def pair_weights(pairs: Pairs) -> list[float]:
+    """1 + |s_w - s_l| of each pair, which multiplies its beta: DA-DPO's (arXiv 2601.00623), with CLIP alone.
+
+    s: mean similarity of an answer's sentences, min-max over all answers. The larger the gap, the easier the
+    pair, and the sooner its loss is flat.
+    """
+    means = {side: [sum(row) / len(row) for row in pairs.similarity[side]] for side in ("chosen", "rejected")}
+    both = [*means["chosen"], *means["rejected"]]
+    span = max(max(both) - min(both), 1e-6)
+    return [1 + abs(chosen - rejected) / span for chosen, rejected in zip(*means.values(), strict=True)]
 
 
 @torch.no_grad()
@@ -168,7 +189,7 @@ def _loss(
         ids[0],
         similar[0],
         beta=beta,
-        alpha=1.0 if method.signal in ("none", "truth", "random") else method.alpha,
+        alpha=method.alpha if method.signal == "clip" else 1.0,
         normalization=method.normalization,
         weighting=method.weighting,
         weight_scale=method.scale,

@@ -39,10 +39,17 @@ def measured_page(
         "title": f"{_short(run.name)}: weights of sentences",
         "about": f"{about} {settings_line(run.settings)}",
         "measure": "weight",
-        "bounds": [0, 1],
+        "bounds": _bounds(shown),
         "kinds": list(kinds),
         "rows": shown,
     }
+
+
+def _bounds(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """0 and 1, between which weights lie; further apart where weights that the data gave do not."""
+    weights = [value for row in rows for part in row["parts"] for value in part["values"] or ()]
+    known = [value for value in weights if math.isfinite(value)]
+    return [min(0, *known), max(1, *known)] if known else [0, 1]
 
 
 def settings_line(settings: AspoSettings) -> str:
@@ -125,7 +132,7 @@ def samples_page(path: Path, rows: int) -> dict[str, Any]:
         "title": f"{path.parent.name or path.stem}: samples of training",
         "about": f"{len(shown):,} of {len(pairs):,} pairs of {steps:,} logging steps, the newest first.",
         "measure": "weight",
-        "bounds": [0, 1],
+        "bounds": _bounds(shown),
         "kinds": [],
         "numbered": False,
         "rows": shown,

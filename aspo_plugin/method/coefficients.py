@@ -1,4 +1,4 @@
-"""What each sentence's log-ratio is multiplied by: the paper's way, and two options beyond it.
+"""What each sentence's log-ratio is multiplied by: the paper's way, and the options beyond it.
 
 All functions take `[B, K]` float tensors over the K sentences of B responses; everything here is a constant
 of the training step.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aspo_plugin.method.weights import normalization_factor
 
-WEIGHTINGS = ("paper", "centred", "centred_bounded")
+WEIGHTINGS = ("paper", "centred", "centred_bounded", "given")
 
 
 class Coefficients(NamedTuple):
@@ -45,15 +45,17 @@ def sentence_coefficients(
       1/2 below its response's mean gets a negative coefficient: it is pushed down though it was chosen.
     - `centred_bounded`: the same with negative c_i set to 0 and the others scaled so that the total token
       weight stays.
+    - `given`: c_i = w_i as it is (normalisation `none`), or w_i sum_j |s_j| / sum_j |w_j| |s_j| (`weight`),
+      which keeps the total token weight; 1 where every w_i is 0. Beyond the paper.
 
-    Equal weights (of one sentence, say) give c_i = 1 for every way of these: plain DPO.
+    Equal weights above 0 (of one sentence, say) give c_i = 1, plain DPO, for all but `given` with `none`.
 
     Args:
         weights: w_i, 0 where absent.
         token_counts: |s_i|, 0 for an absent sentence.
         log_ratios: l_i, 0 for an absent sentence; read by `normalization` `reward` only.
         scale: of `centred` and `centred_bounded`.
-        normalization: of `paper`.
+        normalization: of `paper` and `given`.
 
     Raises:
         ValueError: an unknown weighting or normalisation.
@@ -67,6 +69,8 @@ def sentence_coefficients(
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}: choose one of {', '.join(WEIGHTINGS)}.")
     total = token_counts.sum(dim=1, keepdim=True)
+    if weighting == "given":
+        return _given(weights, token_counts, total, normalization)
     mean = (weights * token_counts).sum(dim=1, keepdim=True) / total.clamp(min=1.0)
     values = torch.where(present, 1.0 + scale * (weights - mean), 0.0)
     if weighting == "centred_bounded":
@@ -76,3 +80,16 @@ def sentence_coefficients(
         values = values * total / torch.where(kept > 0, kept, 1.0)
     ones = torch.ones_like(weights[:, 0])
     return Coefficients(values, ones, torch.zeros_like(ones, dtype=torch.bool))
+
+
+def _given(weights: Tensor, token_counts: Tensor, total: Tensor, normalization: str) -> Coefficients:
+    if normalization not in ("weight", "none"):
+        raise ValueError(f"normalization is {normalization!r}: with given weights choose weight or none.")
+    ones = torch.ones_like(weights[:, 0])
+    fallback = torch.zeros_like(ones, dtype=torch.bool)
+    if normalization == "none":
+        return Coefficients(weights, ones, fallback)
+    given = (weights.abs() * token_counts).sum(dim=1, keepdim=True)
+    factor = torch.where(given > 0, total / torch.where(given > 0, given, 1.0), 1.0)
+    values = torch.where(given > 0, factor * weights, (token_counts > 0).to(weights.dtype))
+    return Coefficients(values, factor.squeeze(1), fallback)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aspo_plugin.method.coefficients import sentence_coefficients
 from aspo_plugin.method.sentence_sums import SHARED, sentence_sums
-from aspo_plugin.method.weights import fused_weights, rejected_weights
+from aspo_plugin.method.weights import fused_weights, given_weights, rejected_weights
 
 
 class AspoOutput(NamedTuple):
@@ -19,13 +19,13 @@ class AspoOutput(NamedTuple):
     Attributes:
         losses: `[B]`, differentiable.
         chosen_rewards, rejected_rewards: `[B]`; their difference is the margin M.
-        weights: w_i, `[B, K]`, 0 for an absent sentence.
+        weights: w_i, `[B, K]`, 0 for an absent sentence; with the weighting `given` the numbers of the data.
         similarity: raw S_i as given, `[B, K]`, NaN where missing or absent.
         nll: n_i, mean negative log-likelihood per token under the policy, `[B, K]`, 0 for an absent sentence.
         token_counts: |s_i|, `[B, K]` float, 0 for an absent sentence.
         log_ratios: l_i, `[B, K]`, 0 for an absent sentence.
         coefficients: c_i, what each l_i is multiplied by, `[B, K]`, 0 for an absent sentence.
-        factor: R_c / R_c*, `[B]`; 1 with a centred weighting.
+        factor: R_c / R_c*, `[B]`; 1 with a centred weighting, and what `given` ones were multiplied by.
         similarity_missing: `[B]` bool, responses that lacked a similarity they needed.
         factor_fallback: `[B]` bool, responses where `weight` stood in for `reward`.
         rejected_similarity_missing: `[B]` bool, rejected responses that lacked a similarity they needed.
@@ -72,7 +72,9 @@ def aspo_loss(
 
     Beyond the paper: `weighting` replaces (R_c / R_c*) (1 + w_i) by another coefficient c_i, and with
     `rejected_similarity` the rejected response is weighted as well, by v_j = 1 - S'_j: its l_j are multiplied
-    by the coefficients of v in place of w. Both are DPO where the weights of a response are equal.
+    by the coefficients of v in place of w. Both are DPO where the weights of a response are equal. The
+    weighting `given` takes `similarity` (and `rejected_similarity`) for the weights themselves: no min-max,
+    no perplexity, and `alpha` is not read.
 
     Args:
         chosen_logps, ref_chosen_logps: per-token log-probs of the chosen responses under policy and
@@ -106,7 +108,10 @@ def aspo_loss(
     log_ratios = sentence_sums(policy - ref_chosen_logps.to(dtype), sentence_ids, num_sentences)
     shared = torch.where(sentence_ids == SHARED, policy - ref_chosen_logps.to(dtype), 0.0).sum(dim=1)
     # w_i = alpha S'_i + (1 - alpha) PPL'_i
-    weights, similarity_missing = fused_weights(similarity.to(dtype), nll, present, alpha)
+    if weighting == "given":
+        weights, similarity_missing = given_weights(similarity.to(dtype), present)
+    else:
+        weights, similarity_missing = fused_weights(similarity.to(dtype), nll, present, alpha)
     # c_i = (R_c / R_c*) (1 + w_i), or another weighting's
     coefficients, factor, factor_fallback = sentence_coefficients(
         weights,
@@ -159,7 +164,8 @@ def _weighted_rejected(
     number = similarity.size(1)
     log_ratios = sentence_sums(ratios, sentence_ids, number)
     token_counts = sentence_sums((sentence_ids >= 0).to(ratios.dtype), sentence_ids, number)
-    weights, missing = rejected_weights(similarity, token_counts > 0)
+    weigh = given_weights if options["weighting"] == "given" else rejected_weights
+    weights, missing = weigh(similarity, token_counts > 0)
     values = sentence_coefficients(weights, token_counts, log_ratios.detach(), **options).values
     shared = torch.where(sentence_ids == SHARED, ratios, 0.0).sum(dim=1)
     return (values * log_ratios).sum(dim=1) + shared, missing

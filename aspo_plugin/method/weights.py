@@ -89,6 +89,20 @@ def rejected_weights(similarity: Tensor, present: Tensor) -> tuple[Tensor, Tenso
     return scaled_similarity(-known, present), missing
 
 
+def given_weights(similarity: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of the data as they are, for the weighting `given`; 1 throughout a response that lacks one.
+
+    Beyond the paper. No min-max, no perplexity: whoever wrote the numbers has weighed the sentences.
+
+    Returns:
+        weights: `[B, K]`, any finite number, 0 where not present.
+        missing: `[B]` bool, the responses that lacked a number (NaN at a present sentence).
+    """
+    missing = (present & similarity.isnan()).any(dim=1)
+    known = torch.where(missing.unsqueeze(1), 1.0, similarity)
+    return torch.where(present, known, 0.0), missing
+
+
 def normalization_factor(
     normalization: str, weights: Tensor, token_counts: Tensor, log_ratios: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,9 @@ def settings_told(settings: AspoSettings, scorers: list[str]) -> str:
         told += ", rejected answers weighted too"
     if settings.alpha == 0:
         return f"{told}; by perplexity alone"
+    if settings.weighting == "given":
+        trap = f", scored by {', '.join(scorers)}: cosines are nearly equal, which is nearly DPO"
+        return f"{told}; the weights are the dataset's similarities as they are{trap if scorers else ''}"
     return f"{told}; similarities {'by ' + ', '.join(scorers) if scorers else 'of the dataset'}"
 
 

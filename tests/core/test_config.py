@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from aspo_plugin.config import AspoSettings, settings_from
@@ -21,6 +23,13 @@ from aspo_plugin.config import AspoSettings, settings_from
         ({"weighting": "centred", "weight_scale": 3}, ["aspo_weight_scale is 3", "choose 1 or 2"]),
         ({"weight_scale": 2}, ["aspo_weight_scale is 2.0", "aspo_weighting paper does not read"]),
         ({"weighting": "centred", "normalization": "none"}, ["aspo_normalization is 'none'", "centred"]),
+        ({"weighting": "given"}, ["aspo_alpha is 0.5", "aspo_weighting given", "set aspo_alpha to 1"]),
+        ({"weighting": "given", "alpha": 1, "weight_scale": 2}, ["aspo_weighting given does not read"]),
+        ({"weighting": "given", "alpha": 1, "normalization": "reward"}, ["choose weight", "or none"]),
+        (
+            {"weighting": "given", "alpha": 1, "similarity_model": "openai/clip"},
+            ["aspo_similarity_model is openai/clip", "remove aspo_similarity_model"],
+        ),
         ({"weight_rejected": "yes"}, ["aspo_weight_rejected is 'yes'", "true or false"]),
         ({"weight_rejected": True, "alpha": 0}, ["aspo_weight_rejected", "aspo_alpha is 0"]),
         ({"log_samples": -1}, ["aspo_log_samples is -1", "whole number"]),
@@ -34,6 +43,24 @@ def test_bad_values(values, words):
         settings_from(values)
     for word in words:
         assert word in str(error.value)
+
+
+def test_every_bound_is_enforced():
+    """What the JSON Schema says of a number holds for the run as well."""
+    bounded = {
+        item.name: item.metadata["bounds"] for item in fields(AspoSettings) if "bounds" in item.metadata
+    }
+    assert {"alpha", "log_samples"} <= set(bounded)
+    for name, (low, high) in bounded.items():
+        for value in [low - 1] if high is None else [low - 1, high + 1]:
+            with pytest.raises(ValueError, match=f"aspo_{name} is"):
+                settings_from({name: value})
+
+
+def test_given_weights():
+    for normalization in ("weight", "none"):
+        settings = settings_from({"weighting": "given", "alpha": 1, "normalization": normalization})
+        assert settings.loss_options()["normalization"] == normalization
 
 
 def test_yaml_spellings():

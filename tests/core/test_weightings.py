@@ -20,7 +20,10 @@ WAYS = [
     ("paper", 2.0, "none", True),
     *((weighting, scale, "weight", rejected) for weighting in ("centred", "centred_bounded")
       for scale in (1.0, 2.0) for rejected in (False, True)),
+    *(("given", 2.0, "weight", rejected) for rejected in (False, True)),
 ]  # fmt: skip
+# Equal weights are DPO in all but this.
+AS_THEY_ARE = [("given", 2.0, "none", rejected) for rejected in (False, True)]
 
 
 def pair_of(rng: random.Random, sentences: int, rejected: int, *, missing: bool = False) -> Pair:
@@ -62,7 +65,7 @@ def mixed(seed: int) -> list[Pair]:
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0])
-@pytest.mark.parametrize(("weighting", "scale", "normalization", "rejected"), WAYS)
+@pytest.mark.parametrize(("weighting", "scale", "normalization", "rejected"), [*WAYS, *AS_THEY_ARE])
 def test_equals_the_plain_python_reference_with_gradients(alpha, weighting, scale, normalization, rejected):
     pairs = mixed(seed=int(alpha * 10))
     batch = batch_of(pairs, weight_rejected=rejected)
@@ -82,6 +85,9 @@ def test_equals_the_plain_python_reference_with_gradients(alpha, weighting, scal
         wanted = expected.rejected_gradient
         wanted = wanted if isinstance(wanted, list) else [wanted] * len(gradient)
         assert gradient == pytest.approx(wanted, rel=1e-9)
+        coefficients = output.coefficients[row][output.token_counts[row] > 0].tolist()
+        if weighting == "given" and normalization == "none":
+            assert coefficients == pytest.approx(pair.similarity)
     if rejected:
         assert output.rejected_similarity_missing.tolist() == [False, False, False, True, False]
 
@@ -98,6 +104,32 @@ def test_equal_weights_are_dpo(weighting, scale, normalization, rejected):
     )
     assert output.losses.tolist() == pytest.approx([dpo(pair, 0.1) for pair in pairs], rel=1e-10)
     assert (output.coefficients[output.token_counts > 0] - 1).abs().max() < 1e-12
+
+
+def test_given_weights_are_a_mask_a_pair_weight_or_a_sign():
+    """0 and 1 leave sentences out; one number for a whole pair scales beta; below 0 pushes down; all 0 is DPO
+    where the total token weight stays, and nothing where each number is taken as it is."""
+    pair = pair_of(random.Random(4), 4, 3)
+    options = {"beta": 0.3, "alpha": 1.0, "weighting": "given"}
+
+    def run(chosen: list[float], rejected: list[float], normalization: str) -> tuple[float, torch.Tensor]:
+        pair.similarity, pair.rejected_similarity = list(chosen), list(rejected)
+        output = aspo_loss(**batch_of([pair], weight_rejected=True), **options, normalization=normalization)
+        return output.losses.item(), output.coefficients[0, :4]
+
+    counts = [pair.sentence_of.count(k) for k in range(4)]
+    _, mask = run([0, 1, 1, 0], [1, 1, 1], "weight")
+    kept = sum(counts) / (counts[1] + counts[2])
+    assert mask.tolist() == pytest.approx([0, kept, kept, 0])
+    assert run([2.5] * 4, [2.5] * 3, "none")[0] == pytest.approx(dpo(pair, 0.3 * 2.5), rel=1e-10)
+    assert run([2.5] * 4, [0.1] * 3, "weight")[0] == pytest.approx(dpo(pair, 0.3), rel=1e-10)
+    assert run([0] * 4, [0] * 3, "weight")[0] == pytest.approx(dpo(pair, 0.3), rel=1e-10)
+    assert run([0] * 4, [0] * 3, "none")[0] == pytest.approx(0.6931471805599453)
+    loss, below = run([-1, 1, 1, 1], [1] * 3, "weight")
+    assert below.tolist() == pytest.approx([-1, 1, 1, 1])
+    assert loss != pytest.approx(dpo(pair, 0.3), rel=1e-3)
+    with pytest.raises(ValueError, match="choose weight or none"):
+        run([1] * 4, [1] * 3, "reward")
 
 
 @pytest.mark.parametrize("weighting", ["paper", "centred", "centred_bounded"])
@@ -131,7 +163,7 @@ def test_a_single_way_differs_from_each_other():
 
 
 @pytest.mark.parametrize("scale", [1e4, -1e4, 0.0])
-@pytest.mark.parametrize("weighting", ["paper", "centred", "centred_bounded"])
+@pytest.mark.parametrize("weighting", ["paper", "centred", "centred_bounded", "given"])
 def test_extremes_stay_finite_in_float32(weighting, scale):
     pair = pair_of(random.Random(5), 200, 90)
     pair.chosen = [c + scale for c in pair.chosen]

@@ -59,6 +59,13 @@ def coefficients(
         if normalization == "reward" and len(signs) == 1:
             factor = sum(log_ratio.values()) / sum((1 + weights[k]) * v for k, v in log_ratio.items())
         return {k: factor * (1 + w) for k, w in weights.items()}, factor
+    if weighting == "given":
+        heavy = sum(abs(weights[k]) * n for k, n in lengths.items())
+        if normalization == "none":
+            return dict(weights), 1.0
+        return ({k: total * w / heavy for k, w in weights.items()}, total / heavy) if heavy else (
+            dict.fromkeys(weights, 1.0), 1.0
+        )  # fmt: skip
     mean = sum(weights[k] * n for k, n in lengths.items()) / total
     found = {k: 1 + scale * (w - mean) for k, w in weights.items()}
     if weighting == "centred_bounded":
@@ -98,9 +105,12 @@ def aspo(
         weights = sure if alpha < 1 else {k: 0.0 for k in tokens}
         if alpha == 0:
             weights = sure
-    else:
+    elif weighting != "given":
         fits = min_max({k: float(v) for k, v in present.items() if v is not None})
         weights = {k: alpha * fits[k] + (1 - alpha) * sure[k] for k in tokens}
+    if weighting == "given":
+        known = None not in present.values()
+        weights = {k: float(v) if known and v is not None else 1.0 for k, v in present.items()}
 
     lengths = {k: len(ts) for k, ts in tokens.items()}
     way = (weighting, scale, normalization)
@@ -113,8 +123,10 @@ def aspo(
         of, values = pair.rejected_sentence_of, pair.rejected_similarity
         assert of is not None and values is not None
         there = {k: [r for r, s in zip(ratios, of, strict=True) if s == k] for k in dict.fromkeys(of)}
-        worst = dict.fromkeys(there, 0.0)
-        if all(values[k] is not None for k in there):
+        worst = dict.fromkeys(there, 0.0 if weighting != "given" else 1.0)
+        if weighting == "given" and all(values[k] is not None for k in there):
+            worst = {k: float(values[k]) for k in there}  # type: ignore[arg-type]
+        elif all(values[k] is not None for k in there):
             fits = min_max({k: float(values[k]) for k in there})  # type: ignore[arg-type]
             if any(fits.values()):
                 worst = {k: 1 - v for k, v in fits.items()}

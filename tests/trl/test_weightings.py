@@ -18,6 +18,8 @@ CASES = [
     {"aspo_weighting": "centred"},
     {"aspo_weighting": "centred", "aspo_weight_scale": 1},
     {"aspo_weighting": "centred_bounded"},
+    {"aspo_weighting": "given"},
+    {"aspo_weighting": "given", "aspo_normalization": "none", "aspo_weight_rejected": True},
     {"aspo_weight_rejected": True},
 ]
 
