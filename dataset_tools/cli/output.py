@@ -112,6 +112,8 @@ class Progress:
         self.done += count
         now = time.monotonic()
         self._first = self._first or (self.done, now)
+        if self.done == self.total and not self._terminal:
+            return  # the end shows it: a log has one line of the whole
         if now - self._shown >= self._every and not (self._terminal and _bars()):
             self._shown = now
             self._show()

@@ -32,6 +32,16 @@ def test_one_line_is_rewritten_and_closed():
     assert terminal.getvalue().endswith("\n")
 
 
+def test_a_slow_run_in_a_log_has_one_line_of_the_whole():
+    log = io.StringIO()
+    with redirect_stderr(log), Progress("score", total=10) as progress:
+        for _ in range(2):
+            progress._shown -= 11  # a line every ten seconds
+            progress.advance(5)
+    lines = [line.partition(",")[0] for line in log.getvalue().splitlines()]
+    assert lines == ["score: 5 of 10 rows (50%)", "score: 10 of 10 rows (100%)"]
+
+
 def test_a_warning_takes_the_place_of_the_line():
     terminal = Terminal()
     with redirect_stderr(terminal), Progress("convert", total=20) as progress:
