@@ -49,6 +49,8 @@ class Pairs:
     similarity: dict[str, list[list[float]]] = field(default_factory=dict)
     # Log-probs of the tokens under the world's own model, kept by the first training.
     reference: dict[str, list[Tensor]] = field(default_factory=dict)
+    # Of each pair, the first tokens of both answers that are not trained; empty: none.
+    context: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -93,7 +95,7 @@ def seva(world: World, number: int, seed: int) -> Pairs:
         if a != b and all(len(row) > 3 and row[-1] == end for row in (a, b))
     ][:number]
     chosen, rejected = ([answerer.text(rows[i]) for i in kept] for rows in both)
-    return _annotated(world, [scenes[i] for i in kept], pictures[kept], chosen, rejected)
+    return annotated(world, [scenes[i] for i in kept], pictures[kept], chosen, rejected)
 
 
 def ranked(world: World, number: int, seed: int, dislike: float = 0.5) -> Pairs:
@@ -121,7 +123,7 @@ def ranked(world: World, number: int, seed: int, dislike: float = 0.5) -> Pairs:
             kept.append(i)
             texts[0].append(max(judged)[1])
             texts[1].append(min(judged)[1])
-    return _annotated(world, [scenes[i] for i in kept], pictures[kept], texts[0], texts[1])
+    return annotated(world, [scenes[i] for i in kept], pictures[kept], texts[0], texts[1])
 
 
 def swapped(pairs: Pairs, share: float, seed: int) -> Pairs:
@@ -146,7 +148,7 @@ def written(world: World, number: int, seed: int, false_shares: tuple[float, flo
         told: list[list[Fact]] = [describe(things, rng, rng.randint(3, 7), share) for share in false_shares]
         for side, facts in enumerate(told):
             texts[side].append(answer(facts))
-    return _annotated(world, scenes, pictures, texts[0], texts[1])
+    return annotated(world, scenes, pictures, texts[0], texts[1])
 
 
 def detailed(world: World, number: int, seed: int) -> Pairs:
@@ -156,12 +158,13 @@ def detailed(world: World, number: int, seed: int) -> Pairs:
     rng = random.Random(seed)
     chosen = [answer(describe(things, rng, rng.randint(5, 7), 0.4)) for things in scenes]
     rejected = [answer(describe(things, rng, rng.randint(2, 4), 0.3)) for things in scenes]
-    return _annotated(world, scenes, pictures, chosen, rejected)
+    return annotated(world, scenes, pictures, chosen, rejected)
 
 
-def _annotated(
+def annotated(
     world: World, scenes: list[Scene], pictures: np.ndarray, chosen: list[str], rejected: list[str]
 ) -> Pairs:
+    """The pairs of these texts, with what is known of each sentence."""
     from aspo_plugin.alignment.sentence_ids import sentence_ids
 
     answerer = Answerer(world.model, world.tokenizer)

@@ -14,6 +14,7 @@ import torch
 from . import weights
 from .answers import features, pixels
 from .measure import TEMPERATURES, auc, measure
+from .one_sentence import one_sentence
 from .pairs import Pairs, World, detailed, load, ranked, seva, swapped, written
 from .teach import Lessons, drawn, teach, teach_habit
 from .train import METHODS, Budget, train
@@ -34,6 +35,7 @@ SOURCES: dict[str, Callable[[World, int, int], Pairs]] = {
     "ranked": ranked,
     "written": written,
     "long chosen": detailed,
+    "one sentence": one_sentence,
     "seva, 25% swapped": lambda world, number, seed: swapped(seva(world, number, seed), 0.25, seed),
     "seva, 50% swapped": lambda world, number, seed: swapped(seva(world, number, seed), 0.5, seed),
 }
@@ -78,13 +80,21 @@ class Setting:
     def __init__(self, world: World, number: int, source: str, seed: int, split: str, pairs: int) -> None:
         self.world, self.seed = world, seed
         self.temperatures = (1.0,) if split == "validation" else (*TEMPERATURES, 0.0)
-        self.pairs: Pairs = SOURCES[source](world, pairs, 1000 * number + seed)
+        self._pairs = (pairs, 1000 * number + seed)
+        self._made: dict[str, Pairs] = {}
+        self.pairs = self.pairs_of(source)
         # Validation and test scenes never meet, and no pair is drawn from either.
         first = 10_000_000 if split == "validation" else 20_000_000
         many = VALIDATION_SCENES if split == "validation" else TEST_SCENES
         self.scenes, pictures = drawn(many, first + 1000 * number + seed)
         self.seen = features(world.model, pixels(world.processor, pictures))
         self.weights = weights.told(world, self.pairs)
+
+    def pairs_of(self, source: str) -> Pairs:
+        """The pairs of a source, made once."""
+        if source not in self._made:
+            self._made[source] = SOURCES[source](self.world, *self._pairs)
+        return self._made[source]
 
     def facts(self) -> dict[str, Any]:
         """What the pairs are like."""
@@ -102,7 +112,8 @@ class Setting:
         if name == "base":
             model, trained = self.world.model, {}
         else:
-            model, steps = train(self.world, self.pairs, METHODS[name], budget, self.seed)
+            pairs = self.pairs_of(METHODS[name].source) if METHODS[name].source else self.pairs
+            model, steps = train(self.world, pairs, METHODS[name], budget, self.seed)
             last = steps[-max(1, len(steps) // 4) :]
             trained = {
                 "loss": sum(loss for loss, _ in last) / len(last),

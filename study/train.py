@@ -34,6 +34,7 @@ class Method:
     weighting: str = "paper"
     scale: float = 2.0
     weight_rejected: bool = False
+    source: str = ""  # of pairs of its own, see `runs.SOURCES`; else those of its setting
 
 
 METHODS = {
@@ -55,6 +56,7 @@ METHODS = {
         Method("pairs weighted", "pair", normalization="none", weighting="given", weight_rejected=True),
         Method("true mask", "mask", weighting="given"),
         Method("true mask, both answers", "mask", weighting="given", weight_rejected=True),
+        Method("one-sentence pairs", "none", source="one sentence"),
     )
 }
 
@@ -174,6 +176,12 @@ def _loss(
         torch.tensor([[*pairs.ids[s][i], *[-1] * (width - len(pairs.ids[s][i]))] for i in rows])
         for s in sides
     ]
+    if pairs.context:  # as tokens of a prompt: of no sentence, and in no sum
+        before = torch.arange(width) < torch.tensor([pairs.context[i] for i in rows]).unsqueeze(1)
+        logps, references, ids = (
+            [torch.where(before, nothing, part) for part in parts]
+            for parts, nothing in ((logps, 0.0), (references, 0.0), (ids, -1))
+        )
     similar = []
     for side in sides:
         most = max(len(given[side][i]) for i in rows)

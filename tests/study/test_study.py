@@ -17,12 +17,13 @@ import torch
 from study import models, picture, report
 from study.answers import Answerer, features, pixels
 from study.measure import auc, told
+from study.one_sentence import one_sentence
 from study.pairs import World, detailed, load, noised, ranked, seva, similarities, swapped
 from study.runs import SEARCHED, done, job, key
 from study.scenes import SIZE, Scene, Thing, draw, scene
 from study.sentences import HABIT, SLOTS, answer, describe, parse, slip, split, text, true_facts
 from study.teach import TAUGHT, Lessons, drawn, teach_habit
-from study.train import METHODS, Budget, train
+from study.train import METHODS, Budget, pair_weights, reference_logps, train
 from study.weights import chosen_weights
 from study.weights import told as weights_told
 
@@ -225,6 +226,43 @@ def test_weights_change_what_is_learnt(world: World) -> None:
             strict=True,
         ):
             assert torch.equal(a, b)
+
+
+def test_one_sentence_behind_a_context_that_is_not_trained(world: World) -> None:
+    """Chosen fits the picture better than rejected, behind the same words; what the reference says of those
+    words, or how they are weighed, changes no step."""
+    pairs = one_sentence(world, 16, seed=3)
+    assert len(pairs) == 16 and 0 in pairs.context and max(pairs.context) > 8
+    for i in range(16):
+        chosen, rejected = (split(pairs.texts[side][i]) for side in ("chosen", "rejected"))
+        assert chosen[:-1] == rejected[:-1] and chosen[-1] != rejected[-1]
+        assert pairs.similarity["chosen"][i][-1] > pairs.similarity["rejected"][i][-1]
+        assert set(pairs.ids["chosen"][i][pairs.context[i] :]) == {len(chosen) - 1}
+        assert world.tokenizer.eos_token_id not in pairs.tokens["chosen"][i]
+    budget = Budget(epochs=1, batch=8, warmup=0)
+
+    def losses(method: str) -> list[float]:
+        return [loss for loss, _ in train(world, pairs, METHODS[method], budget, 0)[1]]
+
+    expected = losses("one-sentence pairs")
+    assert expected[0] == pytest.approx(math.log(2), abs=1e-5) != expected[1]
+    pairs.reference = reference_logps(world, pairs)
+    for rows in pairs.reference.values():
+        for row, length in zip(rows, pairs.context, strict=True):
+            row[:length] += 1
+    assert losses("centred 1") == pytest.approx(expected)
+    pairs.context = []
+    assert losses("centred 1") != pytest.approx(expected)
+
+
+def test_weights_of_pairs_are_between_1_and_2(world: World) -> None:
+    pairs = seva(world, 16, seed=3)
+    weights = pair_weights(pairs)
+    gaps = [
+        abs(np.mean(a) - np.mean(b))
+        for a, b in zip(pairs.similarity["chosen"], pairs.similarity["rejected"], strict=True)
+    ]
+    assert min(weights) >= 1 and max(weights) <= 2 and np.argmax(weights) == np.argmax(gaps)
 
 
 def test_noise_is_seeded_and_bounded() -> None:
