@@ -30,8 +30,16 @@ TARGETS = frozenset(
         "webui.runner",
     )
 )
-# Commands that start a run in other processes, and end with a traceback of their own where it fails.
-LAUNCHERS = frozenset(("torchrun", "accelerate", "axolotl", "llamafactory-cli", "llamafactory", "lmf"))
+# Commands, and modules for `python -m`, that start a run in other processes and end in words of their own.
+LAUNCHERS = frozenset(
+    (
+        *("torchrun", "torch.distributed.run", "torch.distributed.launch"),
+        *("accelerate", "accelerate.commands.accelerate_cli"),
+        *("accelerate-launch", "accelerate.commands.launch"),
+        *("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner"),
+        *("axolotl", "axolotl.cli.main", "llamafactory-cli", "llamafactory", "lmf", "llamafactory.cli"),
+    )
+)
 _reported: set = set()
 _unfinished: set = set()  # targets whose own imports led to torch, and which are adjusted when they are whole
 
@@ -43,12 +51,22 @@ def autoload() -> None:
             sys.meta_path.insert(0, HookFinder())
             _unfinished.update(TARGETS & sys.modules.keys())
             _adjust_finished()
-            if "ASPO_LAST_LINE" in os.environ or os.path.basename(sys.argv[0]) in LAUNCHERS:
+            if "ASPO_LAST_LINE" in os.environ or _command() in LAUNCHERS:
                 from aspo_plugin.last_line import settle
 
                 settle()
     except Exception as error:
         _report(error)
+
+
+def _command() -> str:
+    """The command that this process is, by its file's name; with `python -m` the module's name."""
+    if not getattr(sys, "argv", None):  # Python within another program
+        return ""
+    if sys.argv[0] == "-m":  # torch is imported while Python still looks for the module
+        return sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name if spec else os.path.basename(sys.argv[0])
 
 
 def _adjust_finished() -> None:

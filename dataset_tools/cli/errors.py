@@ -15,7 +15,8 @@ from typing import Any
 import typer
 
 from dataset_tools import installed
-from dataset_tools.cli.output import echo, note, redact, warn
+from dataset_tools.cli.last_line import leave
+from dataset_tools.cli.output import echo, note, printable, redact, warn
 
 _traceback = False
 _own_process = False
@@ -172,6 +173,7 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
             code, message = known or (1, f"unexpected {type(error).__name__}: please report it.")
             sys.stdout.flush()
             echo(f"error: {message}", err=True)
+            leave(printable(redact(f"error: {message}")))
             raise typer.Exit(code) from None
 
     return command

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer.core
 
+from dataset_tools.cli.last_line import left_of_usage
 from dataset_tools.nearest import did_you_mean
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -19,6 +20,14 @@ class Group(typer.core.TyperGroup):
     def load(self, name: str) -> Any:
         """The click command of that name."""
         raise NotImplementedError
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with left_of_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with left_of_usage():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.names)

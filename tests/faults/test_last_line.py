@@ -24,12 +24,18 @@ FAILS = BEGIN + "raise ValueError('not of this package')\n"
 
 @pytest.fixture
 def run(tmp_path: Path):
-    def go(*scripts: tuple[str, str]) -> list[str]:
+    def go(*scripts: tuple[str, str] | str) -> list[str]:
         names = []
-        for name, code in scripts:
+        for script in scripts:
+            if isinstance(script, str):
+                names.append(script)
+                continue
+            name, code = script
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(code)
-            names.append(str(tmp_path / name))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
+            names += ["-m", name[:-3].replace("/", ".")] if "/" in name else [str(tmp_path / name)]
+        path = os.pathsep.join((str(tmp_path), str(ROOT)))
+        environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path / "tmp")}
         environment.pop("ASPO_LAST_LINE", None)
         (tmp_path / "tmp").mkdir(exist_ok=True)
         done = subprocess.run([sys.executable, *names], capture_output=True, text=True, env=environment)
@@ -45,6 +51,37 @@ def test_the_refusal_is_the_last_line_once_below_all_launchers(run):
     assert lines[-1].startswith("ValueError: aspo_alpha is 2.0, but it mixes")
     assert lines[-3].startswith("subprocess.CalledProcessError")
     assert sum(line == lines[-1] for line in lines) == 2, "the run's own and the outermost launcher's"
+
+
+@pytest.mark.parametrize("command", ["deepspeed", "accelerate-launch"])
+def test_other_commands_that_launch(command, run):
+    assert run((command, LAUNCHER), ("train.py", REFUSES))[-1].startswith("ValueError: aspo_alpha is 2.0")
+
+
+@pytest.mark.parametrize("imported_by", ["package", "module"])
+@pytest.mark.parametrize("name", ["accelerate/commands/launch.py", "deepspeed/launcher/runner.py"])
+def test_a_launcher_that_is_started_as_a_module(name, imported_by, run, tmp_path):
+    """Torch is imported by the launcher's package while Python looks for the module, or by the module."""
+    package = tmp_path / Path(name).parts[0]
+    package.mkdir()
+    (package / "__init__.py").write_text(BEGIN if imported_by == "package" else "")
+    code = LAUNCHER if imported_by == "module" else LAUNCHER.removeprefix(BEGIN)
+    lines = run((name, f"import subprocess, sys\n{code}"), ("train.py", REFUSES))
+    assert lines[-1].startswith("ValueError: aspo_alpha is 2.0") and "CalledProcessError" in lines[-3]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["missing"], "error: missing does not exist."),
+        (["missing", "--modell", "x"], "error: No such option: --modell"),
+    ],
+)
+def test_the_data_tool_which_reports_its_own_errors(words, told, run):
+    """Its process ends by `SystemExit`, and may never have imported torch."""
+    lines = run(("torchrun", LAUNCHER), "-m", "dataset_tools", "stats", *words)
+    assert lines[-1].startswith(told), lines
+    assert any("CalledProcessError" in line for line in lines)
 
 
 def test_a_launcher_that_becomes_another_program(run):

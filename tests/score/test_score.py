@@ -191,6 +191,15 @@ def test_two_processes_share_the_shards(launcher, out, unscored, encoder, tmp_pa
         assert np.allclose(np.float32(found), np.float32(expected), atol=1e-5, equal_nan=True)
 
 
+def test_a_refusal_is_the_last_line_under_torchrun(tmp_path):
+    """Below torchrun's own traceback, which is started as a module, not as the command."""
+    command = [sys.executable, "-m", *TORCHRUN, "-m", "dataset_tools", "score", str(tmp_path / "none")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 1 and any("ChildFailedError" in line for line in lines)
+    assert lines[-1] == f"error: {tmp_path / 'none'} does not exist."
+
+
 SLOW = """
 import os, sys, time
 from dataset_tools.scoring import folder as module
