@@ -15,7 +15,7 @@ from dataset_tools.convert.hub import cached, download, look_up, parse_address
 from dataset_tools.errors import UsageError
 from dataset_tools.images.archives import ENDINGS
 from dataset_tools.nearest import nearly_here, not_here
-from dataset_tools.sources.origin import CARD, cached_repository, card_header
+from dataset_tools.sources.origin import CARD, cached_repository, card_header, is_of_dataset
 
 GENERATED = "generate.json"
 """The record of generated pairs, beside their `data`."""
@@ -41,6 +41,21 @@ class Located:
     """Files that `save_to_disk` of an earlier version left, which the folder's `state.json` does not name."""
     pictures: tuple[str, str] = ("", "")
     """Of a folder on this disk: a digest of its image files' names and sizes, and one of their times."""
+    above: Path | None = None
+    """The dataset's own folder, with its card and record, where its `data` or a file in that was given."""
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """The card where it names the files of each split; a part of a dataset was asked for by its name."""
+        return {} if self.patterns or self.above else self.card
+
+    @property
+    def generated(self) -> AnyFile | None:
+        """The record of generated pairs, if it is there."""
+        if self.above:
+            return self.above / GENERATED if (self.above / GENERATED).is_file() else None
+        asked_for = all(pattern.startswith("data/") for pattern in self.patterns)
+        return self.file(GENERATED) if GENERATED in self.sizes and asked_for else None
 
     @property
     def hub(self) -> bool:
@@ -160,16 +175,29 @@ def _local(path: Path) -> Located:
     found = {item.relative_to(folder).as_posix(): item.stat() for item in sorted(items) if item.is_file()}
     sizes = {name: status.st_size for name, status in found.items()}
     cached_as = cached_repository(folder.resolve())
+    card = card_header(folder / CARD)
+    above = None if card else _dataset_above(folder)
     return Located(
-        location=cached_as[0] if cached_as else path.name,
+        location=cached_as[0] if cached_as else above.name if above else path.name,
         sizes=sizes,
         folder=folder,
         revision=cached_as[1] if cached_as else None,
-        card=card_header(folder / CARD),
+        card=card_header(above / CARD) if above else card,
+        above=above,
         patterns=() if path.is_dir() else (path.name,),
         stale=_stale(folder, sizes),
         pictures=_pictures(found) if path.is_dir() else ("", ""),
     )
+
+
+def _dataset_above(folder: Path) -> Path | None:
+    """The folder above one named `data`, where a dataset's card or the record of generated pairs lies."""
+    above = folder.parent
+    if folder.name != "data":
+        return None
+    if (above / GENERATED).is_file() or is_of_dataset(card_header(above / CARD)):
+        return above
+    return None
 
 
 def _pictures(found: dict[str, os.stat_result]) -> tuple[str, str]:

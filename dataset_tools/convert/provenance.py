@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dataset_tools.convert.locate import GENERATED, Located
-from dataset_tools.sources.origin import Origin, declared_licence, declared_sources, origin_of
+from dataset_tools.convert.locate import Located
+from dataset_tools.sources.origin import CARD, Origin, declared_licence, declared_sources, origin_of
 
 _MOST_BYTES = 16 << 20
 _TOLD = ("source", "revision", "models", "recipe", "sampling", "seed")
@@ -23,8 +23,12 @@ def provenance(
     located: Located, origin: Origin | None, generated: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Licence, citation, address and sources, for a record and the card that is made of it."""
+    licence, told_by = declared_licence(located.card), f"../{CARD}" if located.above else CARD
+    if licence is None and origin and origin.license:
+        licence, told_by = origin.license, origin.url or origin.name
     return {
-        "license": declared_licence(located.card) or (origin.license if origin else None),
+        "license": licence,
+        "license_from": told_by if licence else None,
         "origin_license": origin.license if origin else None,
         "citation": origin.citation if origin else None,
         "url": _page(located) or (origin.url if origin else None),
@@ -44,11 +48,11 @@ def _sources(located: Located, generated: Mapping[str, Any] | None) -> list[str]
 
 def generated_by(located: Located) -> dict[str, Any] | None:
     """How the answers of a folder that `generate` made came to be; None for any other source."""
-    asked_for = all(pattern.startswith("data/") for pattern in located.patterns)
-    if GENERATED not in located.sizes or not asked_for:
+    record = located.generated
+    if record is None:
         return None
     try:
-        with located.file(GENERATED).open("rb") as stream:
+        with record.open("rb") as stream:
             found = json.loads(stream.read(_MOST_BYTES))
         if not isinstance(found["models"]["answers"]["model"], str) or not isinstance(found["recipe"], dict):
             return None

@@ -88,7 +88,7 @@ def recognise(
         where,
         config=config,
         patterns=patterns or (located.patterns if single else ()),
-        card={} if located.patterns else located.card,
+        card=located.splits,
         published=published,
     )
     problems: list[UsageError] = []

@@ -5,7 +5,7 @@
 | Key | Content |
 |---|---|
 | `format` | version of this layout, 1 |
-| `source` | `name` (of `--from`), `location`, `revision`, `split`, `license`, `citation`, `url`, `content` |
+| `source` | `name` (of `--from`), `location`, `revision`, `split`, `license`, `license_from`, ... |
 | `tool` | `name`, `version` |
 | `splitter` | `name`, `version` |
 | `scorer` | null, or `model`, `revision` and what `score` adds |
@@ -108,7 +108,7 @@ def read_record(folder: Path | str) -> dict[str, Any]:
 def _wrong_part(record: dict[str, Any]) -> str | None:
     """What keeps a record from being read by every command; it may come from a stranger."""
     texts = {"source": ("name",), "tool": ("name", "version"), "splitter": ("name", "version")}
-    optional = {"source": ("location", "revision", "split", "license", "citation", "url")}
+    optional = {"source": ("location", "revision", "split", "license", "license_from", "citation", "url")}
     for part, names in texts.items():
         value = record.get(part)
         if not isinstance(value, dict):

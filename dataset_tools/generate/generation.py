@@ -110,7 +110,7 @@ class Generation:
             SPLIT,
             self._located.location,
             patterns=self._located.patterns,
-            card={} if self._located.patterns else self._located.card,
+            card=self._located.splits,
         )
         files: list[AnyFile] = [self._located.file(name) for name in choice.files]
         self._located.fetch(files)

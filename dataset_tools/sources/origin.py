@@ -81,6 +81,15 @@ def card_header(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+_OF_OTHERS = ("sdk", "app_file", "library_name", "pipeline_tag", "base_model", "model-index", "layout")
+
+
+def is_of_dataset(card: Mapping[str, Any]) -> bool:
+    """Whether a header tells the licence or the sources of data: not of a Space, a model or a web page."""
+    told = declared_licence(card) or declared_sources(card)
+    return bool(told) and not any(key in card for key in _OF_OTHERS)
+
+
 def cached_repository(folder: Path) -> tuple[str, str] | None:
     """Hub id and commit of a folder inside the Hub's cache."""
     match = _CACHED.search(folder.as_posix())

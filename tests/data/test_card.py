@@ -135,6 +135,14 @@ def pairs_folder(folder: Path, record: object) -> Path:
     return folder
 
 
+def converted(source, out):
+    from dataset_tools.convert.conversion import Conversion, Settings
+    from dataset_tools.dataset.record import read_record
+
+    Conversion(Settings(str(source), out)).run()
+    return read_record(out)
+
+
 def test_generated_pairs_of_a_known_source(tmp_path):
     from dataset_tools.convert.conversion import Conversion, Settings
     from dataset_tools.dataset.record import read_record
@@ -156,6 +164,39 @@ def test_generated_pairs_of_a_known_source(tmp_path):
         "@article{yu2024rlaifv",
     ):
         assert text in card, text
+
+
+@pytest.mark.parametrize("part", ["data", "data/train-00000-of-00001.parquet"])
+def test_the_data_folder_of_generated_pairs(part, tmp_path):
+    """Or a file of it: the licence, the sources and the model that wrote the answers lie one level above."""
+    pairs = pairs_folder(tmp_path / "pairs", {**GENERATED, "files": [], "counts": {}})
+    (pairs / "README.md").write_text("---\nlicense: cc-by-nc-4.0\nsource_datasets: [me/asked]\n---\n")
+    whole, found = converted(pairs, tmp_path / "whole"), converted(pairs / part, tmp_path / "out")
+    assert found["generated"] == GENERATED and found["counts"]["rows"] == 1
+    assert found["source"]["license_from"] == "../README.md"
+    assert whole["source"]["license_from"] == "README.md"
+    for key in ("name", "location", "license", "source_datasets"):
+        assert found["source"][key] == whole["source"][key], key
+
+
+@pytest.mark.parametrize(
+    ("header", "folder", "licence"),
+    [
+        ("license: mit\nconfigs: [{config_name: default, data_files: data/train-*}]", "data", "mit"),
+        ("license: mit\nsdk: gradio", "data", None),  # a Space
+        ("license: mit\nbase_model: me/model", "data", None),
+        ("title: My project", "data", None),
+        ("license: mit", "pairs", None),
+    ],
+)
+def test_a_card_above_counts_where_it_is_of_that_dataset(header, folder, licence, tmp_path):
+    made = pairs_folder(tmp_path / "made", None)
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "README.md").write_text(f"---\n{header}\n---\n")
+    (made / "data").rename(tmp_path / "repo" / folder)
+    source = converted(tmp_path / "repo" / folder, tmp_path / "out")["source"]
+    assert source["license"] == licence and source["location"] == ("repo" if licence else folder)
+    assert source["license_from"] == ("../README.md" if licence else None)
 
 
 @pytest.mark.parametrize(
