@@ -250,9 +250,7 @@ def write(path: Path) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n\n{tables(path)}\n{END}{after}", encoding="utf-8")
     shown = {
         f"{name[0].upper()}{name[1:]}": [
-            {**row, "method": name_of(row["method"])}
-            for row in compared(runs)
-            if row["method"] in PICTURED
+            {**row, "method": name_of(row["method"])} for row in compared(runs) if row["method"] in PICTURED
         ]
         for name, runs in settings(path).items()
         if name.endswith(" SeVa pairs") and "of the search" not in name
