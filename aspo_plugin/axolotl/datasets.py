@@ -93,6 +93,7 @@ def prepared_entry(
         score=score(model) if model else None,
         setting_name=NAME,
         weight_rejected=settings.weight_rejected,
+        given=settings.weighting == "given",
     )
 
 

@@ -50,7 +50,7 @@ def prepared_splits(cfg: Any) -> tuple[Any, Any]:
         with listed(cfg) as refused:
             train = _split(cfg, processing, "datasets", refused)
             test = _split(cfg, processing, "test_datasets", refused) if cfg.test_datasets else None
-        refuse_plain_dpo(train, settings_of(cfg).alpha, NAME)
+        refuse_plain_dpo(train, settings_of(cfg), NAME)
         if cfg.dataset_exact_deduplication:
             train, test = _without_repeats(train, test)
         if test is not None:

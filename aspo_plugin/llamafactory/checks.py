@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from aspo_plugin.config import AspoSettings, check_beta
+from aspo_plugin.training.given_numbers import no_numbers
 
 TRUE_WORDS = ("1", "true", "y", "yes")
 
@@ -239,23 +240,31 @@ def check_data(dataset_module: dict[str, Any], path: str | None, settings: AspoS
             if path is not None and settings.alpha > 0 and hasattr(part, "data"):
                 images, similarity = (part.data.column(key) for key in ("images", "chosen_similarity"))
                 if has_value(images) and not has_value(similarity):
+                    if settings.weighting == "given":
+                        raise no_numbers(f"`tokenized_path: {path}`")
                     raise _tokenized_without(path, settings.alpha)
             if settings.alpha == 1 and name == "train_dataset":
-                check_weights(part)
+                check_weights(part, settings)
 
 
 # A streamed dataset is judged by its first rows: its whole is not known before training.
 STREAM_PEEK = 64
 
 
-def check_weights(dataset: Any) -> None:
+def check_weights(dataset: Any, settings: AspoSettings) -> None:
     """Refuse `aspo_alpha: 1` for a training set without one similarity: every weight would be 0."""
-    if hasattr(dataset, "data"):
-        known = has_value(dataset.data.column("chosen_similarity"))
-    else:
-        values = (value for row in dataset.take(STREAM_PEEK) for value in row["chosen_similarity"])
-        known = any(value is not None and value == value for value in values)
-    if not known:
+    given = settings.weighting == "given"
+    for side in ("chosen", "rejected") if given and settings.weight_rejected else ("chosen",):
+        column = f"{side}_similarity"
+        if hasattr(dataset, "data"):
+            known = has_value(dataset.data.column(column))
+        else:
+            values = (value for row in dataset.take(STREAM_PEEK) for value in row[column])
+            known = any(value is not None and value == value for value in values)
+        if known:
+            continue
+        if given:
+            raise no_numbers("the training set", side)
         raise ValueError(
             "`aspo_alpha: 1` weights sentences by their similarity to an image alone, and no training row "
             "has one (a set of text, video or audio): this would train plain DPO. Set `aspo_alpha: 0`, which "

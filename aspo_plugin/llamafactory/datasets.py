@@ -283,6 +283,13 @@ class SentenceData:
         others = [name for name in scorers if name not in (before or [])]
         if before is None and self.settings.similarity_model is None:
             return  # of an earlier version
+        cosines = [name for name in before or [] if name not in scorers]
+        if cosines and self.settings.weighting == "given":
+            raise ValueError(
+                f"`tokenized_path: {tokenized_path}` holds similarities by {', '.join(cosines)}, which "
+                "`aspo_weighting: given` would take for weights, and cosines are none: set another "
+                "`tokenized_path`, and the run writes one with the dataset's own numbers."
+            )
         if others:
             by = "an unknown model" if before is None else ", ".join(before) or "no model"
             raise ValueError(

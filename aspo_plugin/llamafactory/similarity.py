@@ -7,6 +7,7 @@ from typing import Any
 from llamafactory.extras import logging
 
 from aspo_plugin.config import AspoSettings
+from aspo_plugin.training.given_numbers import no_numbers
 from aspo_plugin.training.refusals import RefusedRow, checked_spans, read_row
 from aspo_plugin.training.similarity_cache import Row, similarities
 
@@ -28,6 +29,8 @@ def check_similarities(dataset: Any, name: str, settings: AspoSettings) -> None:
             known = any(value is not None for row in rows for value in row[column] or [])
         if images and not known:
             told = name if rows is None else f"{name} (its first {len(rows)} rows)"
+            if settings.weighting == "given":
+                raise no_numbers(f"dataset {told}", side)
             raise no_similarities(told, settings.alpha) if side == "chosen" else no_rejected(told)
 
 

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 
+from aspo_plugin.config import AspoSettings
+from aspo_plugin.training.given_numbers import no_numbers
 from aspo_plugin.training.refusals import RefusedRow, StopRun, explained, read_row
 from aspo_plugin.training.refused_rows import refused_row
 
@@ -65,6 +67,7 @@ def prepare_dataset(
     setting_name: str = "aspo_{}",
     refused: Callable[[list[dict[str, Any]]], None] | None = None,
     weight_rejected: bool = False,
+    given: bool = False,
 ) -> Dataset:
     """All that can be done to the pairs before a model is there; done once, the collator does the rest.
 
@@ -84,6 +87,7 @@ def prepare_dataset(
         setting_name: how the host's user writes a setting.
         refused: takes what is known of each row that was left out, as `rejected.refused_row` has it.
         weight_rejected: the setting; needs similarities of the rejected responses.
+        given: whether the weighting is `given`; what is missing is then told in its words.
 
     Returns:
         Prepared rows (`COLUMNS`), with `images` (list of {bytes, path}) where there is a processor.
@@ -95,7 +99,7 @@ def prepare_dataset(
     if is_prepared(dataset):
         if alpha > 0 and "images" in dataset.column_names and (rows := _rows_with_images(dataset)):
             if not _any_similarity(dataset, rows, "similarity"):
-                raise _unscored(name, alpha, setting_name)
+                raise _unscored(name, alpha, setting_name, given)
         if weight_rejected and not set(_REJECTED) <= set(dataset.column_names):
             raise ValueError(
                 f"{name} was prepared without `{setting_name.format('weight_rejected')}`: prepare it anew."
@@ -124,10 +128,10 @@ def prepare_dataset(
     if alpha > 0 and image_rows:
         dataset = dataset if score is None else score(dataset)
         if not _any_similarity(dataset, image_rows):
-            raise _unscored(name, alpha, setting_name)
+            raise _unscored(name, alpha, setting_name, given)
 
     if weight_rejected and image_rows and not _any_similarity(dataset, image_rows, "rejected_similarity"):
-        raise _unscored_rejected(name, setting_name)
+        raise _unscored_rejected(name, setting_name, given)
 
     processes = min(num_proc or 1, len(dataset) // _ROWS_PER_PROCESS)
     prepared = dataset.map(
@@ -249,21 +253,28 @@ def _any_similarity(dataset: Dataset, rows: list[int], column: str = "chosen_sim
     return any(value is not None and value == value for row in similarities for value in row[column] or [])
 
 
-def refuse_plain_dpo(dataset: Any, alpha: float, setting_name: str) -> None:
+def refuse_plain_dpo(dataset: Any, settings: AspoSettings, setting_name: str) -> None:
     """Raise `ValueError` for a prepared training set without one similarity where alpha is 1: all weights
     would be 0."""
-    if alpha < 1 or not isinstance(dataset, Dataset):
+    if settings.alpha < 1 or not isinstance(dataset, Dataset):
         return
-    if not _any_similarity(dataset, list(range(len(dataset))), "similarity"):
+    rows, given = list(range(len(dataset))), settings.weighting == "given"
+    if not _any_similarity(dataset, rows, "similarity"):
+        if given:
+            raise no_numbers("the training set", setting_name=setting_name)
         setting = setting_name.format("alpha")
         raise ValueError(
             f"`{setting}` is 1, which weights sentences by their similarity to an image alone, and no "
             "training row has one (a set of text): this would train plain DPO. Set it to 0, which weights by "
             "perplexity, or train with DPO itself."
         )
+    if given and settings.weight_rejected and not _any_similarity(dataset, rows, "rejected_similarity"):
+        raise no_numbers("the training set", "rejected", setting_name)
 
 
-def _unscored(name: str, alpha: float, setting_name: str) -> ValueError:
+def _unscored(name: str, alpha: float, setting_name: str, given: bool) -> ValueError:
+    if given:
+        return no_numbers(name, setting_name=setting_name)
     return ValueError(
         f"{name} has images but no similarities, and `{setting_name.format('alpha')}` is {alpha}. "
         f"Score it with `aspo-data score`, or set `{setting_name.format('similarity_model')}` to a "
@@ -271,7 +282,9 @@ def _unscored(name: str, alpha: float, setting_name: str) -> ValueError:
     )
 
 
-def _unscored_rejected(name: str, setting_name: str) -> ValueError:
+def _unscored_rejected(name: str, setting_name: str, given: bool) -> ValueError:
+    if given:
+        return no_numbers(name, "rejected", setting_name)
     return ValueError(
         f"{name} has images but no similarities of its rejected responses, and "
         f"`{setting_name.format('weight_rejected')}` weights them: score it with "

@@ -124,7 +124,7 @@ class AspoMixin(
             self._refused.clear()
         with args.main_process_first(desc="preparing the pairs"):
             train, evaluation = (self._prepare(datasets[k], processing_class, args, k) for k in datasets)
-        refuse_plain_dpo(train, self.aspo_settings.alpha, self._setting_name)
+        refuse_plain_dpo(train, self.aspo_settings, self._setting_name)
         if args.process_index == 0:
             self._tell_open_ends(train, processing_class)
         set_seed(args.seed)  # `Trainer` does so too late for the weights of a new adapter
@@ -194,6 +194,7 @@ class AspoMixin(
             num_proc=args.dataset_num_proc,
             score=self._scorer(),
             weight_rejected=self.aspo_settings.weight_rejected,
+            given=self.aspo_settings.weighting == "given",
             refused=partial(self._refuse, "training" if (part_of or name) == "train" else "evaluation")
             if args.process_index == 0
             else None,

@@ -254,6 +254,8 @@ def test_only_similarities_where_there_are_none(command: Any, datasets: Path, tm
     text = {"path": str(data.write_converted(tmp_path / "text", data.rows(4, 6, text_only=True)))}
     with pytest.raises(ValueError, match="`aspo: alpha` is 1.*no training row has one.*plain DPO"):
         command("preprocess", aspo={"alpha": 1}, datasets=[text])
+    with pytest.raises(ValueError, match="no number for a sentence.*`aspo: weighting` is given"):
+        command("preprocess", aspo={"alpha": 1, "weighting": "given"}, datasets=[text])
     scored = [{"path": str(datasets / "many")}, text]
     command("preprocess", aspo={"alpha": 1}, datasets=scored, test_datasets=[text])
 

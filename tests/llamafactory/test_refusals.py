@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,29 @@ def test_only_similarities_where_there_are_none(train: Any, tmp_path: Path) -> N
     for changes in ({"dataset": "many,text"}, {"dataset": "many", "eval_dataset": "text", "do_eval": True}):
         with pytest.raises(AssertionError, match="a model was loaded"):
             train(**changes, aspo_alpha=1)
+
+
+def test_given_weights_that_the_data_lacks_are_told_in_their_own_words(train: Any, tmp_path: Path) -> None:
+    """Neither a scorer nor another alpha, which the weighting refuses, is offered for them."""
+    given = {"aspo_weighting": "given", "aspo_alpha": 1}
+    message = r"has no number for a sentence of its {} answers.*`aspo_weighting` is given"
+    for changes in (
+        {"dataset": "unscored"},
+        {"dataset": "text"},
+        {"dataset": "text", "streaming": True, "dataloader_num_workers": 1},
+    ):
+        with pytest.raises(ValueError, match=message.format("chosen")) as error:
+            train(**given, **changes)
+        assert not re.search("similarity_model|aspo_alpha|aspo-data score", str(error.value))
+    rows = [{**row, "rejected_similarity": None} for row in data.rows(4, text_only=True)]
+    for row in rows:
+        row["chosen_similarity"] = [0.5] * len(row["chosen_sentences"])
+    write_sets(tmp_path, {"chosen": rows})
+    own = {"dataset_dir": str(tmp_path), "dataset": "chosen"}
+    with pytest.raises(ValueError, match=message.format("rejected")):
+        train(**given, **own, aspo_weight_rejected=True)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        train(**given, **own)
 
 
 def test_keys_that_change_nothing_are_named_once(train: Any, warnings: list[str]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from aspo_plugin.config import AspoSettings
 from aspo_plugin.method.loss import aspo_loss
 from aspo_plugin.trl import AspoConfig, AspoTrainer, prepare_dataset
+from aspo_plugin.trl.datasets import refuse_plain_dpo
 from tests.support import data
 
 from .conftest import as_dataset
@@ -86,3 +89,27 @@ def test_rejected_similarities_are_needed(processing: Any) -> None:
     cut[0]["rejected_similarity"] = cut[0]["rejected_similarity"][:-1]
     with pytest.raises(ValueError, match="rejected_similarity has . values for . sentences"):
         prepare_dataset(as_dataset(cut), llava, alpha=0.5, weight_rejected=True)
+
+
+def test_given_weights_that_the_data_lacks_are_told_in_their_own_words(processing: Any) -> None:
+    """Neither a scorer nor a lower alpha, which the weighting refuses, is offered for them."""
+    llava = processing("llava")
+    told = "has no number for a sentence of its {} answers.*`aspo_weighting` is given.*Weights of your own"
+    rows = data.rows(2, 31, sentences=(3, 5))
+    for side in ("chosen", "rejected"):
+        without = as_dataset([{**row, f"{side}_similarity": None} for row in rows])
+        with pytest.raises(ValueError, match=told.format(side)) as error:
+            prepare_dataset(without, llava, alpha=1.0, weight_rejected=True, given=True)
+        assert not re.search("similarity_model|alpha|aspo-data score", str(error.value))
+    for row in (texts := data.rows(2, 31, sentences=(3, 5), text_only=True)):
+        row |= {
+            f"{side}_similarity": [0.5] * len(row[f"{side}_sentences"]) for side in ("chosen", "rejected")
+        }
+    settings = AspoSettings(alpha=1.0, weighting="given", weight_rejected=True)
+    for side in ("chosen", "rejected"):
+        lacking = as_dataset([{**row, f"{side}_similarity": None} for row in texts])
+        prepared = prepare_dataset(lacking, llava, alpha=1.0, weight_rejected=True, given=True)
+        with pytest.raises(ValueError, match=told.format(side)):
+            refuse_plain_dpo(prepared, settings, "aspo_{}")
+    whole = prepare_dataset(as_dataset(texts), llava, alpha=1.0, weight_rejected=True, given=True)
+    refuse_plain_dpo(whole, settings, "aspo_{}")
