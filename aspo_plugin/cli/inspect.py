@@ -133,9 +133,10 @@ def _measured(
         output.warn(f"row {found[place][0]} cannot be trained, so it has no weights: {reason}")
         shown[place]["problems"].append(f"{REFUSED}: {reason}")
     if run.settings.weight_rejected and all(row["rejected_similarity"] is None for row in rows):
+        given = run.settings.weighting == "given"
+        remedy = "give them numbers as well" if given else "aspo-data score --rejected scores them"
         output.warn(
-            f"the rejected answers of {dataset} are not scored, so their sentences weigh alike: "
-            "aspo-data score --rejected scores them."
+            f"the rejected answers of {dataset} are not scored, so their sentences weigh alike: {remedy}."
         )
     measured = {row["place"]: value for row, value in zip(rows, values, strict=True)}
     scorer = record.get("scorer")

@@ -117,11 +117,10 @@ def reward_values(output: AspoOutput, chosen_logps: Tensor, rejected_logps: Tens
 
 def _of_responses(output: AspoOutput, present: Tensor, shared_prefix: bool) -> dict[str, Masked]:
     sentences = present.sum(dim=1)
-    # Two sentences whose signals disagree at alpha 0.5 get equal weights: the pair trains as plain DPO.
-    spread = torch.where(present, output.weights, -torch.inf).amax(1) - torch.where(
-        present, output.weights, torch.inf
-    ).amin(1)
-    tie = (sentences == 2) & (spread < 1e-6) & (output.weights.sum(1) > 0)
+    # Two sentences whose signals disagree at alpha 0.5 get equal weights: the pair trains as plain DPO. Equal
+    # weights that the data gives are no such tie.
+    apart = _spread(output.similarity, present) >= 1e-6
+    tie = (sentences == 2) & (_spread(output.weights, present) < 1e-6) & apart
     values = (
         sentences,
         output.factor,
@@ -137,6 +136,11 @@ def _of_responses(output: AspoOutput, present: Tensor, shared_prefix: bool) -> d
     return {name: (value.float(), every) for name, value in zip(_OF_RESPONSES, values, strict=True)}
 
 
+def _spread(values: Tensor, present: Tensor) -> Tensor:
+    """Largest less smallest of each row, `[B]`; NaN where one is NaN."""
+    return torch.where(present, values, -torch.inf).amax(1) - torch.where(present, values, torch.inf).amin(1)
+
+
 def _of_several(output: AspoOutput, present: Tensor) -> dict[str, Masked]:
     count = present.sum(1).clamp(min=1)
     several = present.sum(1) > 1
@@ -146,7 +150,7 @@ def _of_several(output: AspoOutput, present: Tensor) -> dict[str, Masked]:
     lowest = torch.where(present, output.similarity.nan_to_num(), torch.inf).argmin(1, keepdim=True)
     tokens = output.token_counts
     weighted = output.coefficients * tokens
-    whole = weighted.sum(1)
+    whole = weighted.abs().sum(1)  # given weights below 0 could add up to nothing
     weight_share = weighted.gather(1, lowest).squeeze(1) / torch.where(whole > 0, whole, 1.0)
     token_share = tokens.gather(1, lowest).squeeze(1) / tokens.sum(1).clamp(min=1.0)
     values = ((deviation, several), (weight_share, known), (token_share, known))

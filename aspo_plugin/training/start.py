@@ -63,7 +63,9 @@ class StartLine(TrainerCallback):
         parts.append(f"{refused:,} rows refused" + (f", listed in {refused_rows.path}" if refused else ""))
         tqdm.write(f"ASPO: {'; '.join(parts)}.", file=sys.stderr)
         self._record(Path(args.output_dir))
-        if share_of_one(counts) > MOSTLY:
+        # A number as it is multiplies a single sentence, too.
+        as_they_are = self._settings.weighting == "given" and self._settings.normalization == "none"
+        if share_of_one(counts) > MOSTLY and not as_they_are:
             logger.warning(
                 "%.0f%% of the chosen answers have one sentence, and train as in plain DPO: there is nothing "
                 "to weight. Answers of several sentences are what ASPO learns from.",
@@ -91,7 +93,7 @@ def settings_told(settings: AspoSettings, scorers: list[str]) -> str:
     if settings.alpha == 0:
         return f"{told}; by perplexity alone"
     if settings.weighting == "given":
-        trap = f", scored by {', '.join(scorers)}: cosines are nearly equal, which is nearly DPO"
+        trap = f" (where they are still the cosines by {', '.join(scorers)}, nearly equal: nearly DPO)"
         return f"{told}; the weights are the dataset's similarities as they are{trap if scorers else ''}"
     return f"{told}; similarities {'by ' + ', '.join(scorers) if scorers else 'of the dataset'}"
 

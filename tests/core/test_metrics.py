@@ -161,6 +161,22 @@ def test_two_equal_sentences_are_no_tie_of_the_signals():
     assert metrics.compute()["aspo/two_sentence_tie_share"] == 0.0
 
 
+def test_weights_of_the_data_are_no_tie_and_shares_stay_within_one():
+    """Two equal numbers are what the data says; numbers on both sides of 0 may add up to nothing."""
+    equal, signs = random_pair(random.Random(0), 2), random_pair(random.Random(1), 3)
+    equal.similarity, signs.similarity = [2.0, 2.0], [-1.0, 1.0, 1.0]
+    metrics = AspoMetrics()
+    metrics.update(
+        aspo_loss(**tensors([equal]), beta=0.1, alpha=1.0, weighting="given", normalization="none")
+    )
+    assert metrics.compute()["aspo/two_sentence_tie_share"] == 0.0
+    counts = [signs.sentence_of.count(k) for k in range(3)]
+    signs.similarity = [-counts[1] / counts[0], 1.0, 1e-3]  # the first two cancel
+    metrics.update(aspo_loss(**tensors([signs]), beta=0.1, alpha=1.0, weighting="given"))
+    share = metrics.compute()["aspo/lowest_similarity_weight_share"]
+    assert share == pytest.approx(-counts[1] / (2 * counts[1] + 1e-3 * counts[2]), rel=1e-4)
+
+
 def test_the_hosts_metrics_are_those_of_dpo():
     pairs = mixed_batch(seed=5)
     batch = tensors(pairs)

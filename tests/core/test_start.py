@@ -62,3 +62,17 @@ def test_a_set_of_mostly_single_sentences_is_a_warning(rows, warns, capsys, tmp_
         told(capsys, tmp_path, dataset(rows))
     assert ("67% of the chosen answers have one sentence" in caplog.text) == warns
     assert bool(caplog.records) == warns
+
+
+def test_given_weights_are_told_as_what_they_are(capsys, tmp_path, caplog):
+    """Numbers as they are weight single sentences, too; a scorer that is on record may have been replaced."""
+    given = {"alpha": 1.0, "weighting": "given"}
+    line = told(capsys, tmp_path, dataset(IDS), **given)
+    assert "; the weights are the dataset's similarities as they are; " in line
+    line = told(capsys, tmp_path, dataset(IDS), scorers=["a/clip"], **given)
+    assert "as they are (where they are still the cosines by a/clip, nearly equal: nearly DPO); " in line
+    with caplog.at_level(logging.WARNING):
+        told(capsys, tmp_path, dataset([[0], [0], [0]]), **given, normalization="none")
+        assert not caplog.records
+        told(capsys, tmp_path, dataset([[0], [0], [0]]), **given)
+        assert len(caplog.records) == 1
