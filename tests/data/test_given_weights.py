@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dataset_tools.dataset.schema import invariants
-from tests.support import data
+from dataset_tools.dataset.schema import invariants, iter_rows
+from dataset_tools.inspect.validate import validate
+from tests.support import converted, data
 
 PAGE = Path(__file__).parents[2] / "docs" / "method.md"
 
@@ -18,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "method.md"
 def functions() -> dict[str, Any]:
     (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     found: dict[str, Any] = {}
-    exec(block.partition("dataset = ")[0], found)
+    exec(block.partition("# in `data/own`")[0], found)
     return found
 
 
@@ -48,3 +49,19 @@ def test_what_they_write_is_a_valid_set(functions: dict[str, Any]) -> None:
     for row in data.rows(4, 5, sentences=(2, 4)):
         for name in ("changed_segments", "easy_pairs"):
             assert not invariants({**row, **functions[name](row)})
+
+
+def test_the_lines_write_a_copy_that_is_a_valid_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand on the page, images to the byte; a copy of `data/rlaif-v`."""
+    rows = data.rows(4, 5, sentences=(2, 4))
+    folder = converted.write(tmp_path / "data" / "own", [rows[:2], rows[2:]])
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert validate(folder).problems == []
+    found = list(iter_rows(folder))
+    for before, after in zip(rows, found, strict=True):
+        assert {round(value, 6) for value in after["chosen_similarity"]} <= {0.2, 1.0}
+        assert after["chosen_similarity"] != before["chosen_similarity"]
+        assert [image["bytes"] for image in after["images"]] == [i["bytes"] for i in before["images"]]
+        assert after["chosen_sentences"] == before["chosen_sentences"]
