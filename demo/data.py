@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from study.pairs import Pairs
-from study.sentences import parse, true_facts
+from study.sentences import sentences_and_facts, true_facts
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -77,6 +77,6 @@ def scored_sentences(dataset: Path, pairs: Pairs) -> tuple[list[float], list[flo
         for row in pq.read_table(file, columns=["chosen", "chosen_similarity"]).to_pylist():
             text = row["chosen"][0]["content"]
             true = true_facts(scene_of[text])
-            for fact, score in zip(parse(text), row["chosen_similarity"], strict=True):
+            for (_, fact), score in zip(sentences_and_facts(text), row["chosen_similarity"], strict=True):
                 found[0 if fact in true else 1].append(score)
     return found

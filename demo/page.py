@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from study.scenes import Scene
-from study.sentences import parse, split, true_facts
+from study.sentences import parse, sentences_and_facts, split, true_facts
 
 from .data import png
 
@@ -58,7 +58,7 @@ def _scene(picture: np.ndarray, things: Scene, said: dict[str, str]) -> str:
 def _weights(picture: np.ndarray, things: Scene, answer: str, weights: dict[str, list[float]]) -> str:
     true, lines = true_facts(things), []
     head = "".join(f"<th>{html.escape(name)}</th>" for name in weights)
-    for number, (sentence, fact) in enumerate(zip(split(answer), parse(answer), strict=True)):
+    for number, (sentence, fact) in enumerate(sentences_and_facts(answer)):
         text = html.escape(sentence)
         cells = "".join(
             f'<td class="w" style="--w:{100 * weight:.0f}%">{weight:.2f}</td>'

@@ -17,7 +17,7 @@ from dataset_tools.sentences import split_sentences
 from .answers import Answerer, features, pixels
 from .models import whole
 from .scenes import Scene
-from .sentences import Fact, answer, describe, parse, true_facts
+from .sentences import Fact, answer, describe, parse, sentences_and_facts, true_facts
 from .teach import drawn
 
 # Of 1. At .5 the answers to noised pictures are so bad that every method learns the same.
@@ -179,7 +179,7 @@ def annotated(
             for row, text, span in zip(tokens[side], found, spans, strict=True)
         ]
         pairs.truth[side] = [
-            [fact in true_facts(things) for fact in parse(text)]
+            [fact in true_facts(things) for _, fact in sentences_and_facts(text)]
             for text, things in zip(found, scenes, strict=True)
         ]
         sentences = [[text[a:b] for a, b in span] for text, span in zip(found, spans, strict=True)]

@@ -6,6 +6,8 @@ import itertools
 import random
 import re
 
+from dataset_tools.sentences import split_sentences
+
 from .scenes import COLOURS, SHAPES, SIZES, Scene
 
 NUMBERS = {2: "two", 3: "three", 4: "four"}
@@ -68,6 +70,13 @@ _GRAMMAR: dict[str, Fact] = {
 def parse(answer: str) -> list[Fact | None]:
     """The fact of each sentence of an answer, None for a sentence that the grammar does not have."""
     return [_GRAMMAR.get(sentence) for sentence in split(answer)]
+
+
+def sentences_and_facts(answer: str) -> list[tuple[str, Fact | None]]:
+    """The sentences as `aspo-data` cuts them, which is what weights belong to, and the fact of each. Of the
+    grammar's answers they are those of `split`; a model may write two full stops."""
+    found = [answer[start:end].strip() for start, end in split_sentences(answer)]
+    return [(sentence, _GRAMMAR.get(re.sub(r"\.+$", ".", sentence))) for sentence in found]
 
 
 def split(answer: str) -> list[str]:

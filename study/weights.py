@@ -13,7 +13,7 @@ from aspo_plugin.method.weights import fused_weights
 from .answers import Answerer
 from .measure import auc
 from .pairs import Pairs, World
-from .sentences import HABIT, parse
+from .sentences import HABIT, sentences_and_facts
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -45,7 +45,7 @@ def told(world: World, pairs: Pairs) -> dict[str, Any]:
     """Of each alpha: in what share of cases a true sentence outweighs a false one of its answer (`auc`), the
     correlation of weight and truth over all sentences, and the mean weight of the habit where it is false."""
     truth = pairs.truth["chosen"]
-    facts = [parse(text) for text in pairs.texts["chosen"]]
+    facts = [[fact for _, fact in sentences_and_facts(text)] for text in pairs.texts["chosen"]]
     flat_truth = torch.tensor([float(t) for row in truth for t in row])
     wrong_habit = torch.tensor(
         [

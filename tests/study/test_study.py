@@ -18,10 +18,21 @@ from study import models, picture, report
 from study.answers import Answerer, features, pixels
 from study.measure import auc, told
 from study.one_sentence import one_sentence
-from study.pairs import World, detailed, load, noised, ranked, seva, similarities, swapped
+from study.pairs import World, annotated, detailed, load, noised, ranked, seva, similarities, swapped
 from study.runs import SEARCHED, done, job, key
 from study.scenes import SIZE, Scene, Thing, draw, scene
-from study.sentences import HABIT, SLOTS, answer, describe, parse, slip, split, text, true_facts
+from study.sentences import (
+    HABIT,
+    SLOTS,
+    answer,
+    describe,
+    parse,
+    sentences_and_facts,
+    slip,
+    split,
+    text,
+    true_facts,
+)
 from study.teach import TAUGHT, Lessons, drawn, teach_habit
 from study.train import METHODS, Budget, pair_weights, reference_logps, train
 from study.weights import chosen_weights
@@ -253,6 +264,15 @@ def test_one_sentence_behind_a_context_that_is_not_trained(world: World) -> None
     assert losses("centred 1") == pytest.approx(expected)
     pairs.context = []
     assert losses("centred 1") != pytest.approx(expected)
+
+
+def test_two_full_stops_are_the_end_of_one_sentence(world: World) -> None:
+    """A model of a few thousand steps writes them; truth, weights and similarities stay of one length."""
+    told = "I see a red circle.. There is a small blue cross. I see a blue ring."
+    pairs = annotated(world, [SCENE], draw(SCENE, np.random.default_rng(0))[None], [told], [told])
+    assert pairs.truth["chosen"] == [[True, True, False]] and len(pairs.similarity["chosen"][0]) == 3
+    assert weights_told(world, pairs)["1"]["auc"] is not None
+    assert [sentence for sentence, _ in sentences_and_facts(told)][0] == "I see a red circle.."
 
 
 def test_weights_of_pairs_are_between_1_and_2(world: World) -> None:
