@@ -73,21 +73,23 @@ def _installed(name: str) -> str | None:
 
 
 def _hosts() -> Iterator[Finding]:
-    found = False
-    for name, title in (("llamafactory", "LLaMA-Factory"), ("axolotl", "Axolotl")):
+    found: list[str] = []
+    for name, title in (("llamafactory", "LLaMA-Factory"), ("axolotl", "Axolotl"), ("trl", "TRL")):
         have = _installed(name)
         if not have:
             continue
-        found = True
-        tested = import_module(f"aspo_plugin.{name}.contract").TESTED
-        if have in tested:
+        contract = import_module(f"aspo_plugin.{name}.contract")
+        tested = ", ".join(contract.TESTED)
+        if have in contract.TESTED:
             yield Finding(OK, title, f"{have}, tested")
+        elif name == "trl" and contract.is_too_old(have):
+            text = f"{have} is too old for aspo_plugin.trl, which needs {contract.OLDEST}; tested: {tested}"
+            # Another host brings the TRL that it needs.
+            yield Finding(NOTE if found else BROKEN, title, text)
         else:
-            yield Finding(NOTE, title, f"{have} is untested; tested: {', '.join(tested)}")
-    have = _installed("trl")
-    if have:
-        yield Finding(OK, "TRL", have)
-    elif not found:
+            yield Finding(NOTE, title, f"{have} is untested; tested: {tested}")
+        found.append(name)
+    if not found:
         yield Finding(
             NOTE, "hosts", "neither LLaMA-Factory, Axolotl nor TRL is installed: the data tool only"
         )

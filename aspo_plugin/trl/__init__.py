@@ -24,4 +24,7 @@ def __getattr__(name: str) -> Any:
     """Import TRL, transformers and torch only when a name is used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    importlib.import_module(f"{__name__}.contract").check_version()
+    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found  # so that it is checked once
+    return found

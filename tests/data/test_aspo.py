@@ -106,6 +106,29 @@ def test_doctor_tells_what_is_here():
     assert "Hub" in offline
 
 
+@pytest.mark.skipif(find_spec("trl") is not None, reason="a version of TRL is made up")
+@pytest.mark.parametrize(
+    ("installed", "state", "text"),
+    [
+        ("1.14.1", "ok", "1.14.1, tested"),
+        ("1.99.0", "note", "1.99.0 is untested; tested: 1.9.0, 1.14.1, 1.16.0"),
+        (
+            "0.24.0",
+            "broken",
+            "0.24.0 is too old for aspo_plugin.trl, which needs 1.9.0; tested: 1.9.0, 1.14.1, ",
+        ),
+    ],
+)
+def test_doctor_knows_the_versions_of_trl(installed, state, text, tmp_path):
+    folder = tmp_path / f"trl-{installed}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: trl\nVersion: {installed}\n")
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    done = aspo("doctor", "--json", code=int(state == "broken"), PYTHONPATH=path)
+    [found] = [item for item in json.loads(done.stdout) if item["about"] == "TRL"]
+    assert found["state"] == state and found["text"].startswith(text)
+
+
 @pytest.mark.skipif(find_spec("llamafactory") is None, reason="the hook is LLaMA-Factory's")
 def test_doctor_fails_where_the_hook_is_off():
     done = aspo("doctor", TORCH_DEVICE_BACKEND_AUTOLOAD="0", code=1)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import aspo_plugin.trl
+from aspo_plugin.trl import contract
 from tools import tested_versions
 
 
@@ -74,3 +76,21 @@ def test_an_interpreter_that_runs_is_found(tmp_path: Path) -> None:
         f"There is no Python {version} on PATH or in pyenv"
     )
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_the_versions_of_trl_are_those_of_the_constraint_files_and_of_the_package():
+    tested = [row[1] for row in tested_versions.rows() if row[0] == "TRL"]
+    assert sorted(tested) == sorted(contract.TESTED)
+    assert f'"trl>={contract.OLDEST}"' in (tested_versions.ROOT / "pyproject.toml").read_text()
+    assert not any(map(contract.is_too_old, contract.TESTED)) and contract.is_too_old("0.24.0")
+
+
+def test_the_trainer_says_which_version_of_trl_it_needs(monkeypatch, caplog):
+    monkeypatch.setattr(contract, "version", lambda name: "0.24.0")
+    with pytest.raises(ImportError, match=r"needs TRL 1\.9\.0 or newer, and this is 0\.24\.0"):
+        aspo_plugin.trl.__getattr__("AspoTrainer")
+    monkeypatch.setattr(contract, "version", lambda name: "1.99.0")
+    contract.check_version()
+    assert [record.getMessage() for record in caplog.records] == [
+        "aspo_plugin.trl was tested with TRL 1.9.0, 1.14.1, 1.16.0, this is 1.99.0"
+    ]
