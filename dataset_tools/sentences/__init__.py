@@ -14,7 +14,7 @@ from dataset_tools.sentences.blocks import blocks
 from dataset_tools.sentences.languages import languages_of
 from dataset_tools.sentences.rules import cuts
 
-RULES_VERSION = 3
+RULES_VERSION = 4
 """Changes whenever the rules split any text otherwise than before."""
 
 __all__ = ["RULES_VERSION", "SPLITTER_VERSION", "split_sentences"]  # noqa: F822

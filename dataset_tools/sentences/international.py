@@ -35,6 +35,10 @@ _FOLLOWERS = frozenset(
 _ERAS = frozenset("г р в".split())
 """Russian letters after a number that often stand in the middle of a sentence: "в 2019 г. Москва"."""
 _UNITS = frozenset("км см мм кг мин сек руб kg km cm mm".split())
+_ELIDED = re.compile("[\"“«(*_]*[^\\W\\d_]{1,5}['’][a-zà-öø-ÿœ]")
+"""A word that has lost its last letter, before a plain word: "L'angle", "D'après"; "D'Alembert" is a name."""
+_OPENING = '"“«„(*_'
+_NEAR = 200
 _SCRIPTS = (
     ("latin", "\u0041", "\u024f"),
     ("latin", "\u1e00", "\u1eff"),
@@ -155,13 +159,25 @@ def _after_letter(at: Candidate, letter: str, begins: bool, first: str, after_nu
         return (pair + letter).lower() in trailing() or letter.islower() and begins
     if len(at.next_word) == 1 and at.text[at.after + 1 : at.after + 2] == ".":
         return False
-    if letter.isupper() and at.next_word[:1].isupper() and at.next_word.lower() == above.lower():
-        return True
     if letter.isupper():
-        return begins and above.islower()
+        return _after_capital(at, above, begins)
     if after_number:
         return begins or letter not in _ERAS
     return begins
+
+
+def _after_capital(at: Candidate, above: str, begins: bool) -> bool:
+    """Whether a capital letter was a label, "angle B", and no initial, which belongs to a name."""
+    ahead = at.text[at.after : at.after + len(above) + 1].lstrip(_OPENING)
+    if above and ahead[:1].isupper() and re.match(rf"{re.escape(above)}\b", ahead, re.IGNORECASE):
+        return True  # "l'angle A est l'angle B. L'angle B ..."
+    if not begins and not _ELIDED.match(at.text, at.after):
+        return False
+    if above.islower():
+        return True
+    # "Winkel A ist ... Winkel B. Der ...": elsewhere the same word has a letter that no stop follows.
+    near = at.text[max(0, at.start - _NEAR) : at.after + _NEAR]
+    return bool(above) and re.search(rf"\b{re.escape(above)} [A-Z]\b(?!\.)", near) is not None
 
 
 def _is_shortened(word: str) -> bool:

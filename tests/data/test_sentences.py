@@ -238,6 +238,14 @@ def test_quality_over_all_languages() -> None:
         "В городе 25 тыс. жителей, т. е. мало.¦ Дом А. С. Пушкина стоит на ул. Мира.",
         "Bina 19. yüzyıldan, yani vb. eserler gibi eski.¦ Önünde ağaçlar var.",
         "Ông Minh sống ở TP. Huế với TS. Lan và các con.¦ Họ vui.",
+        # A capital letter that is a label and no initial, and initials.
+        "L'angle A est égal à l'angle B.¦ L'angle B mesure 30 degrés.",
+        "L'angle B.¦ L'angle B est droit dans la figure.",
+        "La droite passe par le point B.¦ D’après la figure, elle est droite.",
+        "La théorie de J. D'Alembert est dans un livre de J. K. Rowling.¦ Elle est connue.",
+        "La figura mostra che il punto A è sul lato B.¦ L'angolo è retto.",
+        "Der Winkel A ist gleich dem Winkel B.¦ Der Winkel B ist groß.",
+        "Der Schauspieler Robert B. De Niro ist auf dem Bild mit George W. Bush und nicht zu sehen.",
         # Quotation marks, and who goes on after them.
         "Er rief: »Komm! Schnell!« und lief.¦ Auf dem Schild steht „Halt! Stop.“, das ist alt.¦ Gut.",
         "On lit : « Attention ! Danger. »¦ La grille est fermée.¦ « Oui ! » dit-elle.",
