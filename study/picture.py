@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 WIDTH, LEFT, RIGHT = 760, 190, 30
-ROW, HEAD, FOOT = 30, 46, 44
+ROW, HEAD, FOOT = 38, 46, 44
 # Column of a row, class of its mark, how far below the row's middle, name in the legend.
-MARKS = (("t1", "one", -5, "temperature 1"), ("matched", "two", 6, "matched entropy"))
+MARKS = (
+    ("t1", "one", -9, "temperature 1"),
+    ("matched", "two", 0, "matched entropy"),
+    ("kinds", "three", 9, "DPO's mix of kinds"),
+)
 STYLE = """text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-size:13px;fill:#465068}
 .t{font-size:15px;font-weight:600;fill:#1c2333}.e{text-anchor:end}.m{text-anchor:middle}
 .g{stroke:#d9deea}.z{stroke:#7a859f;stroke-width:1.5}line{stroke-width:1}
 .one{stroke:#2f6fdb;fill:#2f6fdb;stroke-width:2}.two{stroke:#c8701f;fill:#c8701f;stroke-width:2}
+.three{stroke:#2b8a57;fill:#2b8a57;stroke-width:2}
 @media (prefers-color-scheme:dark){text{fill:#b3bbd0}.t{fill:#e8ebf5}.g{stroke:#333b50}.z{stroke:#8f9ab5}
-.one{stroke:#7fb0ff;fill:#7fb0ff}.two{stroke:#f0a45c;fill:#f0a45c}}"""
+.one{stroke:#7fb0ff;fill:#7fb0ff}.two{stroke:#f0a45c;fill:#f0a45c}.three{stroke:#6fd09c;fill:#6fd09c}}"""
 
 
 def draw(settings: Mapping[str, list[dict[str, Any]]], target: Path) -> None:
@@ -63,7 +68,7 @@ def _panel(title: str, rows: list[dict[str, Any]], top: int) -> list[str]:
 
     parts = [f'<text class="t" x="8" y="{top + 22}">{html.escape(title)}</text>']
     for number, (_, kind, _, label) in enumerate(MARKS):
-        across = WIDTH - RIGHT - 260 + 130 * number
+        across = WIDTH - RIGHT - 400 + 132 * number
         parts.append(f'<circle class="{kind}" cx="{across}" cy="{top + 18}" r="4"/>')
         parts.append(f'<text x="{across + 10}" y="{top + 22}">{label}</text>')
     for value in range(low, high + 1, step):

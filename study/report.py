@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, PICTURE = ROOT / "docs" / "study.md", ROOT / "docs" / "study.svg"
 BEGIN, END = "<!-- tables of python -m study.report -->", "<!-- end of the tables -->"
 COLUMNS = (
-    *("false, %", "minus DPO, temperature 1", "0.7", "greedy", "matched entropy", "objects not there"),
-    *("answers won, %", "habit, %", "entropy", "objects named", "sentences"),
+    *("false, %", "minus DPO, temperature 1", "0.7", "greedy", "matched entropy", "DPO's mix of kinds"),
+    *("objects not there", "answers won, %", "habit, %", "entropy", "objects named", "sentences"),
 )
 # Of the tables' rows, those of the picture: it is what the README shows.
 PICTURED = (
@@ -77,9 +77,24 @@ def matched(record: dict[str, Any], entropy: float) -> float:
     return math.nan
 
 
-def common_entropy(runs: Runs, unit: Unit) -> float:
-    """The lowest entropy that any method has at temperature 1: every other reaches it by cooling."""
-    return min(at(units[unit], "entropy") for units in runs.values() if unit in units)
+def as_sharp(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The difference of the shares of false sentences where both answer with the entropy that the sharper of
+    the two has at temperature 1: the other reaches it by cooling."""
+    entropy = min(at(one, "entropy"), at(other, "entropy"))
+    return matched(one, entropy) - matched(other, entropy)
+
+
+def in_its_kinds(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The difference of the shares of false sentences at temperature 1 if `one` said each kind of sentence as
+    often as `other` does: what is not a move to safer kinds."""
+    ours, theirs = (record["measures"]["1"]["kinds"] for record in (one, other))
+    said = sum(found["said"] for found in theirs.values())
+    difference = 0.0
+    for kind, found in theirs.items():
+        if found["said"] and ours.get(kind, {}).get("said"):
+            rates = [side["false"] / side["said"] for side in (ours[kind], found)]
+            difference += (rates[0] - rates[1]) * found["said"] / said
+    return difference
 
 
 def won(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -132,21 +147,20 @@ def compared(runs: Runs) -> list[dict[str, Any]]:
     for method, units in runs.items():
         both = [unit for unit in units if unit in runs["dpo"]]
         pairs = [(units[unit], runs["dpo"][unit]) for unit in both]
-        entropy = [common_entropy(runs, unit) for unit in both]
         row: dict[str, Any] = {"method": method, "units": len(both)}
         for name, column, temperature in (
             ("t1", "false", 1.0), ("t07", "false", 0.7), ("greedy", "false", 0.0), ("chair", "chair", 1.0)
         ):  # fmt: skip
             change = [100 * (at(a, column, temperature) - at(b, column, temperature)) for a, b in pairs]
             row[name] = interval(by_start(both, change))
-        change = [100 * (matched(a, e) - matched(b, e)) for (a, b), e in zip(pairs, entropy, strict=True)]
-        row["matched"] = interval(by_start(both, change))
+        for name, compare in (("matched", as_sharp), ("kinds", in_its_kinds)):
+            row[name] = interval(by_start(both, [100 * compare(a, b) for a, b in pairs]))
         row["won"] = float(np.mean([100 * won(a, b) for a, b in pairs]))
         for name in ("false", "entropy", "coverage", "sentences", "habit"):
             row[f"mean_{name}"] = float(np.mean([at(a, name) for a, _ in pairs]))
         row["mean_greedy"] = float(np.mean([at(a, "false", 0.0) for a, _ in pairs]))
         rows.append(row)
-    for name in ("t1", "t07", "greedy", "chair", "matched"):
+    for name in ("t1", "t07", "greedy", "chair", "matched", "kinds"):
         others = [row for row in rows if row["method"] not in ("dpo", "base")]
         for row, p in zip(others, holm([row[name][2] for row in others]), strict=True):
             row[f"{name}_p"] = p
@@ -190,7 +204,7 @@ def tables(path: Path) -> str:
         ]
         for row in rows:
             dpo = row["method"] == "dpo"
-            kinds = ("t1", "t07", "greedy", "matched", "chair")
+            kinds = ("t1", "t07", "greedy", "matched", "kinds", "chair")
             cells = [
                 f"{100 * row['mean_false']:.1f}",
                 *("" if dpo else told(row[kind], row.get(f"{kind}_p")) for kind in kinds),

@@ -327,6 +327,20 @@ def test_tables_pair_by_unit_and_match_the_entropy(tmp_path: Path) -> None:
     assert "-3.9" in report.tables(path) and "*" in report.tables(path)
 
 
+def test_a_move_to_safer_kinds_of_sentence_is_no_gain_in_its_kinds() -> None:
+    dpo, mover = line("dpo", 0, 0.4, 1.0), line("aspo 1", 0, 0.2, 1.0)
+    dpo["measures"]["1"]["kinds"] = {"see": {"said": 50, "false": 10}, "position": {"said": 50, "false": 30}}
+    mover["measures"]["1"]["kinds"] = {"see": {"said": 90, "false": 18}, "position": {"said": 10, "false": 6}}
+    assert report.in_its_kinds(mover, dpo) == pytest.approx(0)
+    mover["measures"]["1"]["kinds"]["see"]["false"] = 9
+    assert report.in_its_kinds(mover, dpo) == pytest.approx(-0.05)
+    mover["measures"]["1"]["kinds"]["position"] = {
+        "said": 0,
+        "false": 0,
+    }  # as often false as DPO's, for all one knows
+    assert report.in_its_kinds(mover, dpo) == pytest.approx(-0.05)
+
+
 def test_the_world_of_the_search_tests_nothing(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     records = [line("dpo", 0, 0.4, 1.0), {**line("dpo", 0, 0.9, 1.0), "world": SEARCHED}]
@@ -344,17 +358,27 @@ def test_seeds_of_one_start_count_once() -> None:
 
 def test_the_picture_places_means_and_intervals(tmp_path: Path) -> None:
     rows = [
-        {"method": "aspo <1>", "t1": (-4.0, 1.0, 0.01), "matched": (-2.0, math.nan, math.nan)},
-        {"method": "random weights", "t1": (0.0, 2.0, 0.9), "matched": (math.nan,) * 3},
+        {
+            "method": "aspo <1>",
+            "t1": (-4.0, 1.0, 0.01),
+            "matched": (-2.0, math.nan, math.nan),
+            "kinds": (1, 1, 1),
+        },
+        {
+            "method": "random weights",
+            "t1": (0.0, 2.0, 0.9),
+            "matched": (math.nan,) * 3,
+            "kinds": (math.nan,) * 3,
+        },
     ]
     picture.draw({"Habit world": rows}, tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
     root = ElementTree.fromstring(text)
-    marks = [e for e in root.iter("{http://www.w3.org/2000/svg}circle")][2:]  # behind the legend's
+    marks = [e for e in root.iter("{http://www.w3.org/2000/svg}circle")][3:]  # behind the legend's
     places = [float(e.attrib["cx"]) for e in marks]
     [zero] = {float(e.attrib["x1"]) for e in root.iter("{http://www.w3.org/2000/svg}line")
               if e.attrib["class"] == "z"}  # fmt: skip
-    assert len(places) == 3 and places[0] < places[1] < places[2] == zero
+    assert len(places) == 4 and places[0] < places[1] < places[3] == zero < places[2]
     assert zero - places[0] == pytest.approx(2 * (zero - places[1]), abs=0.3)
     assert "aspo &lt;1&gt;" in text and "prefers-color-scheme:dark" in text
 
