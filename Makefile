@@ -5,7 +5,8 @@
 #   make help         the rest
 
 # The first that runs: pyenv puts shims on PATH also for versions that are not switched on.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "" 2>/dev/null && command -v $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $$p && break; done)
 UV := .venv/tools/bin/uv
 ENVS := data llamafactory axolotl
 # Other versions of the hosts: `make test-hosts`.
@@ -43,7 +44,9 @@ help:
 # --- environments -------------------------------------------------------------------------------
 
 .venv/tools/.installed: constraints/tools.txt
-	$(PYTHON) -m venv .venv/tools
+	@test -n "$(PYTHON)" || { echo "There is no Python of 3.11 or later on PATH: install one (apt-get install python3, \
+	brew install python), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv/tools
 	.venv/tools/bin/python -m pip install --quiet --disable-pip-version-check -r constraints/tools.txt
 	@touch $@
 
@@ -85,31 +88,31 @@ study-check: .venv/llamafactory/.installed
 	.venv/llamafactory/bin/python -m study.check
 
 test: $(STAMPS)
-	$(PYTHON) tools/run_tests.py
+	"$(PYTHON)" tools/run_tests.py
 
 test-data: .venv/data/.installed
-	$(PYTHON) tools/run_tests.py data
+	"$(PYTHON)" tools/run_tests.py data
 
 test-llamafactory: .venv/llamafactory/.installed
-	$(PYTHON) tools/run_tests.py llamafactory
+	"$(PYTHON)" tools/run_tests.py llamafactory
 
 test-axolotl: .venv/axolotl/.installed
-	$(PYTHON) tools/run_tests.py axolotl
+	"$(PYTHON)" tools/run_tests.py axolotl
 
 test-recipes: .venv/llamafactory/.installed .venv/axolotl/.installed
-	$(PYTHON) tools/run_tests.py recipes; status=$$?; $(PYTHON) -m tests.recipes.table; \
+	"$(PYTHON)" tools/run_tests.py recipes; status=$$?; "$(PYTHON)" -m tests.recipes.table; \
 		.venv/axolotl/bin/python -W ignore -m tests.trl.table || status=1; exit $$status
 
 test-browser: .venv/llamafactory/.installed .venv/axolotl/.installed
-	$(PYTHON) tools/run_tests.py browser
+	"$(PYTHON)" tools/run_tests.py browser
 
 test-hosts: $(OTHERS:%=.venv/%/.installed)
-	$(PYTHON) tools/run_tests.py hosts
+	"$(PYTHON)" tools/run_tests.py hosts
 
 # The adapters' first tests against whatever is newest today. A table, and no failure: it says what a new version will cost.
 test-newest: .venv/tools/.installed
 	-$(MAKE) --keep-going --always-make .venv/newest-llamafactory .venv/newest-axolotl .venv/newest-trl
-	-$(PYTHON) tools/run_tests.py newest
+	-"$(PYTHON)" tools/run_tests.py newest
 
 .venv/newest-%: GROUP = $*
 .venv/newest-%: EXTRA = [$*]
@@ -121,7 +124,7 @@ test-newest: .venv/tools/.installed
 mutate: .venv/llamafactory/.installed
 	$(UV) pip install --quiet --python .venv/llamafactory/bin/python --target .venv/mutmut mutmut==3.8.1
 	PYTHONPATH=.venv/mutmut OMP_NUM_THREADS=1 .venv/llamafactory/bin/python -m mutmut run --max-children 2 $(ONLY)
-	$(PYTHON) tools/mutants.py --write
+	"$(PYTHON)" tools/mutants.py --write
 
 # What a user gets today: environments without constraints, made from the wheel and removed again.
 test-install: package
@@ -136,16 +139,16 @@ check: .venv/tools/.installed
 	.venv/tools/bin/ruff format --check .
 	.venv/tools/bin/mypy
 	.venv/tools/bin/lint-imports
-	$(PYTHON) tools/tested_versions.py --check
+	"$(PYTHON)" tools/tested_versions.py --check
 
 # The site, in .artifacts/site; a broken link fails.
 .venv/docs/.installed: constraints/docs.txt pyproject.toml .venv/tools/.installed
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/docs
+	$(UV) venv --quiet --allow-existing --python .venv/tools/bin/python .venv/docs
 	$(UV) pip install --quiet --python .venv/docs/bin/python --constraint $< --group docs
 	@touch $@
 
 docs: .venv/docs/.installed
-	$(PYTHON) tools/file_tree.py --check
+	"$(PYTHON)" tools/file_tree.py --check
 	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/python -m mkdocs build --quiet
 
 # Wheel and sdist in dist/, looked at as the package index does, and installed into empty environments.
@@ -169,7 +172,7 @@ constraints: $(STAMPS)
 		$(UV) pip freeze --quiet --exclude-editable --python .venv/$$env/bin/python \
 			| grep -E '^[A-Za-z0-9_.-]+=='; } > constraints/$$env.txt; done
 	.venv/tools/bin/python -m pip freeze --disable-pip-version-check | grep -E '^[A-Za-z0-9_.-]+==' > constraints/tools.txt
-	$(PYTHON) tools/tested_versions.py --write
+	"$(PYTHON)" tools/tested_versions.py --write
 
 clean:
 	rm -rf .venv .artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

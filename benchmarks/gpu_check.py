@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -85,7 +86,8 @@ def run_all(options: argparse.Namespace) -> int:
     began = time.monotonic()
     kept: dict[str, Any] = {"date": date.today().isoformat(), "arguments": sys.argv[1:], "stages": {}}
     if options.device == "cuda":  # a new machine reads torch from a cold disk: that is no stage's time
-        subprocess.run([sys.executable, "-c", "import torch, transformers"], check=False, timeout=120)
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run([sys.executable, "-c", "import torch, transformers"], check=False, timeout=120)
     environments = {host: _environment(options, host) for host in ("", "llamafactory")}
     with tempfile.TemporaryDirectory() as folder:
         for number, stage in enumerate(STAGES):

@@ -74,6 +74,15 @@ def done(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def keep(path: Path, record: dict[str, Any]) -> None:
+    """Add a run as a line of its own, also behind a line that a stop has cut off."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            file.write(b"" if file.read(1) == b"\n" else b"\n")
+        file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+
 class Setting:
     """One world, one source of pairs, one seed: pairs and scenes to measure on, made once."""
 
@@ -145,8 +154,7 @@ def run_jobs(jobs: list[dict[str, Any]], folder: Path, path: Path, habit: float,
         record |= {"pairs": setting.facts(), "seconds": round(time.process_time() - began, 1)}
         if job["method"] != "base":
             record["settings"] = {**asdict(METHODS[job["method"]]), **asdict(budget)}
-        with path.open("a") as file:
-            file.write(json.dumps(record, separators=(",", ":")) + "\n")
+        keep(path, record)
         found = record["measures"]["1"]
         print(
             f"{number}/{len(waiting)}  world {job['world']} seed {job['seed']} {job['source']} "

@@ -8,6 +8,7 @@ Standard library only: it runs outside every environment.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -66,6 +67,7 @@ TARGETS = {
     "newest": [["newest-llamafactory", "newest-trl"], ["newest-axolotl"]],
 }
 _printing = threading.Lock()
+_stopped = threading.Event()
 
 
 class Result(NamedTuple):
@@ -98,13 +100,17 @@ def run_suite(name: str) -> Result:
     )
     closing, failures = "no output", []
     assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip():
-            closing = line.strip(" =\n")
-        if line.startswith(("FAILED ", "ERROR ")):
-            failures.append(line.strip())
-        with _printing:
-            print(f"[{name}] {line}", end="", flush=True)
+    try:
+        for line in process.stdout:
+            if line.strip():
+                closing = line.strip(" =\n")
+            if line.startswith(("FAILED ", "ERROR ")):
+                failures.append(line.strip())
+            with _printing:
+                print(f"[{name}] {line}", end="", flush=True)
+    except BaseException:  # nobody reads what it prints: it would wait for ever
+        process.kill()
+        raise
     code = process.wait()
     status = closing if code == 0 else f"FAILED (exit code {code}): {closing}"
     return Result(name, status, time.monotonic() - began, failures)
@@ -113,17 +119,34 @@ def run_suite(name: str) -> Result:
 def main(target: str) -> int:
     # A job that a shell starts in the background ignores Ctrl-C, and so would programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have a letter that a test prints
+        sys.stdout.reconfigure(errors="replace")
     results: list[Result] = []
 
     def lane(names: list[str]) -> None:
         for name in names:
-            results.append(run_suite(name))
+            if _stopped.is_set():
+                return
+            try:
+                results.append(run_suite(name))
+            except Exception as error:
+                results.append(Result(name, f"FAILED: {type(error).__name__}: {error}", 0.0, []))
 
     threads = [threading.Thread(target=lane, args=(names,)) for names in TARGETS[target]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:  # pytest has had it from the terminal, too
+        _stopped.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+    # What did not run has not passed.
+    ran = {result.name for result in results}
+    missing = [name for names in TARGETS[target] for name in names if name not in ran]
+    results += [Result(name, "FAILED: not run", 0.0, []) for name in missing]
     print("\nsuite                  seconds  result")
     for result in results:
         print(f"{result.name:<22} {result.seconds:7.0f}  {result.status}")

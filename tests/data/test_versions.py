@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,28 @@ def test_the_trainer_says_which_version_of_trl_it_needs(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "aspo_plugin.trl was tested with TRL 1.9.0, 1.14.1, 1.16.0, this is 1.99.0"
     ]
+
+
+def test_make_takes_no_python_that_is_too_old(tmp_path: Path) -> None:
+    """As macOS' python3 is: the tools would fail to install, in words about a package."""
+    (tmp_path / "constraints").mkdir()
+    (tmp_path / "constraints" / "tools.txt").touch()
+    (tmp_path / "bin").mkdir()
+    make = [str(shutil.which("make")), "-f", str(tested_versions.ROOT / "Makefile"), ".venv/tools/.installed"]
+
+    def tried(name: str, answer: int, *given: str) -> subprocess.CompletedProcess[str]:
+        """Of a Python that says so of `version_info < (3, 11)`, and makes no environment."""
+        python = tmp_path / "bin" / name
+        python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit {answer}\necho {name} "$@" >&2; exit 3\n')
+        python.chmod(0o755)
+        environment = {"PATH": str(tmp_path / "bin")}
+        return subprocess.run(
+            [*make, *given], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+
+    assert "There is no Python of 3.11 or later on PATH" in tried("python3", 1).stderr
+    assert "python3.12 -m venv .venv/tools" in tried("python3.12", 0).stderr
+    named = tmp_path / "my python"
+    named.write_text('#!/bin/sh\necho named "$@" >&2; exit 3\n')
+    named.chmod(0o755)
+    assert "named -m venv .venv/tools" in tried("python3", 1, f"PYTHON={named}").stderr
