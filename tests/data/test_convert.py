@@ -178,11 +178,11 @@ def alive(pid: int) -> bool:
 
 
 def wait(condition) -> None:
-    for _ in range(1200):
+    for _ in range(6000):
         if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("waited a minute in vain")
+    raise AssertionError("waited five minutes in vain")
 
 
 def test_killed_at_random_moments_and_resumed(tmp_path):
@@ -216,7 +216,7 @@ def test_ctrl_c_leaves_a_state_that_resume_takes_up(tmp_path):
     workers = children(process.pid)
     assert len(workers) >= 2
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "error: stopped. Run the same command with --resume to go on." in errors
     assert "Traceback" not in errors

@@ -60,7 +60,7 @@ def test_one_ahead_makes_the_next_item_meanwhile_and_no_more():
 
     found = one_ahead(items())
     assert next(found) == 0
-    assert made.acquire(timeout=10) and made.acquire(timeout=10)
+    assert made.acquire(timeout=60) and made.acquire(timeout=60)
     assert not made.acquire(timeout=0.2) and seen == [0, 1]
     assert list(found) == [1, 2, 3, 4]
 

@@ -303,8 +303,7 @@ def test_killed_in_the_middle_and_resumed_gives_the_same_files(options, source, 
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     state = tmp_path / "out.incomplete" / "state.json"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (state.is_file() and '"shards": 1,' in state.read_text()):
+    while not (state.is_file() and '"shards": 1,' in state.read_text()):
         assert process.poll() is None
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
@@ -633,7 +632,7 @@ def test_ctrl_c_waits_for_no_server(server, source, tmp_path):
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
     finally:
         process.kill()
         server.hanging.set()

@@ -19,7 +19,7 @@ from study.answers import Answerer, features, pixels
 from study.measure import auc, told
 from study.one_sentence import one_sentence
 from study.pairs import World, annotated, detailed, load, noised, ranked, seva, similarities, swapped
-from study.runs import SEARCHED, done, job, keep, key
+from study.runs import SEARCHED, done, job, key
 from study.scenes import SIZE, Scene, Thing, draw, scene
 from study.sentences import (
     HABIT,
@@ -395,15 +395,3 @@ def test_holm_and_intervals() -> None:
 def test_the_page_holds_the_tables_of_the_lines_beside_it() -> None:
     runs = Path(report.__file__).parent / "runs.jsonl"
     assert report.tables(runs) in report.PAGE.read_text(encoding="utf-8")
-
-
-def test_a_run_behind_a_line_that_was_cut_off_is_kept(tmp_path: Path) -> None:
-    first, second = (job(1, "seva", seed, "dpo", "test") for seed in (0, 1))
-    path = tmp_path / "runs.jsonl"
-    keep(path, first)
-    with path.open("a") as file:
-        file.write('{"world": 1, "sou')
-    keep(path, second)
-    keep(path, {**first, "seed": 2})
-    assert list(done(path)) == [key({**first, "seed": seed}) for seed in (0, 1, 2)]
-    assert len(path.read_text().splitlines()) == 4
