@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -106,11 +107,11 @@ def copy(
         text = re.sub(rf"(?m)^([^#\n]*){re.escape(named)}", rf"\g<1>{beside}", text)
     target.write_text(text, encoding="utf-8")
     typer.echo(str(target))
-    host = wanted.partition("/")[0]
+    host, shown = wanted.partition("/")[0], shlex.quote(str(target))
     if wanted in overlays:
-        laid = f"RECIPE $(cat {target})" if source.suffix == ".args" else f"RECIPE --sweep {target}"
+        laid = f"RECIPE $(cat {shown})" if source.suffix == ".args" else f"RECIPE --sweep {shown}"
         command = "llamafactory-cli train" if source.suffix == ".args" else "axolotl train"
-        typer.echo(f"next: aspo plan RECIPE --with {target} --gpus 8, then {command} {laid}", err=True)
+        typer.echo(f"next: aspo plan RECIPE --with {shown} --gpus 8, then {command} {laid}", err=True)
         return
     command = "llamafactory-cli train" if host == "llamafactory" else "axolotl train"
-    typer.echo(f"next: set your dataset in it, then aspo plan {target}, then {command} {target}", err=True)
+    typer.echo(f"next: set your dataset in it, then aspo plan {shown}, then {command} {shown}", err=True)

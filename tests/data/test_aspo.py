@@ -79,6 +79,9 @@ def test_recipes_are_listed_and_copied_with_what_they_name(tmp_path):
     assert (tmp_path / "zero3.json").read_bytes() == (ROOT / "recipes/shared/zero3.json").read_bytes()
     assert f"llamafactory-cli train {target}" in text
     assert "exists" in aspo("recipes", "copy", "llamafactory/llava-1.5-7b-paper", str(target), code=2).stderr
+    spaced = tmp_path / "my recipes" / "llava.yaml"
+    said = aspo("recipes", "copy", "llamafactory/llava-1.5-7b", str(spaced)).stderr
+    assert f"aspo plan '{spaced}', then llamafactory-cli train '{spaced}'" in said
 
 
 @pytest.mark.parametrize(
