@@ -39,6 +39,9 @@ def inspect(
     normalization: Annotated[
         str | None, typer.Option(help="In place of the run's.", show_default="the run's, else weight")
     ] = None,
+    weighting: Annotated[
+        str | None, typer.Option(help="In place of the run's.", show_default="the run's, else paper")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs in one forward pass.")] = 4,
     device: Annotated[
         str | None, typer.Option(help="Such as cpu or cuda:1.", show_default="a GPU where there is one")
@@ -71,7 +74,8 @@ def inspect(
 
         page = samples_page(kept, rows)
     else:
-        page = _measured(run, dataset, rows, before, alpha, normalization, batch_size, device)
+        options = {"alpha": alpha, "normalization": normalization, "weighting": weighting}
+        page = _measured(run, dataset, rows, before, options, batch_size, device)
     write_text(html, page_of(page))
     found = {"path": str(html), "rows": len(page["rows"])}
     output.result(found, f"{html}: {found['rows']:,} pairs. Open it in a browser.", as_json)
@@ -88,8 +92,7 @@ def _measured(
     dataset: Path,
     number: int,
     before: str | None,
-    alpha: float | None,
-    normalization: str | None,
+    options: dict[str, Any],
     batch_size: int,
     device: str | None,
 ) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def _measured(
     record, total = read_record(dataset), count_rows(dataset)
     if not total:
         raise UsageError(f"{dataset} has no rows to look at.")
-    run = find_run(name, before, alpha=alpha, normalization=normalization)
+    run = find_run(name, before, **options)
     picked = range(total) if number >= total else (index * total // number for index in range(number))
     places: dict[int, list[str]] = {index: [] for index in picked}
     found = list(read_rows(dataset, places))

@@ -34,6 +34,7 @@ class AspoTrainer(SameObjective, ExactResume, ExactSimilarities, PrivateFilesSta
     host's `logits/*` are left out: they need the logits of every token, and ASPO computes those of responses.
     """
 
+    _evaluated_as = "eval"
     trains_aspo = True  # `patches` lets no other DPO trainer of the host begin a `stage: aspo` run
 
     def __init__(
@@ -80,7 +81,7 @@ class AspoTrainer(SameObjective, ExactResume, ExactSimilarities, PrivateFilesSta
         if self.ftx_gamma > 1e-6:
             lengths = step.response_mask.chunk(2)[0].sum(1)
             losses = losses - self.ftx_gamma * step.chosen.sum(1) / lengths
-        prefix = "eval_" if train_eval == "eval" else ""
+        prefix = f"{self._evaluated_as}_" if train_eval == "eval" else ""
         metrics = reward_values(step.output, step.chosen, step.rejected)
         return losses.mean(), {prefix + name: value.mean() for name, value in metrics.items()}
 
@@ -91,12 +92,20 @@ class AspoTrainer(SameObjective, ExactResume, ExactSimilarities, PrivateFilesSta
         loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
         return loss, None, None
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The metrics of a set bear its name where there are several, as its loss does."""
+        self._evaluated_as = metric_key_prefix
+        found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return found
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what ASPO measured since the last time; every rank calls this at the same steps."""
         if "loss" in logs:
             logs.update(self._measured("train", ""))
         elif any(name.startswith("eval_") for name in logs):
-            logs.update(self._measured("eval", "eval_"))
+            logs.update(self._measured("eval", f"{self._evaluated_as}_"))
         super().log(logs, *args, **kwargs)
 
     def _measured(self, train_eval: str, prefix: str) -> dict[str, float]:

@@ -19,7 +19,7 @@ from aspo_plugin.reference_cache.keys import KEYS
 from aspo_plugin.reference_cache.store import ReferenceCache, ReferenceCacheError
 from aspo_plugin.training.first_step import training_precision
 from aspo_plugin.training.randomness import same_randomness
-from aspo_plugin.training.reference import Live
+from aspo_plugin.training.reference import Live, WithoutAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class CachedReference(TrainerCallback):
         self._folder, self._fingerprint = folder, fingerprint
         self._trainer, self._split = trainer, split
         self._live: Live | None = live  # until the cache is filled
+        # Costs no memory and stays the reference: a set that was not there to be filled is evaluated by it.
+        self._beside = live if isinstance(live, WithoutAdapter) else None
 
     @cached_property
     def cache(self) -> ReferenceCache:
@@ -65,13 +67,19 @@ class CachedReference(TrainerCallback):
         *,
         again: bool = False,
     ) -> Tensor:
-        """As `Reference.logps`. Raises `ReferenceCacheError` where the filled cache lacks a row."""
+        """As `Reference.logps`. Raises `ReferenceCacheError` where the filled cache lacks a row.
+
+        In an evaluation of an adapter the model without it computes such rows instead.
+        """
         if self._live is not None:
             return self._live.logps(policy, inputs, response_mask, again=again)
         found = self.cache.lookup(keys, response_mask)
         if found is None:  # a folder on a network may show late what another machine wrote
             self.cache.refresh()
             found = self.cache.lookup(keys, response_mask)
+        device = response_mask.device
+        if self._beside is not None and not policy.training and any_rank(found is None, device):
+            return self._beside.logps(policy, inputs, response_mask, again=again)
         if found is None:
             raise ReferenceCacheError(
                 f"a batch has rows that the reference cache in {self.cache.folder} lacks, though it was "

@@ -241,11 +241,18 @@ def test_the_page_has_both_states_and_the_rows_that_cannot_be_trained(folder: Pa
 
 def test_a_model_alone_and_fewer_rows(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    command(folder / "llava", folder / "set", "--html", page, "--rows", 2, "--alpha", 1, "--device", "cpu")
+    options = ("--html", page, "--rows", 2, "--alpha", 1, "--device", "cpu")
+    command(folder / "llava", folder / "set", *options)
     found = shown(page)
     assert [row["number"] for row in found["rows"]] == [0, 2] and "alpha 1," in found["about"]
     [part] = found["rows"][0]["parts"]
     assert part["name"] == "weights under llava" and max(part["values"]) == 1 and min(part["values"]) == 0
+
+    command(folder / "llava", folder / "set", *options, "--weighting", "given")
+    found = shown(page)
+    assert "weighting given" in found["about"]
+    numbers = rows_of(folder)[0]["chosen_similarity"]
+    assert found["rows"][0]["parts"][0]["values"] == pytest.approx(numbers, abs=1e-4)
 
 
 def test_the_samples_of_a_run_are_opened(tmp_path: Path) -> None:

@@ -72,8 +72,11 @@ def test_everything_at_once(train: Any, datasets: Path, tmp_path: Path) -> None:
         assert 0 < entry["aspo/weight_mean"] < 1 and 0 < entry["aspo/weight_spread"] <= 0.5
     assert any(entry["aspo/missing_similarity_share"] > 0 for entry in log)  # the text-only rows
     evaluated = [entry for entry in history(out) if "eval_many_loss" in entry]
-    assert len(evaluated) >= 2 and all("eval_aspo/weight_mean" in entry for entry in evaluated)
-    assert any("eval_one_loss" in entry for entry in history(out))
+    names = ("aspo/weight_mean", "rewards/margins")
+    assert len(evaluated) >= 2 and all(f"eval_many_{name}" in entry for entry in evaluated for name in names)
+    one = [entry for entry in history(out) if "eval_one_loss" in entry]
+    assert one and all(f"eval_one_{name}" in entry for entry in one for name in names)
+    assert not any(f"eval_{name}" in entry for entry in history(out) for name in names)
     assert (out / "training_loss.png").exists() and (
         out / "training_aspo_lowest_similarity_weight_share.png"
     ).exists()

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from aspo_plugin.logprobs.pair_batch import IMAGES_ONCE
+from aspo_plugin.reference_cache.store import ReferenceCacheError
 from aspo_plugin.training.reference import Live
 from aspo_plugin.trl import reference_cache
 from aspo_plugin.trl import trainer as module
@@ -85,6 +86,23 @@ def test_the_evaluation_set_is_in_the_cache_for_later(model, tmp_path):
     trainer, _ = run(model("llava"), tmp_path, "out", aspo_reference_cache=str(tmp_path / "cache"), **more)
     live, _ = run(model("llava"), tmp_path, "live", **more)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(live.evaluate()["eval_loss"], abs=2e-5)
+
+
+def test_another_evaluation_set(model, tmp_path):
+    """An adapter's reference is there for it; that of full training is gone, and the run says so."""
+    other = as_dataset(data.rows(3, 11, sentences=(2, 4)))
+    cached, live = (
+        run(model("llava"), tmp_path, name, lora=True, aspo_reference_cache=folder, max_steps=2)[0]
+        for name, folder in (("out", str(tmp_path / "cache")), ("live", None))
+    )
+    found, expected = cached.evaluate(other), live.evaluate(other)
+    for name in ("eval_loss", "eval_rewards/margins"):
+        assert found[name] == pytest.approx(expected[name], abs=2e-5), name
+    full, _ = run(
+        model("llava"), tmp_path, "full", aspo_reference_cache=str(tmp_path / "cache2"), max_steps=2
+    )
+    with pytest.raises(ReferenceCacheError, match="another evaluation set"):
+        full.evaluate(other)
 
 
 @pytest.mark.parametrize("memory", [True, False])
