@@ -16,6 +16,7 @@ MARKS = (
     ("matched", "two", 0, "matched entropy"),
     ("kinds", "three", 9, "DPO's mix of kinds"),
 )
+LEGEND = (320, 440, 580)
 STYLE = """text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-size:13px;fill:#465068}
 .t{font-size:15px;font-weight:600;fill:#1c2333}.e{text-anchor:end}.m{text-anchor:middle}
 .g{stroke:#d9deea}.z{stroke:#7a859f;stroke-width:1.5}line{stroke-width:1}
@@ -68,7 +69,7 @@ def _panel(title: str, rows: list[dict[str, Any]], top: int) -> list[str]:
 
     parts = [f'<text class="t" x="8" y="{top + 22}">{html.escape(title)}</text>']
     for number, (_, kind, _, label) in enumerate(MARKS):
-        across = WIDTH - RIGHT - 400 + 132 * number
+        across = LEGEND[number]
         parts.append(f'<circle class="{kind}" cx="{across}" cy="{top + 18}" r="4"/>')
         parts.append(f'<text x="{across + 10}" y="{top + 22}">{label}</text>')
     for value in range(low, high + 1, step):
