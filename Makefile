@@ -143,7 +143,8 @@ check: .venv/tools/.installed
 
 # The site, in .artifacts/site; a broken link fails.
 .venv/docs/.installed: constraints/docs.txt pyproject.toml .venv/tools/.installed
-	$(UV) venv --quiet --allow-existing --python .venv/tools/bin/python .venv/docs
+	python=$$(sh tools/find_python.sh $$(sed -n 's/^# Python //p' $<) $(UV)) \
+	&& $(UV) venv --quiet --allow-existing --python "$$python" .venv/docs
 	$(UV) pip install --quiet --python .venv/docs/bin/python --constraint $< --group docs
 	@touch $@
 
