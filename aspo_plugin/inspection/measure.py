@@ -15,7 +15,7 @@ from torch import Tensor
 from aspo_plugin.logprobs.response import ResponseLogProbs
 from aspo_plugin.method.loss import AspoOutput
 from aspo_plugin.method.sentence_sums import sentence_sums
-from aspo_plugin.method.weights import given_weights, rejected_weights
+from aspo_plugin.method.weights import weights_of_rejected
 from aspo_plugin.training.model_needs import missing_packages_named
 from aspo_plugin.training.step import SIMILARITIES, loss_of
 from dataset_tools.errors import UsageError
@@ -99,8 +99,8 @@ def measure(
             state: loss_of(logps[number], before, given, run.settings, beta=1.0)
             for state, logps in states.items()
         }
-        weigh = given_weights if run.settings.weighting == "given" else rejected_weights
-        rejected = _rejected(list(states.values())[-1][number], before, given, weigh)
+        last = list(states.values())[-1][number]
+        rejected = _rejected(last, before, given, run.settings.weighting)
         for index in range(len(batch)):
             found.append({state: _sentences(output, index) for state, output in outputs.items()})
             if rejected:
@@ -177,16 +177,16 @@ def _sentences(output: AspoOutput, index: int) -> list[dict[str, float]]:
 
 
 def _rejected(
-    policy: Tensor, reference: Tensor, batch: dict[str, Any], weigh: Callable[..., tuple[Tensor, Tensor]]
+    policy: Tensor, reference: Tensor, batch: dict[str, Any], weighting: str
 ) -> dict[str, Tensor] | None:
-    """The columns of rejected answers whose sentences `weigh` weights, from the log-probs `[2B, L]`."""
+    """The columns of rejected answers whose sentences are weighted, from the log-probs `[2B, L]`."""
     if "rejected_sentence_ids" not in batch:
         return None
     ids, similarity = batch["rejected_sentence_ids"], batch["rejected_similarity"]
     policy, reference = policy.chunk(2)[1], reference.chunk(2)[1]
     sums = partial(sentence_sums, sentence_ids=ids, num_sentences=similarity.size(1))
     counts = sums((ids >= 0).to(policy.dtype))
-    weights, _ = weigh(similarity.to(policy.dtype), counts > 0)
+    weights, _ = weights_of_rejected(weighting, similarity.to(policy.dtype), counts > 0)
     return {
         "tokens": counts,
         "similarity": similarity,

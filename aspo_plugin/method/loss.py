@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aspo_plugin.method.coefficients import sentence_coefficients
 from aspo_plugin.method.sentence_sums import SHARED, sentence_sums
-from aspo_plugin.method.weights import fused_weights, given_weights, rejected_weights
+from aspo_plugin.method.weights import fused_weights, given_weights, weights_of_rejected
 
 
 class AspoOutput(NamedTuple):
@@ -164,8 +164,7 @@ def _weighted_rejected(
     number = similarity.size(1)
     log_ratios = sentence_sums(ratios, sentence_ids, number)
     token_counts = sentence_sums((sentence_ids >= 0).to(ratios.dtype), sentence_ids, number)
-    weigh = given_weights if options["weighting"] == "given" else rejected_weights
-    weights, missing = weigh(similarity, token_counts > 0)
+    weights, missing = weights_of_rejected(options["weighting"], similarity, token_counts > 0)
     values = sentence_coefficients(weights, token_counts, log_ratios.detach(), **options).values
     shared = torch.where(sentence_ids == SHARED, ratios, 0.0).sum(dim=1)
     return (values * log_ratios).sum(dim=1) + shared, missing

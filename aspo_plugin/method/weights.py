@@ -103,6 +103,14 @@ def given_weights(similarity: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(present, known, 0.0), missing
 
 
+def weights_of_rejected(weighting: str, similarity: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of rejected sentences, and which responses lacked a similarity: `given_weights` for the
+    weighting `given`, else `rejected_weights`.
+    """
+    weigh = given_weights if weighting == "given" else rejected_weights
+    return weigh(similarity, present)
+
+
 def normalization_factor(
     normalization: str, weights: Tensor, token_counts: Tensor, log_ratios: Tensor
 ) -> tuple[Tensor, Tensor]:
